@@ -1,0 +1,38 @@
+# `make demo` and `make test` are all that a new user needs; both set up first.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help setup demo test lint types bench notebook
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+
+setup: .venv/.ready  ## .venv with the project and what its tests need; nothing when nothing changed
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ..."; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## the depth x freezing grid on a synthetic set, to a report
+	$(BIN)/python -m leukemia.train --multirun experiment=demo
+
+test: setup  ## all tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup  ## mypy
+	$(BIN)/mypy
+
+bench: setup  ## time the data path and a training step; writes benchmarks/results.md
+	$(BIN)/python benchmarks/run.py
+
+notebook: setup  ## open the quickstart
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'
+	$(BIN)/jupyter lab notebooks/quickstart.ipynb

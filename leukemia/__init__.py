@@ -1,0 +1,38 @@
+"""Leukemia: transfer learning on C-NMC cells, from a folder to a table that can be believed.
+
+The names that a notebook needs, imported when they are first used:
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CellClassifier": "leukemia.models.classifier",
+    "CellDataModule": "leukemia.data.datamodule",
+    "InputError": "leukemia.errors",
+    "Run": "leukemia.runs",
+    "Sweep": "leukemia.runs",
+    "build": "leukemia.config",
+    "cell_metrics": "leukemia.evaluation.metrics",
+    "compose": "leukemia.config",
+    "predict_logits": "leukemia.predict",
+    "predictions_table": "leukemia.predict",
+    "read_index": "leukemia.data.index",
+    "subject_metrics": "leukemia.evaluation.metrics",
+    "train": "leukemia.train",
+    "write_demo": "leukemia.data.demo",
+    "write_report": "leukemia.reporting.html",
+}
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'leukemia' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

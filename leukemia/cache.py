@@ -1,0 +1,76 @@
+"""What is computed once and kept: folders under the cache, each written whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from leukemia.errors import UNUSABLE_PLACE, InputError
+
+
+def cache_dir() -> Path:
+    """`LEUKEMIA_CACHE`, else `leukemia` in the user's cache folder."""
+    if given := os.environ.get("LEUKEMIA_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leukemia"
+
+
+def cached_folder(name: str, build: Callable[[Path], None], max_gb: float | None = None) -> Path:
+    """The cache folder `name`, filled by `build(folder)` when it is first asked for.
+
+    One process builds while others that ask for the same name wait. The folder appears under its name only
+    when it is complete; what a killed builder left behind is removed by the next. With `max_gb` the folders
+    that were longest unused make room.
+
+    Raises:
+        InputError: if the cache cannot be written, or is full.
+    """
+    folder = cache_dir() / name
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_name(f".{name}.lock")):
+                if not folder.is_dir():
+                    _build(folder, build)
+        except OSError as error:
+            if error.errno not in UNUSABLE_PLACE:
+                raise
+            raise InputError(
+                f"cannot write the cache {folder.parent}: {error.strerror}; "
+                "make room there, or point LEUKEMIA_CACHE at another folder"
+            ) from None
+        _evict(folder, max_gb)
+    elif os.access(folder, os.W_OK):
+        os.utime(folder)  # the mark by which the longest unused is found
+    return folder
+
+
+def _build(folder: Path, build: Callable[[Path], None]) -> None:
+    prefix = f".{folder.name}.tmp-"
+    for left_behind in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left_behind, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    try:
+        build(temporary)
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _evict(keep: Path, max_gb: float | None) -> None:
+    if max_gb is None:
+        return
+    folders = [path for path in keep.parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in folders}
+    total = sum(sizes.values())
+    for path in sorted(folders, key=lambda path: path.stat().st_mtime):
+        if total <= max_gb * 1e9:
+            return
+        if path != keep:
+            shutil.rmtree(path, ignore_errors=True)  # readers that have it mapped keep their pages
+            total -= sizes[path]

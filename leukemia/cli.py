@@ -1,0 +1,89 @@
+"""The `leukemia` command: what is done before and after training."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from leukemia import __version__
+from leukemia.errors import exit_readably
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command: exit 0 done, 1 done with failures listed, 2 refused."""
+    options = _parser().parse_args(arguments)
+    with exit_readably():
+        sys.exit(options.run(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="leukemia",
+        description="Transfer learning on C-NMC leukemia cells. Train with `leukemia-train` "
+        "(python -m leukemia.train), the rest is here.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = verbs.add_parser("data", help="check, fetch or synthesise a C-NMC folder")
+    of_data = data.add_subparsers(required=True, metavar="COMMAND")
+
+    check = _verb(
+        of_data, "check", _check, "is the folder whole? counts, unreadable files, duplicates, groups"
+    )
+    check.add_argument(
+        "folder", type=Path, metavar="DIR", help="a C-NMC folder, class folders or a manifest csv"
+    )
+    check.add_argument("--layout", choices=["cnmc", "cells"], default="cnmc", help="cells: your own images")
+    check.add_argument("--positive", metavar="CLASS", help="the class that counts as 1, with --layout cells")
+
+    fetch = _verb(of_data, "fetch", _fetch, "download C-NMC through kagglehub (extra: kaggle), then check it")
+    fetch.add_argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
+
+    demo = _verb(of_data, "demo", _demo, "write a synthetic C-NMC set")
+    demo.add_argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
+    demo.add_argument("--images", type=int, default=400, metavar="N", help="how many (default 400)")
+    demo.add_argument("--seed", type=int, default=0, metavar="S")
+
+    report = _verb(verbs, "report", _report, "results.csv, results.md and report.html of a sweep or run")
+    report.add_argument("folder", type=Path, metavar="SWEEP", help="as outputs/paper")
+    return parser
+
+
+def _verb(verbs, name, run, text) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> int:
+    from leukemia.data.check import check
+
+    result = check(options.folder, layout=options.layout, positive=options.positive)
+    print("\n".join(result.lines()))
+    return 0 if result.ok else 1
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from leukemia.data.fetch import fetch
+
+    options.folder = fetch(options.folder)
+    options.layout, options.positive = "cnmc", None
+    return _check(options)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from leukemia.data.demo import write_demo
+
+    print(write_demo(options.folder, images=options.images, seed=options.seed))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from leukemia.reporting.html import write_report
+
+    print(write_report(options.folder))
+    return 0
+
+
+if __name__ == "__main__":
+    main()

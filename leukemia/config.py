@@ -1,0 +1,159 @@
+"""Where the configuration lies, and the two ways to use it: compose it, and build what it names."""
+
+import difflib
+import hashlib
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import hydra.utils
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from leukemia.errors import InputError
+from leukemia.runs import flatten, is_identity
+
+ALLOWED = ("leukemia.", "pytorch_lightning.", "torch.")
+
+
+def conf_dir() -> str:
+    """The folder of the YAML files: `conf` at the root of a source checkout, else inside the package."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "conf"
+    return str(checkout if (checkout / "train.yaml").is_file() else package / "conf")
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration of a run, composed as the command line does; for notebooks.
+
+    Raises:
+        InputError: for an override that does not fit.
+    """
+    try:
+        with initialize_config_dir(conf_dir(), version_base="1.3"):
+            return hydra_compose("train", overrides=list(overrides))
+    except hydra.errors.HydraException as error:
+        raise InputError(explain(error)) from None
+
+
+def build(config: DictConfig, **arguments: Any) -> Any:
+    """The object that a node's `_target_` names, made of the node's values and the arguments.
+
+    Only classes of this package, Lightning and torch are built, and only with arguments that they have.
+
+    Raises:
+        InputError: for another target, an unknown argument, or a value that the constructor refuses.
+    """
+    target = str(config.get("_target_", ""))
+    if not target.startswith(ALLOWED):
+        raise InputError(
+            f"_target_={target} is not built: only {', '.join(name + '*' for name in ALLOWED)} are"
+        )
+    known = inspect.signature(hydra.utils.get_class(target)).parameters
+    for key in map(str, config):
+        if key != "_target_" and key not in known and "kwargs" not in known:
+            raise InputError(f"{target} has no setting {key}{_did_you_mean(key, list(known))}")
+    try:
+        return hydra.utils.instantiate(config, **arguments, _convert_="all")
+    except hydra.errors.InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError):
+            raise cause from None
+        if isinstance(cause, ValueError | TypeError) or type(cause).__name__ == "MisconfigurationException":
+            raise InputError(f"{target} refuses its settings: {cause}") from cause
+        raise
+
+
+def resolve_auto(config: DictConfig) -> DictConfig:
+    """A copy with every hardware `auto` replaced by what this machine offers.
+
+    Raises:
+        InputError: for a GPU that is not there, or a monitored figure that does not exist.
+    """
+    import torch
+
+    from leukemia.models.classifier import side_names
+    from leukemia.models.precision import resolve_precision
+
+    config = config.copy()
+    trainer, monitor = config.trainer, config.callbacks.early_stopping.monitor
+    if monitor not in side_names("val"):
+        raise InputError(
+            f"callbacks.early_stopping.monitor={monitor} does not exist: use one of {', '.join(side_names('val'))}"
+        )
+    cuda = torch.cuda.is_available()
+    if trainer.accelerator in ("gpu", "cuda") and not cuda:
+        raise InputError(
+            f"trainer.accelerator={trainer.accelerator} and this machine shows no CUDA device: "
+            "use trainer=cpu, or check the driver with nvidia-smi"
+        )
+    if trainer.accelerator in ("auto", "gpu"):
+        trainer.accelerator = "cuda" if cuda else "mps" if torch.backends.mps.is_available() else "cpu"
+    if trainer.devices == "auto":
+        trainer.devices = torch.cuda.device_count() if trainer.accelerator == "cuda" else 1
+    trainer.precision = resolve_precision(str(trainer.precision), trainer.accelerator)
+    return config
+
+
+def explain(error: Exception) -> str:
+    """Hydra's message on one line, with the nearest names where an override names what is not there."""
+    text = " ".join(str(error).split())
+    found = re.search(r"Could not override '([^']+)'", text)
+    if not found:
+        return text
+    key = found.group(1).lstrip("+~")
+    settings = flatten(OmegaConf.to_container(compose(), resolve=False))  # type: ignore[arg-type]
+    if key in settings or any(name.startswith(f"{key}.") for name in settings):
+        return text
+    return f"there is no setting {key}{_did_you_mean(key, list(settings))}"
+
+
+def slug(overrides: Sequence[str]) -> str:
+    """A folder's name for a run: its overrides in short, and a hash of them in full.
+
+    What does not change the result (where the data lie, names, hardware) is left out. No `=` and no `/`.
+    """
+    last = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    kept = {key: value for key, value in last.items() if is_identity(key)}
+    digest = hashlib.blake2b(repr(sorted(kept.items())).encode(), digest_size=3).hexdigest()
+    shown = sorted(
+        kept.items(), key=lambda item: not item[0].startswith("model.")
+    )  # what compares comes first
+    words = [f"{key.rpartition('.')[2]}-{Path(value).name}" for key, value in shown if key != "experiment"]
+    clean = [
+        re.sub(r"[^A-Za-z0-9.,]+", "-", word.replace("trainable_from", "from")).strip("-") for word in words
+    ]
+    while len("_".join(clean)) > 80:
+        clean.pop()
+    return f"{'_'.join(clean) or 'default'}-{digest}"
+
+
+def monitor_mode(monitor: str) -> str:
+    """Whether a monitored figure is better when small or when large."""
+    return "min" if monitor.endswith("loss") else "max"
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    by_last = {key.rpartition(".")[2]: key for key in known}
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near += [by_last[key] for key in difflib.get_close_matches(name.rpartition(".")[2], list(by_last), n=2)]
+    unique = list(dict.fromkeys(near))[:3]
+    return f"; did you mean {' or '.join(unique)}?" if unique else ""
+
+
+class SweepWatch(Callback):
+    """What this process saw of a sweep; Hydra builds it and calls it."""
+
+    folder: ClassVar[Path | None] = None
+    ended: ClassVar[list[tuple[Path, Exception | None]]] = []  # run folder, and why it failed
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        SweepWatch.folder = Path(config.hydra.sweep.dir).absolute()
+
+
+OmegaConf.register_new_resolver("leukemia.slug", lambda overrides: slug(list(overrides)), replace=True)
+OmegaConf.register_new_resolver("leukemia.monitor_mode", monitor_mode, replace=True)

@@ -1,0 +1,1 @@
+"""Cells: index, pixels, groups, sides, batches."""

@@ -1,0 +1,194 @@
+"""The LightningDataModule: from a data folder to batches with sides."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+
+from leukemia.cache import cache_dir
+from leukemia.data.batches import Batch, Batches
+from leukemia.data.cells import read_cells
+from leukemia.data.index import CLASSES, read_index
+from leukemia.data.pixels import CNMC_SIZE, RESIZES, Pixels, load_pixels
+from leukemia.data.splits import SIDES, SPLITS, assign_sides, leaking, sides_table
+from leukemia.data.transforms import AUGMENTATIONS, augment
+from leukemia.errors import InputError
+
+LAYOUTS = ("cnmc", "cells")
+
+
+class CellDataModule(pl.LightningDataModule):
+    """Cells of a C-NMC folder, or of a folder or manifest of one's own, in batches for training and evaluation.
+
+    Args:
+        root: the data folder as it was downloaded, or a manifest csv (`layout="cells"`).
+        layout: `cnmc`, or `cells` for class folders and manifests.
+        split: `official`, `holdout`, `subject_kfold` or `image`; see `assign_sides`.
+        fold: k of the folds, from 0.
+        num_folds: number of folds.
+        split_seed: of the folds; independent of `seed`.
+        image_size: height and width that the network sees.
+        resize: `squash` or `crop`; see `leukemia.data.pixels.fit`.
+        batch_size: cells in a training batch, per device; evaluation uses twice as many.
+        positive: the class that counts as 1, for `layout="cells"`.
+        augment: `none`, `views` or `full`; see `leukemia.data.transforms.augment`.
+        seed: of order and augmentation.
+        demo_images: write a synthetic set of this many images, and read it, where no root is given.
+        max_gb: the bound of the cache in GB.
+
+    Raises:
+        InputError: for settings that cannot be; the folder is looked at by `prepare_data` and `setup`.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        layout: str = "cnmc",
+        split: str = "official",
+        fold: int = 0,
+        num_folds: int = 5,
+        split_seed: int = 0,
+        image_size: int = 224,
+        resize: str = "squash",
+        batch_size: int = 32,
+        positive: str | None = None,
+        augment: str = "none",
+        seed: int = 0,
+        demo_images: int = 0,
+        max_gb: float | None = None,
+    ) -> None:
+        super().__init__()
+        _one_of("data.layout", layout, LAYOUTS)
+        _one_of("data.split", split, SPLITS)
+        _one_of("data.resize", resize, RESIZES)
+        _one_of("data.augment", augment, AUGMENTATIONS)
+        _at_least("data.image_size", image_size, 32)
+        _at_least("data.batch_size", batch_size, 2)
+        _at_least("data.num_folds", num_folds, 3)
+        _at_least("data.fold", fold, 0)
+        if fold >= num_folds:
+            raise InputError(f"data.fold={fold} is out of range: use 0 to {num_folds - 1}")
+        if root is None and not demo_images:
+            raise InputError("data.root is not given: name the data folder with data.root=DIR")
+        self.save_hyperparameters(logger=False)
+        self.root = Path(root).expanduser() if root is not None else cache_dir() / f"demo-{demo_images}"
+        self.layout, self.split, self.fold, self.num_folds = layout, split, fold, num_folds
+        self.split_seed, self.image_size, self.resize = split_seed, image_size, resize
+        self.batch_size, self.positive, self.augment = batch_size, positive, augment
+        self.seed, self.demo_images, self.max_gb = seed, demo_images, max_gb
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """The labelled cells; names only are read."""
+        return self._index_and_classes[0]
+
+    @property
+    def classes(self) -> tuple[str, str]:
+        """The names of class 0 and class 1."""
+        return self._index_and_classes[1]
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """The pixels of `index`, row by row."""
+        folder = self.root.parent if self.root.is_file() else self.root
+        return load_pixels(
+            folder, self.index["path"].tolist(), self.image_size, self.resize, self.native_size, self.max_gb
+        )
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """The cells of this split: `path, subject, group, label, side, pixel_hash`."""
+        return assign_sides(
+            self.index, self.pixels.hashes, self.split, self.fold, self.num_folds, self.split_seed
+        )
+
+    @property
+    def native_size(self) -> int | None:
+        return CNMC_SIZE if self.layout == "cnmc" else None
+
+    @property
+    def reported_side(self) -> str:
+        """The side that the final figures are of: `test`, or `val` where the split has no test side."""
+        return "test" if (self.cells["side"] == "test").any() else "val"
+
+    @property
+    def leaks(self) -> int:
+        """Cells of the reported side that are not independent of the other sides."""
+        return int((leaking(self.cells) & (self.cells["side"] == self.reported_side)).sum())
+
+    def describe(self) -> str:
+        """The table of sides, and a warning where they leak."""
+        text = sides_table(self.cells, self.classes).to_string()
+        if not self.leaks:
+            return text
+        if self.cells["subject"].isna().any():
+            why = "subjects are unknown, so its figures are too good for new patients"
+        else:
+            why = f"{self.leaks} {self.reported_side} cells share subject, group or picture with another side"
+        return f"{text}\nWARNING: this split leaks: {why}"
+
+    def prepare_data(self) -> None:
+        """Write the demo set where it is asked for, and decode every picture into the cache."""
+        if self.demo_images and not self.root.exists():
+            from leukemia.data.demo import write_demo
+
+            write_demo(self.root, images=self.demo_images)
+        assert len(self.pixels.images) == len(self.index)
+
+    def setup(self, stage: str | None = None) -> None:
+        assert set(self.cells["side"]) <= set(SIDES)
+
+    def train_dataloader(self) -> Batches:
+        return self._share("train", shuffle=True)
+
+    def val_dataloader(self) -> Batches:
+        return self._share("val")
+
+    def test_dataloader(self) -> Batches:
+        return self._share(self.reported_side)
+
+    def batches(self, side: str, shuffle: bool = False, rank: int = 0, world_size: int = 1) -> Batches:
+        """The cells of a side, in the order of `cells` unless shuffled; see `Batches`."""
+        of_side = self.cells[self.cells["side"] == side]
+        row_of_path = pd.Series(np.arange(len(self.index)), index=self.index["path"].to_numpy())
+        return Batches(
+            self.pixels.images,
+            self.index["label"].to_numpy(),
+            row_of_path.loc[of_side["path"]].to_numpy(),
+            batch_size=self.batch_size if shuffle else 2 * self.batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def _share(self, side: str, shuffle: bool = False) -> Batches:
+        """The batches of this process among those of the trainer."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return self.batches(side, shuffle, rank, world_size)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        if self.trainer is not None and self.trainer.training:
+            return {**batch, "pixels": augment(batch["pixels"], self.augment, int(batch["seed"]))}
+        return batch
+
+    @cached_property
+    def _index_and_classes(self) -> tuple[pd.DataFrame, tuple[str, str]]:
+        if self.layout == "cnmc":
+            index, classes = read_index(self.root), CLASSES
+        else:
+            index, classes = read_cells(self.root, self.positive)
+        return index[index["label"] >= 0].reset_index(drop=True), classes
+
+
+def _one_of(key: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{key}={value} is unknown: use one of {', '.join(known)}")
+
+
+def _at_least(key: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise InputError(f"{key}={value} is out of range: use a whole number from {least} up")

@@ -1,0 +1,238 @@
+"""A synthetic C-NMC set: the true layout, names and proportions, around cells drawn by `synthetic`."""
+
+import io
+import os
+import shutil
+import struct
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from leukemia.data.synthetic import CELL_SPREAD, CLASS_SHIFT, SUBJECT_SPREAD, Traits, draw_cell, vary
+from leukemia.errors import InputError
+
+FEWEST, ALL_IMAGES = 40, 15_114
+SMALLEST = 32  # pixels: below it a cell has no texture
+
+# Images and subjects of C-NMC by split, fold and label, in the order in which subjects get their numbers:
+# fold 2 first, because H3 lies there. The labels of the final set are not public: these are a guess.
+STRATA = pd.DataFrame(
+    [
+        ("train", 2, 1, 2457, 17),
+        ("train", 2, 0, 1096, 14),
+        ("train", 0, 1, 2397, 19),
+        ("train", 0, 0, 1130, 9),
+        ("train", 1, 1, 2418, 11),
+        ("train", 1, 0, 1163, 3),
+        ("prelim", -1, 1, 1219, 13),
+        ("prelim", -1, 0, 648, 15),
+        ("final", -1, 1, 1700, 9),
+        ("final", -1, 0, 886, 8),
+    ],
+    columns=["split", "fold", "label", "images", "subjects"],
+)
+FEWEST_SUBJECTS = {"train": 6, "prelim": 2, "final": 1}  # of a class; of the six, a pair shares pictures
+DUPLICATES = 104  # pairs of identical training images in C-NMC
+PRELIM = "C-NMC_test_prelim_phase_data"
+FOLDERS = {"prelim": f"validation_data/{PRELIM}", "final": "testing_data/C-NMC_test_final_phase_data"}
+
+
+def write_demo(
+    root: Path | str,
+    images: int = 400,
+    seed: int = 0,
+    size: int = 450,
+    structure: pd.DataFrame | None = None,
+) -> Path:
+    """Write a synthetic C-NMC set, in the layout in circulation on Kaggle.
+
+    Args:
+        root: where; a new or an empty folder. It appears only once the set is whole.
+        images: how many over all splits, up to the 15,114 of C-NMC, whose proportions they keep.
+        seed: of everything. The same seed gives the same bytes, however many cores write them.
+        size: of a picture in pixels; those of the final set are a third larger, with the same cell amid them.
+        structure: which images there are, in place of `images`: a table as `plan` gives it.
+
+    Returns:
+        root.
+
+    Raises:
+        InputError: if root holds something or cannot be written, or if images or size is out of range.
+    """
+    if size < SMALLEST:
+        raise InputError(f"{size} pixels are too few for a cell: take at least {SMALLEST} (C-NMC has 450)")
+    cells = plan(images, seed) if structure is None else structure
+    target = Path(root).expanduser().resolve()
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{root} is not empty, and nothing is overwritten: give a new folder")
+        partial.mkdir(parents=True)
+        _write(partial, cells, seed, size)
+        os.replace(partial, target)
+    except OSError as error:
+        raise InputError(
+            f"{root}: the set cannot be written ({error.strerror}): give another folder"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Path(root)
+
+
+def plan(images: int = 400, seed: int = 0) -> pd.DataFrame:
+    """What a set of this many images consists of. Nothing is drawn.
+
+    As in C-NMC, subjects differ in their number of cells, subject H3 is spelled `h3` in its file names, and
+    some pictures are there twice, byte for byte, under two training subjects of one class and of two folds.
+
+    Returns:
+        A row for each image: `path` (relative), `name` (the original one, which a path outside of training
+        does not show), `label` (1 ALL, 0 HEM), `subject`, `split`, `fold` (-1 outside of training), `same_as`
+        (the path whose picture it repeats; missing for nearly all).
+
+    Raises:
+        InputError: if images is below 40 or above 15,114.
+    """
+    if not FEWEST <= images <= ALL_IMAGES:
+        raise InputError(f"images={images}: a demo set has {FEWEST} to {ALL_IMAGES:,} (all of C-NMC)")
+    rng = np.random.default_rng([seed, 0])
+    counts = _share(STRATA["images"], images)
+    subjects = _subjects(counts)
+    tables = []
+    used = {1: 0, 0: 0}
+    for row, (count, number) in enumerate(zip(counts, subjects, strict=True)):
+        split, fold, label = STRATA["split"][row], int(STRATA["fold"][row]), int(STRATA["label"][row])
+        # Log-normal like the real counts, where subjects of a fold have 9 to 757 cells.
+        cells = 1 + _share(pd.Series(rng.lognormal(0, 0.9, number)), count - number)
+        names = [f"{'' if label else 'H'}{used[label] + k + 1}" for k in range(number)]
+        used[label] += number
+        tables.append(
+            pd.DataFrame({"subject": np.repeat(names, cells), "label": label, "split": split}).assign(
+                fold=fold, cell=np.concatenate([np.arange(n) for n in cells])
+            )
+        )
+    table = pd.concat(tables, ignore_index=True)
+    spelled = table["subject"].replace("H3", "h3")
+    field, cell = (table["cell"] // 4 + 1).astype(str), (table["cell"] % 4 + 1).astype(str)
+    suffix = table["label"].map({1: "all", 0: "hem"})
+    table["name"] = "UID_" + spelled + "_" + field + "_" + cell + "_" + suffix + ".bmp"
+    table["path"] = "training_data/fold_" + table["fold"].astype(str) + "/" + suffix + "/" + table["name"]
+    for split, folder in FOLDERS.items():
+        rows = table.index[table["split"] == split]
+        table.loc[rows, "path"] = [f"{folder}/{k}.bmp" for k in rng.permutation(len(rows)) + 1]
+    table["same_as"] = _copies(table, images)
+    return table[["path", "name", "label", "subject", "split", "fold", "same_as"]]
+
+
+def _subjects(counts: np.ndarray) -> np.ndarray:
+    """How many subjects each of STRATA has, if it has this many images: all in a full set, at least a few."""
+    shrink = (counts.sum() / ALL_IMAGES) ** 0.2
+    subjects = np.zeros(len(STRATA), int)
+    for (split, _), stratum in STRATA.groupby(["split", "label"]):
+        total = max(round(stratum["subjects"].sum() * shrink), FEWEST_SUBJECTS[str(split)])
+        subjects[stratum.index] = _share(stratum["subjects"], total)
+    return np.clip(subjects, 1, counts)
+
+
+def _copies(table: pd.DataFrame, images: int) -> pd.Series:
+    """The column `same_as`: in each class, pairs between a subject of fold 0 and one of fold 1."""
+    same_as = pd.Series(None, index=table.index, dtype=object)
+    pairs = round(DUPLICATES * images / ALL_IMAGES)
+    for label, wanted in ((1, pairs - pairs // 16), (0, pairs // 16)):
+        of = []
+        for fold in (0, 1):
+            rows = table[(table["split"] == "train") & (table["fold"] == fold) & (table["label"] == label)]
+            sizes = rows["subject"].value_counts(sort=False).sort_values(kind="stable")
+            of.append(rows.index[rows["subject"] == sizes.index[len(sizes) // 2]])  # the one of middle size
+        number = min(max(wanted, 1), *((len(rows) + 1) // 2 for rows in of))
+        same_as[of[1][:number]] = table.loc[of[0][:number], "path"].to_numpy()
+    return same_as
+
+
+def _share(weights: pd.Series, total: int) -> np.ndarray:
+    """Whole numbers in proportion to weights that add up to total (largest remainders)."""
+    exact = weights.to_numpy(float) / weights.sum() * total
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: total - shares.sum()]] += 1
+    return shares
+
+
+def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int) -> None:
+    for below in sorted({path.rpartition("/")[0] for path in cells["path"]}):
+        (folder / below).mkdir(parents=True)
+    traits = _subject_traits(cells, np.random.default_rng([seed, 1]))
+    row_of = {path: row for row, path in enumerate(cells["path"])}
+    same_as = cells["same_as"] if "same_as" in cells else pd.Series(index=cells.index, dtype=object)
+    pictured = [
+        row_of[other if isinstance(other, str) else path]
+        for path, other in zip(cells["path"], same_as, strict=True)
+    ]
+    paths, splits, subjects = (cells[name].tolist() for name in ("path", "split", "subject"))
+
+    def write(row: int) -> None:
+        drawn = pictured[row]
+        rng = np.random.default_rng([seed, 2, drawn])  # its own, so that the order of writing is no matter
+        cell = vary(traits[subjects[drawn]], CELL_SPREAD, rng.standard_normal(6))
+        (folder / paths[row]).write_bytes(_bmp(draw_cell(cell, rng, size), splits[row]))
+
+    # Threads: numpy and Pillow release the interpreter's lock for most of the time.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            rows = pool.map(write, range(len(cells)))
+            for _ in tqdm(rows, "drawing cells", len(cells), unit="cell", disable=None):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    _write_labels(folder, cells[cells["split"] == "prelim"])
+
+
+def _write_labels(folder: Path, prelim: pd.DataFrame) -> None:
+    labels = pd.DataFrame(
+        {
+            "Patient_ID": prelim["name"],
+            "new_names": prelim["path"].str.rpartition("/")[2],
+            "labels": prelim["label"],
+        }
+    ).sort_values("new_names", key=lambda names: names.str.removesuffix(".bmp").astype(int))
+    if len(labels):
+        labels.to_csv(folder / "validation_data" / f"{PRELIM}_labels.csv", index=False, lineterminator="\r\n")
+
+
+def _subject_traits(cells: pd.DataFrame, rng: np.random.Generator) -> dict[str, Traits]:
+    """What the cells of each subject are like on average.
+
+    The quantiles of a normal distribution are dealt out among the subjects of a class in a split: random for
+    each subject, while even a few together are what their class is.
+    """
+    traits: dict[str, Traits] = {}
+    for (_, label), group in cells.groupby(["split", "label"]):
+        subjects = group["subject"].unique()
+        ranks = (np.arange(len(subjects)) + 0.5) / len(subjects)
+        quantiles = np.array([NormalDist().inv_cdf(rank) for rank in ranks])
+        quantiles /= quantiles.std() or 1
+        noise = np.stack([rng.permutation(quantiles) for _ in range(6)], axis=1)
+        middle = vary(Traits(), CLASS_SHIFT, np.full(6, 1 if label == 1 else -1))
+        traits |= {name: vary(middle, SUBJECT_SPREAD, row) for name, row in zip(subjects, noise, strict=True)}
+    return traits
+
+
+def _bmp(picture: np.ndarray, split: str) -> bytes:
+    """A 24-bit BMP file. As in C-NMC, the header of a preliminary one is longer, the final one is larger."""
+    if split == "final":
+        picture = np.pad(picture, [(picture.shape[0] // 6,) * 2] * 2 + [(0, 0)])
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "bmp")
+    content = file.getvalue()
+    if split != "prelim":
+        return content
+    more = 124 - 40  # from BITMAPINFOHEADER to BITMAPV5HEADER, whose further fields may be zero
+    size, start = (int.from_bytes(content[at : at + 4], "little") + more for at in (2, 10))
+    head = b"BM" + struct.pack("<IIII", size, 0, start, 124) + content[18:54]
+    return head + bytes(more) + content[54:]

@@ -1,0 +1,88 @@
+"""Identical pictures in a data set: where they lie, and which subjects and folds they join."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from leukemia.data.files import natural
+from leukemia.data.splits import join_groups
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Pairs of cells with equal pixels; three equal cells are three pairs.
+
+    Attributes:
+        within: pairs within each split that has any.
+        between: pairs across two splits, by `prelim and train` and the like.
+        across_folds: pairs across two official folds, by `0 and 1` and the like.
+        across_subjects: pairs across two subjects, by `20 and 21` and the like.
+        within_subjects: pairs within one subject.
+        groups: cells of each set of subjects that such pairs join, by `51+75+78` and the like.
+        sets: the paths of equal cells.
+        contradictions: those of the sets whose labels differ.
+    """
+
+    within: dict[str, int]
+    between: dict[str, int]
+    across_folds: dict[str, int]
+    across_subjects: dict[str, int]
+    within_subjects: int
+    groups: dict[str, int]
+    sets: tuple[tuple[str, ...], ...]
+    contradictions: tuple[tuple[str, ...], ...]
+
+
+def find_duplicates(index: pd.DataFrame, hashes: pd.Series) -> Duplicates:
+    """Compare every cell with every other, by the hash of its pixels.
+
+    Args:
+        index: rows of an index.
+        hashes: the hash of each row's pixels; missing where they cannot be read.
+    """
+    cells = index.assign(hash=hashes)
+    equal = cells[cells["hash"].notna() & cells.duplicated("hash", keep=False)]
+    sets = {picture: tuple(found) for picture, found in equal.groupby("hash", sort=False)["path"]}
+    labels = equal[equal["label"] >= 0].groupby("hash")["label"].nunique()
+    return Duplicates(
+        within={
+            str(split): _pairs(found) for split, found in equal.groupby("split", sort=False) if _pairs(found)
+        },
+        between=_pairs_across(equal, "split"),
+        across_folds=_pairs_across(equal[equal["fold"] >= 0], "fold"),
+        across_subjects=_pairs_across(equal, "subject"),
+        within_subjects=sum(_pairs(found) for _, found in equal.groupby("subject")),
+        groups=_groups(cells, equal[equal["subject"].notna()]),
+        sets=tuple(sets.values()),
+        contradictions=tuple(sets[picture] for picture in labels.index[labels > 1]),
+    )
+
+
+def _pairs(equal: pd.DataFrame) -> int:
+    counts = equal["hash"].value_counts()
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def _pairs_across(equal: pd.DataFrame, column: str) -> dict[str, int]:
+    """Pairs of equal cells with two values of a column, most first; a missing value counts in no pair."""
+    counts = equal.groupby(["hash", column]).size().rename("cells").reset_index()
+    both = counts.merge(counts, on="hash")
+    both = both[both[f"{column}_x"] != both[f"{column}_y"]]
+    pairs: dict[tuple[str, ...], int] = {}
+    for one, other, number in zip(
+        both[f"{column}_x"], both[f"{column}_y"], both["cells_x"] * both["cells_y"], strict=True
+    ):
+        names = tuple(sorted((str(one), str(other)), key=natural))
+        pairs[names] = pairs.get(names, 0) + int(number)
+    ordered = sorted(pairs, key=lambda names: (-pairs[names], [natural(name) for name in names]))
+    return {" and ".join(names): pairs[names] // 2 for names in ordered}  # each was met from both ends
+
+
+def _groups(cells: pd.DataFrame, equal: pd.DataFrame) -> dict[str, int]:
+    if equal.empty:
+        return {}
+    group_of_subject = join_groups(equal["subject"], equal["hash"]).groupby(equal["subject"]).first()
+    subjects = group_of_subject.value_counts()
+    joined = group_of_subject[group_of_subject.isin(subjects.index[subjects > 1])]
+    sizes = cells["subject"].map(joined).value_counts()
+    return {group: int(sizes[group]) for group in sorted(sizes.index, key=natural)}

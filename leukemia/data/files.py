@@ -1,0 +1,89 @@
+"""Names on disk: listing folders, telling images by their suffix, ordering, small csv files."""
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from leukemia.errors import InputError
+
+SUFFIXES = frozenset((".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"))
+
+
+def existing_folder(root: Path | str) -> Path:
+    """Root as a folder.
+
+    Raises:
+        InputError: if it is missing or a file.
+    """
+    folder = Path(root).expanduser()
+    if not folder.exists():
+        raise InputError(f"{root}: no such folder. Give the folder of the data set (data.root=DIR)")
+    if not folder.is_dir():
+        raise InputError(f"{root} is a file. Give the folder of the data set, unpacked (data.root=DIR)")
+    return folder
+
+
+def list_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every file below a folder, as (its folder below that one: empty or ending in `/`, its name).
+
+    The order is fixed. Hidden files, `__MACOSX` and what lies in them are left out. Links are followed, and
+    each folder is listed once, however many links lead to it.
+
+    Raises:
+        InputError: if a folder cannot be listed.
+    """
+    folders: list[str] = [""]
+    links: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    while folders or links:
+        below = (folders or links).pop()
+        try:
+            status = os.stat(folder / below)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder / below) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            raise InputError(f"{folder / below} cannot be listed: {error.strerror}") from None
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.upper() == "__MACOSX":
+                continue
+            if entry.is_dir():
+                (links if entry.is_symlink() else folders).append(f"{below}{entry.name}/")
+            else:
+                yield below, entry.name
+
+
+def is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def stem(path: str) -> str:
+    """The name of a file without folder and suffix, in lower case."""
+    return os.path.splitext(path.rpartition("/")[2])[0].lower()
+
+
+def natural(text: str) -> list[str | int]:
+    """A sort key that takes the numbers in a text as numbers: `2.bmp` before `10.bmp`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text)]
+
+
+def csv_header(path: Path) -> tuple[list[str], str]:
+    """The column names of a csv, stripped and in lower case, and its delimiter (comma or semicolon).
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            line = file.readline(10_000)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    delimiter = ";" if line.count(";") > line.count(",") else ","
+    try:
+        return [name.strip().lower() for name in next(csv.reader([line], delimiter=delimiter), [])], delimiter
+    except csv.Error:
+        return [], delimiter

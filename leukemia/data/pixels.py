@@ -1,0 +1,188 @@
+"""From picture files to pixels: decode, crop, resize, hash, and keep them in a memory map. No torch."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from leukemia.cache import cached_folder
+from leukemia.errors import InputError
+
+VERSION = 1  # of what the map holds: counted up when the same files would give other pixels
+RESIZES = ("squash", "crop")
+
+CNMC_SIZE = 450  # the final set is 600x600: its centre 450 is the same scale
+MAX_PIXELS = 64_000_000  # a larger picture is no single cell
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The pixels of cells, in the order of their paths.
+
+    Attributes:
+        images: read-only memory map, uint8, (cells, size, size, 3), RGB.
+        hashes: the hash of each cell's decoded pixels before resizing, (cells,).
+        key: names the content; equal keys mean equal pixels.
+    """
+
+    images: np.ndarray
+    hashes: np.ndarray
+    key: str
+
+
+def load_pixels(
+    root: Path,
+    paths: Sequence[str],
+    size: int = 224,
+    resize: str = "squash",
+    native_size: int | None = None,
+    max_gb: float | None = None,
+) -> Pixels:
+    """The pixels of picture files, decoded once and from then on read from a memory map in the cache.
+
+    Args:
+        root: the folder that the paths are relative to.
+        paths: the files, in the order wanted.
+        size: height and width of the result.
+        resize: `squash` or `crop`, see `fit`.
+        native_size: see `fit`.
+        max_gb: the bound of the cache.
+
+    Raises:
+        InputError: if files cannot be read (the message names the first), or the cache cannot be written.
+    """
+    files = [root / path for path in paths]
+    key = _key(files, paths, size, resize, native_size)
+
+    def build(folder: Path) -> None:
+        shape = (len(files), size, size, 3)
+        with open(folder / "images.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
+            file.flush()
+            # Claim the room now: a map that runs out of disk later dies of SIGBUS.
+            os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
+        images = np.load(folder / "images.npy", mmap_mode="r+")
+        hashes = np.empty(len(files), dtype="U32")
+        unreadable = []
+        for row, result in enumerate(_prepare_all(files, size, resize, native_size)):
+            if isinstance(result, InputError):
+                unreadable.append(str(result))
+            else:
+                hashes[row], images[row] = result
+        if unreadable:
+            listed = "\n  ".join(unreadable[:5]) + ("\n  ..." if len(unreadable) > 5 else "")
+            raise InputError(
+                f"{len(unreadable)} of {len(files)} pictures cannot be read "
+                f"(`leukemia data check` lists all):\n  {listed}"
+            )
+        images.flush()
+        np.save(folder / "hashes.npy", hashes)
+
+    folder = cached_folder(f"pixels-{key}", build, max_gb)
+    return Pixels(np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "hashes.npy"), key)
+
+
+def fit(image: np.ndarray, size: int, resize: str = "squash", native_size: int | None = None) -> np.ndarray:
+    """Bring an image (height, width, 3) to (size, size, 3).
+
+    Args:
+        image: uint8 RGB.
+        size: of the result.
+        resize: `squash` scales the whole picture (bilinear, with anti-aliasing); `crop` takes the centre
+            size x size at the picture's own scale.
+        native_size: see `at_native_size`.
+    """
+    image = at_native_size(image, native_size)
+    if resize == "crop":
+        return centre_crop(image, size)
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def at_native_size(image: np.ndarray, native_size: int | None) -> np.ndarray:
+    """Cut a picture larger than `native_size` to its centre: C-NMC's final set is 600x600 at the scale of 450x450."""
+    if native_size is not None and max(image.shape[:2]) > native_size:
+        return centre_crop(image, native_size)
+    return image
+
+
+def decode(path: Path) -> np.ndarray:
+    """The RGB pixels of a picture file: uint8, (height, width, 3).
+
+    Raises:
+        InputError: if the file is missing, no picture, truncated or larger than MAX_PIXELS.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise InputError(f"{path}: {picture.width}x{picture.height} pixels is no single cell")
+            return np.asarray(picture.convert("RGB"))
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable picture ({error})") from None
+
+
+def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """The centre size x size of an image (height, width, 3); where it is smaller, padded with black."""
+    for axis in (0, 1):
+        length = image.shape[axis]
+        if length >= size:
+            start = (length - size) // 2
+            image = image.take(range(start, start + size), axis=axis)
+        else:
+            before = (size - length) // 2
+            margins = [(0, 0)] * 3
+            margins[axis] = (before, size - length - before)
+            image = np.pad(image, margins)
+    return image
+
+
+def pixel_hash(image: np.ndarray) -> str:
+    """A hash of decoded pixels and their shape: equal for equal pictures, whatever their file's header."""
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def _prepare_all(
+    files: list[Path], size: int, resize: str, native_size: int | None
+) -> Iterator[tuple[str, np.ndarray] | InputError]:
+    def prepare(file: Path) -> tuple[str, np.ndarray] | InputError:
+        try:
+            image = decode(file)
+        except InputError as error:
+            return error
+        image = at_native_size(image, native_size)
+        return pixel_hash(image), fit(image, size, resize)
+
+    # Threads: PIL's resize, hashing and the copy into the map all release the interpreter's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = tqdm(desc="decoding pictures", total=len(files), unit="cell", disable=None)
+        with bar:
+            for start in range(0, len(files), 512):  # bounds what waits in memory
+                for result in pool.map(prepare, files[start : start + 512]):
+                    bar.update()
+                    yield result
+
+
+def _key(files: list[Path], paths: Sequence[str], size: int, resize: str, native_size: int | None) -> str:
+    digest = hashlib.blake2b(f"{VERSION} {size} {resize} {native_size}".encode(), digest_size=12)
+    for file, path in zip(files, paths, strict=True):
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise InputError(f"{file}: {error.strerror}; did the data folder change?") from None
+        digest.update(f"\0{path}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+    return digest.hexdigest()

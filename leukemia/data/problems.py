@@ -1,0 +1,72 @@
+"""What is wrong with a data set: collected while reading it, listed by the check, raised by the readers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from leukemia.errors import InputError
+
+
+class Kind(NamedTuple):
+    """A kind of problem, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of problem and every place where it was found."""
+
+    what: str
+    where: tuple[str, ...] = ()
+    remedy: str = ""
+
+    def lines(self, limit: int = 20) -> list[str]:
+        """A headline, the first `limit` places and how many more there are, and the remedy."""
+        count = f" ({len(self.where):,})" if len(self.where) > 1 else ""
+        more = len(self.where) - limit
+        places = [*self.where[:limit], *([f"and {more:,} more"] if more > 0 else [])]
+        remedy = [f"  -> {self.remedy}"] if self.remedy else []
+        return [self.what + count, *(f"    {place}" for place in places), *remedy]
+
+
+class Problems:
+    """Problems as they are met, by kind."""
+
+    def __init__(self) -> None:
+        self._places: dict[Kind, list[str]] = {}
+
+    def add(self, kind: Kind, *places: str) -> None:
+        if places:
+            self._places.setdefault(kind, []).extend(places)
+
+    def found(self) -> tuple[Problem, ...]:
+        return tuple(Problem(kind.what, tuple(where), kind.remedy) for kind, where in self._places.items())
+
+    def __contains__(self, kind: Kind) -> bool:
+        return kind in self._places
+
+
+def refuse(root: Path | str, problems: Sequence[Problem]) -> None:
+    """Do nothing where there is no problem, else raise the first few as one message.
+
+    Raises:
+        InputError: naming what, where and the remedy.
+    """
+    if not problems:
+        return
+    more = [f"and {len(problems) - 3} more kinds of problem"] if len(problems) > 3 else []
+    raise InputError(
+        "\n".join(
+            [
+                f"{root} cannot be used as it is (`leukemia data check` lists everything):",
+                *(f"  {line}" for line in [*_first(problems[:3]), *more]),
+            ]
+        )
+    )
+
+
+def _first(problems: Iterable[Problem]) -> list[str]:
+    return [line for problem in problems for line in problem.lines(limit=3)]

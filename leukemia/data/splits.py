@@ -1,0 +1,184 @@
+"""Who stands on which side: groups of cells that belong together, and sides that share none of them."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from leukemia.data.files import natural
+from leukemia.errors import InputError
+
+SPLITS = ("official", "holdout", "subject_kfold", "image")
+SIDES = ("train", "val", "test")
+
+
+def join_groups(subjects: pd.Series, hashes: pd.Series) -> pd.Series:
+    """Join the cells that must stay together: those of one subject, and subjects that share a picture.
+
+    Args:
+        subjects: the subject of each cell; missing where unknown (such a cell is alone with its copies).
+        hashes: the pixel hash of each cell.
+
+    Returns:
+        The group of each cell: its subjects' names in natural order, joined by `+`.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names = [
+        f"cell {row}" if unknown else name
+        for row, (name, unknown) in enumerate(zip(subjects, subjects.isna(), strict=True))
+    ]
+    subject, subject_names = pd.factorize(pd.Series(names, dtype=object))
+    picture, pictures = pd.factorize(hashes)
+    nodes = len(subject_names) + len(pictures)
+    edges = coo_array((np.ones(len(subject)), (subject, len(subject_names) + picture)), shape=(nodes, nodes))
+    component = connected_components(edges, directed=False)[1]
+
+    members: dict[int, list[str]] = {}
+    for number, name in zip(component, subject_names, strict=False):
+        members.setdefault(number, []).append(str(name))
+    labels = {number: "+".join(sorted(found, key=natural)) for number, found in members.items()}
+    return pd.Series([labels[number] for number in component[subject]], index=subjects.index, name="group")
+
+
+def assign_sides(
+    index: pd.DataFrame,
+    hashes: np.ndarray,
+    split: str = "official",
+    fold: int = 0,
+    num_folds: int = 5,
+    split_seed: int = 0,
+) -> pd.DataFrame:
+    """Give every labelled cell its group and its side.
+
+    | split | train | val | test |
+    | --- | --- | --- | --- |
+    | official | the training subjects | prelim | |
+    | holdout | training groups but fold k | fold k of the training groups | prelim |
+    | subject_kfold | the other folds | fold k+1 | fold k |
+    | image | as subject_kfold, each image its own group: leaks | | |
+
+    Args:
+        index: rows of `read_index` or `read_cells`.
+        hashes: the pixel hash of each row, (rows,).
+        split: one of SPLITS.
+        fold: k, from 0.
+        num_folds: how many folds the training groups are cut into, balanced by class.
+        split_seed: of the folds; they depend on nothing else but the data.
+
+    Returns:
+        `path, subject, group, label, side, pixel_hash`, in the order of the index; unlabelled cells and cells
+        that the split does not use are left out.
+
+    Raises:
+        InputError: if the split is not possible on this index, or if a group or a picture would stand on two
+            sides (`official` and `image` allow it: see `leaking`).
+    """
+    cells = index.assign(pixel_hash=hashes)
+    cells = cells[cells["label"] >= 0]
+    training, prelim = cells["split"] == "train", cells["split"] == "prelim"
+    _require(
+        training.any(),
+        "there is no labelled training cell",
+        "check the data folder with `leukemia data check`",
+    )
+    if split in ("official", "holdout"):
+        _require(
+            prelim.any(),
+            f"data.split={split} needs labelled preliminary cells and there is none",
+            "add them, or use data.split=subject_kfold",
+        )
+    if split in ("holdout", "subject_kfold"):
+        _require(
+            cells["subject"].notna().all(),
+            f"data.split={split} needs the subject of every cell",
+            "name the subjects in a manifest csv, or accept a leaking split with data.split=image",
+        )
+    cells = cells[training] if split in ("subject_kfold", "image") else cells
+    alone = pd.Series(cells["path"].to_numpy(), index=cells.index, name="group")
+    cells = cells.assign(
+        group=alone if split == "image" else join_groups(cells["subject"], cells["pixel_hash"])
+    )
+
+    training = cells["split"] == "train"
+    if split == "official":
+        side = np.where(training, "train", "val")
+    else:
+        folds = np.full(len(cells), -1)
+        folds[training] = _folds(cells[training], split, fold, num_folds, split_seed)
+        if split == "holdout":
+            side = np.where(~training, "test", np.where(folds == fold, "val", "train"))
+        else:
+            side = np.select([folds == fold, folds == (fold + 1) % num_folds], ["test", "val"], "train")
+    cells = cells.assign(side=side)[["path", "subject", "group", "label", "side", "pixel_hash"]].reset_index(
+        drop=True
+    )
+    if split in ("holdout", "subject_kfold"):
+        _refuse_leaks(cells)
+    return cells
+
+
+def leaking(cells: pd.DataFrame) -> pd.Series:
+    """Which cells are not independent of another side: their subject, group or picture stands there too.
+
+    A cell whose subject is unknown counts as leaking, for nothing shows that it does not.
+    """
+    found = cells["subject"].isna().to_numpy()
+    for column in ("subject", "group", "pixel_hash"):
+        found = found | (cells.groupby(column)["side"].transform("nunique") > 1).to_numpy()
+    return pd.Series(found, index=cells.index, name="leaking")
+
+
+def sides_table(cells: pd.DataFrame, classes: tuple[str, str]) -> pd.DataFrame:
+    """A row a side: `images`, `subjects`, and the images of each class."""
+    sides = [side for side in SIDES if (cells["side"] == side).any()]
+    grouped = cells.groupby("side")
+    table = pd.DataFrame({"images": grouped.size(), "subjects": grouped["subject"].nunique()})
+    for label in (1, 0):
+        table[classes[label]] = (cells["label"] == label).groupby(cells["side"]).sum()
+    return table.loc[sides]
+
+
+def _folds(cells: pd.DataFrame, split: str, fold: int, num_folds: int, split_seed: int) -> np.ndarray:
+    """The fold of each cell."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    _require(0 <= fold < num_folds, f"data.fold={fold} is out of range", f"use 0 to {num_folds - 1}")
+    groups_of_class = cells.groupby("label")["group"].nunique()
+    _require(
+        len(groups_of_class) == 2 and groups_of_class.min() >= num_folds,
+        f"{num_folds} folds need {num_folds} groups of each class and there are "
+        + " and ".join(f"{count} of class {label}" for label, count in groups_of_class.items()),
+        "lower data.num_folds",
+    )
+    if split == "image":
+        splits = StratifiedKFold(num_folds, shuffle=True, random_state=split_seed).split(
+            cells, cells["label"]
+        )
+    else:
+        splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=split_seed)
+        splits = splitter.split(cells, cells["label"], cells["group"])
+    folds = np.empty(len(cells), dtype=int)
+    for number, (_, rows) in enumerate(splits):
+        folds[rows] = number
+    return folds
+
+
+def _refuse_leaks(cells: pd.DataFrame) -> None:
+    shared = cells[leaking(cells)]
+    if shared.empty:
+        return
+    named = "; ".join(
+        f"{group} ({', '.join(sorted(rows['side'].unique()))}), such as {', '.join(rows['path'].head(3))}"
+        for group, rows in list(shared.groupby("group"))[:5]
+    )
+    raise InputError(
+        f"{len(shared)} cells of {shared['group'].nunique()} groups stand on two sides: {named}. Remove the copies "
+        "from one of them, or use data.split=official, which reports them as a leak"
+    )
+
+
+def _require(condition: Any, problem: str, remedy: str) -> None:
+    if not condition:
+        raise InputError(f"{problem}: {remedy}")

@@ -1,0 +1,1 @@
+"""Figures from a predictions table: pure functions, no torch."""

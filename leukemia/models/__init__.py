@@ -1,0 +1,1 @@
+"""Networks: stages and freezing, weights, the Lightning module, optimisers."""

@@ -1,0 +1,38 @@
+"""A trained network's logits on cells."""
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from leukemia.data.batches import Batches
+from leukemia.models.classifier import CellClassifier
+
+
+def predict_logits(
+    model: CellClassifier, batches: Batches, device: str = "cpu", precision: str = "32-true"
+) -> np.ndarray:
+    """The logit of each cell, in the order of the batches: float64, (cells,).
+
+    The network is in eval mode and the pictures are not varied.
+
+    Args:
+        model: is moved to the device.
+        batches: not shuffled.
+        device: `cpu`, `cuda`, ...
+        precision: `32-true` or `bf16-mixed`, as in training.
+    """
+    model = model.to(device).eval()
+    dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
+    mixed = torch.autocast(device, dtype=dtype, enabled="mixed" in precision)
+    logits = []
+    with torch.inference_mode(), mixed:
+        for batch in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
+            logits.append(model(batch["pixels"].to(device)).double().cpu())
+    return torch.cat(logits).numpy() if logits else np.empty(0)
+
+
+def predictions_table(cells: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
+    """`path, subject, side, label, logit, probability` of cells and their logits, (cells,) both."""
+    table = cells[["path", "subject", "side", "label"]].assign(logit=logits)
+    return table.assign(probability=1 / (1 + np.exp(-table["logit"])))

@@ -1,0 +1,144 @@
+"""report.html: one self-contained page about a sweep, beside results.csv and results.md."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from leukemia.evaluation.metrics import validate_predictions
+from leukemia.reporting import drawing, plots, printed, summary, words
+from leukemia.reporting.markdown import results_md
+from leukemia.reporting.tables import combinations, read_settings, read_status, results_table
+from leukemia.runs import Run, Sweep, write_text
+
+MOST_CURVES = 24  # with more pictures than this of a kind, a page is neither read nor small
+MOST_PANELS = 12
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page: its address, and what it shows in words."""
+
+    uri: str
+    alt: str
+
+
+def write_report(folder: Path) -> Path:
+    """Write results.csv, results.md and report.html into the folder of a sweep (or of a single run).
+
+    Every run is listed whatever its state; figures are those of the finished ones.
+
+    Returns:
+        The path of report.html.
+    Raises:
+        InputError: if the folder holds no run, or cannot be written to.
+    """
+    folder = Path(folder)
+    sweep = Sweep(folder)
+    results = results_table(sweep)
+    name = folder.resolve().name
+    page = report_html(name, sweep, results)
+    write_text(folder / "results.csv", results.to_csv(index=False))
+    write_text(folder / "results.md", results_md(name, results))
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def report_html(name: str, sweep: Sweep, results: pd.DataFrame) -> str:
+    """The page as text, from a sweep and its results table."""
+    predictions, unread = _predictions(sweep.runs)
+    settings = [read_settings(run) for run in sweep.runs]
+    finished = bool(results["accuracy"].notna().any())
+    # Names come from data and are escaped by the template, without exception.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    curves, left_out = _curves(sweep, results)
+    leaks, leak_statement = summary.leak_statement(results) if finished else (False, None)
+    return environment.get_template("report.html.j2").render(
+        name=name,
+        finished=finished,
+        headline=summary.headline(results),
+        leaks=leaks,
+        leak_statement=leak_statement,
+        chosen_statement=summary.chosen_statement(results),
+        study_statement=summary.study_statement(results),
+        grid=printed.grid_table(results),
+        grid_figures=printed.grid_figures_table(results),
+        study=printed.study_table(),
+        figures=printed.figures_table(results),
+        training=printed.training_table(results),
+        subjects=printed.subjects_table(results),
+        failures=printed.failures_table(results),
+        heat_maps=_pictures(plots.heat_maps(results)),
+        rocs=_pictures(plots.roc_curves(results, predictions)),
+        confusions=_pictures(plots.confusion_matrices(results, predictions)),
+        curves=curves,
+        curves_left_out=left_out,
+        unread=unread,
+        shared=summary.settings_shared(settings),
+        varied=summary.settings_varied(settings),
+        computed_with=summary.computed_with([read_status(run) for run in sweep.runs]),
+        most_panels=MOST_PANELS,
+        loud=words.LEAKS,
+    )
+
+
+def _predictions(runs: Sequence[Run]) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The predictions of the finished runs by name, and what is wrong with those that cannot be used."""
+    tables: dict[str, pd.DataFrame] = {}
+    problems = []
+    for run in runs:
+        if read_status(run)["status"] != "done":
+            continue
+        try:
+            validate_predictions(run.predictions)
+            tables[run.name] = run.predictions
+        except ValueError as problem:  # an InputError, or a file that is no table
+            problems.append(f"{run.name}, predictions.csv: {problem}")
+    return tables, problems
+
+
+def _curves(sweep: Sweep, results: pd.DataFrame) -> tuple[list[Picture], int]:
+    """Learning curves of the finished runs, then of those cut off; beyond MOST_CURVES the first seed and fold
+    of each setting goes first. Also how many runs are left out."""
+    by_name = {run.name: run for run in sweep.runs}
+    candidates: list[tuple[int, str, dict[Any, Any], list[str]]] = []
+    for settings, rows in combinations(results):
+        for place, run in enumerate(rows.to_dict("records")):
+            marks = words.marks(rows.iloc[[place]])
+            candidates.append((place, words.describe_run(settings, run), run, marks))
+    others = results[results["accuracy"].isna()]
+    for place, run in enumerate(others.to_dict("records")):
+        title = f"{run['run']} ({run['status']})"
+        candidates.append((len(results), title, run, words.marks(others.iloc[[place]])))
+    with_history = []
+    for place, title, run, marks in candidates:
+        history = _history(by_name[str(run["run"])])
+        if history is not None:
+            with_history.append((place, title, run, marks, history))
+    if len(with_history) > MOST_CURVES:
+        with_history.sort(key=lambda entry: entry[0])
+    shown = with_history[:MOST_CURVES]
+    figures = [plots.learning_curves(history, title, run, marks) for _, title, run, marks, history in shown]
+    return _pictures(figures), len(with_history) - len(shown)
+
+
+def _history(run: Run) -> pd.DataFrame | None:
+    """The history of a run if it has an epoch and something to draw."""
+    try:
+        history = run.history
+    except ValueError:  # an InputError, or a file that is no table
+        return None
+    curves = [c for c in ("train/loss", "val/loss", "train/accuracy", "val/accuracy") if c in history]
+    drawable = "epoch" in history and any(history[c].notna().any() for c in curves)
+    return history if drawable else None
+
+
+def _pictures(figures: Sequence[Figure]) -> list[Picture]:
+    return [Picture(drawing.data_uri(figure), drawing.described(figure)) for figure in figures]

@@ -1,0 +1,197 @@
+"""Figures of a sweep, each a matplotlib figure that no global state knows of."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from leukemia.evaluation.metrics import confusion
+from leukemia.reporting import drawing, words
+from leukemia.reporting.tables import combinations, stage_place
+
+Combination = tuple[dict[str, Any], pd.DataFrame]
+SIDES = (
+    ("train", "training, running average", drawing.BLUE, "o--"),
+    ("val", "validation", drawing.VERMILLION, "s-"),
+)
+
+
+def heat_maps(results: pd.DataFrame) -> list[Figure]:
+    """Mean accuracy in % by depth and first stage that trains, with its spread and n: a figure for every
+    combination of the other settings. Empty where there is but one depth and one policy."""
+    found = combinations(results)
+    if len({(settings["depth"], settings["trainable_from"]) for settings, _ in found}) < 2:
+        return []
+    means = [runs["accuracy"].mean() for _, runs in found]
+    panels: dict[str, list[Combination]] = {}
+    for settings, runs in found:
+        panels.setdefault(_others(settings), []).append((settings, runs))
+    return [_heat_map(others, cells, min(means), max(means)) for others, cells in panels.items()]
+
+
+def roc_curves(results: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]) -> list[Figure]:
+    """ROC curves: a figure for every depth and combination of other settings, a line a run, a colour a policy.
+
+    Args:
+        predictions: tables by the name of their run. Runs without one, or with one class only, are left out.
+    """
+    panels: dict[str, list[Combination]] = {}
+    for settings, runs in combinations(results):
+        drawn = runs[runs["run"].isin(list(predictions)) & runs["auroc"].notna()]
+        if len(drawn):
+            title = ", ".join(filter(None, (words.network(settings["depth"]), _others(settings))))
+            panels.setdefault(title, []).append((settings, drawn))
+    return [_roc(title, lines, predictions) for title, lines in panels.items()]
+
+
+def confusion_matrices(results: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]) -> list[Figure]:
+    """Cells by true and called class: a figure for every combination, summed over its seeds and folds.
+
+    Args:
+        predictions: tables by the name of their run. Runs without one are left out.
+    """
+    figures = []
+    for settings, runs in combinations(results):
+        drawn = runs[runs["run"].isin(list(predictions))]
+        if len(drawn):
+            counts = np.sum([confusion(predictions[name]) for name in drawn["run"]], axis=0)
+            figures.append(_confusion(words.describe(settings), drawn, counts))
+    return figures
+
+
+def learning_curves(history: pd.DataFrame, title: str, run: Mapping[Any, Any], marks: list[str]) -> Figure:
+    """Loss and accuracy by epoch, training against validation, with the best epoch and the gap there.
+
+    Args:
+        history: `epoch` from 1; `train/loss, val/loss, train/accuracy, val/accuracy`, each where it is known.
+        run: `best_epoch`, `train_accuracy` and `train_val_gap` of the run, missing where unknown.
+    """
+    figure = drawing.new_figure(drawing.WIDTH, 3.9)
+    axes = list(figure.subplots(2, 1, sharex=True))
+    best, accuracy, gap = (run.get(name) for name in ("best_epoch", "train_accuracy", "train_val_gap"))
+    for ax, name, unit, scale in zip(
+        axes, ("loss", "accuracy"), ("Loss", "Accuracy, %"), (1, 100), strict=True
+    ):
+        for side, label, colour, look in SIDES:
+            if f"{side}/{name}" in history:
+                ax.plot(
+                    history["epoch"], scale * history[f"{side}/{name}"], look, color=colour, label=label,
+                    lw=1.3, ms=3.5, markevery=max(1, len(history) // 12),
+                )  # fmt: skip
+        if not pd.isna(best):
+            ax.axvline(best, color=drawing.GREY, lw=1, ls=":", label=f"best epoch ({best:.0f})")
+        drawing.style(ax, "", unit)
+    if not pd.isna(best) and not pd.isna(accuracy):
+        axes[1].plot(
+            [best],
+            [100 * accuracy],
+            "D",
+            color=drawing.BLUE,
+            mfc="white",
+            ms=5,
+            label="training, at that epoch",
+        )
+    if not pd.isna(gap):
+        axes[1].set_title(f"train–validation gap {words.points(gap)} points", fontsize=drawing.SMALL)
+    axes[1].set_xlabel("Epoch", fontsize=drawing.TEXT)
+    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[1].set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
+    drawing.set_title(figure, axes[0], title, marks)
+    drawing.legend_below(figure, *axes)
+    return figure
+
+
+def _heat_map(others: str, cells: list[Combination], low: float, high: float) -> Figure:
+    depths = _distinct(settings["depth"] for settings, _ in cells)
+    stages = sorted(_distinct(settings["trainable_from"] for settings, _ in cells), key=stage_place)
+    height, width = len(depths), len(stages)
+    figure = drawing.new_figure(max(drawing.WIDTH, 1 + 0.95 * width), 1 + 0.62 * height)
+    ax = figure.subplots()
+    shades = np.full((height, width), np.nan)
+    for settings, runs in cells:
+        row, column = depths.index(settings["depth"]), stages.index(settings["trainable_from"])
+        mean, sd = runs["accuracy"].mean(), runs["accuracy"].std(ddof=1)
+        shades[row, column] = shade = 0.5 if low == high else (mean - low) / (high - low)
+        star = "*" if any(mark.startswith(words.NO_BETTER) for mark in words.marks(runs)) else ""
+        spread = "n 1" if pd.isna(sd) else f"± {100 * sd:.2f}, n {len(runs)}"
+        _two_lines(ax, column, row, words.percent(mean) + star, spread, drawing.ink("cividis", shade))
+    for row, column in np.argwhere(np.isnan(shades)):
+        ax.text(column + 0.5, row + 0.5, "–", ha="center", va="center", color=drawing.GREY)
+    ax.pcolormesh(np.ma.masked_invalid(shades), cmap="cividis", vmin=0, vmax=1, edgecolors="white", lw=2)
+    ax.set_xticks(
+        np.arange(width) + 0.5, [drawing.plain(words.value(s)) for s in stages], fontsize=drawing.TEXT
+    )
+    ax.set_yticks(np.arange(height) + 0.5, [words.network(d) for d in depths], fontsize=drawing.TEXT)
+    ax.set_xlabel("Trains from", fontsize=drawing.TEXT)
+    ax.tick_params(length=0)
+    ax.invert_yaxis()
+    ax.spines[:].set_visible(False)
+    marks = words.marks(pd.concat([runs for _, runs in cells]))
+    marks = [f"* {words.NO_BETTER}" if mark.startswith(words.NO_BETTER) else mark for mark in marks]
+    drawing.set_title(figure, ax, ", ".join(filter(None, ("Accuracy, %", others))), marks)
+    return figure
+
+
+def _roc(title: str, lines: list[Combination], predictions: Mapping[str, pd.DataFrame]) -> Figure:
+    from sklearn.metrics import roc_curve
+
+    figure = drawing.new_figure(drawing.WIDTH, 3.6)
+    ax = figure.subplots()
+    ax.plot([0, 1], [0, 1], color="#999999", lw=0.8)
+    for settings, runs in lines:
+        stage = settings["trainable_from"]
+        label = f"{words.value(stage)}: AUROC {words.fraction(runs['auroc'].mean())}"
+        label += f", n {len(runs)}" if len(runs) > 1 else ""
+        for place, name in enumerate(runs["run"]):
+            false_alarms, hits, _ = roc_curve(predictions[name]["label"], predictions[name]["logit"])
+            ax.plot(
+                false_alarms, hits, color=drawing.COLOURS[stage_place(stage)], ls=drawing.DASHES[stage_place(stage)],
+                lw=1.7 if len(runs) == 1 else 0.9, label=drawing.plain(label) if place == 0 else None,
+            )  # fmt: skip
+    drawing.style(ax, "False alarms (1 − specificity)", "Sensitivity")
+    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    drawing.set_title(figure, ax, f"ROC, {title}", words.marks(pd.concat([runs for _, runs in lines])))
+    drawing.legend_below(figure, ax)
+    return figure
+
+
+def _confusion(title: str, runs: pd.DataFrame, counts: np.ndarray) -> Figure:
+    names = str(runs["classes"].iloc[0]).split("/")
+    names = (
+        [drawing.plain(words.short(name)) for name in names] if len(names) == 2 else ["negative", "positive"]
+    )
+    figure = drawing.new_figure(2.7, 2.75)
+    ax = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    ax.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", lw=2)
+    for row, column in np.ndindex(2, 2):
+        ink = drawing.ink("Blues", shares[row, column])
+        _two_lines(ax, column, row, f"{counts[row, column]:,}", f"{100 * shares[row, column]:.1f} %", ink)
+    ax.set_xticks([0.5, 1.5], names, fontsize=drawing.TEXT)
+    ax.set_yticks([0.5, 1.5], names, fontsize=drawing.TEXT, rotation=90, va="center")
+    ax.set_xlabel("Called", fontsize=drawing.TEXT)
+    ax.set_ylabel("True class", fontsize=drawing.TEXT)
+    ax.tick_params(length=0)
+    ax.invert_yaxis()
+    ax.spines[:].set_visible(False)
+    title += f" (sum of {len(runs)} runs)" if len(runs) > 1 else ""
+    drawing.set_title(figure, ax, title, words.marks(runs))
+    return figure
+
+
+def _two_lines(ax: Any, column: int, row: int, upper: str, lower: str, colour: str) -> None:
+    middle = {"ha": "center", "color": colour}
+    ax.text(column + 0.5, row + 0.5, upper, va="bottom", fontsize=drawing.LARGE, weight="bold", **middle)
+    ax.text(column + 0.5, row + 0.55, lower, va="top", fontsize=drawing.SMALL, **middle)
+
+
+def _others(settings: Mapping[str, Any]) -> str:
+    own = ("depth", "trainable_from")
+    return ", ".join(f"{name} {words.value(value)}" for name, value in settings.items() if name not in own)
+
+
+def _distinct(values: Any) -> list[Any]:
+    return list(dict.fromkeys(values))

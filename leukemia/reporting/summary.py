@@ -1,0 +1,122 @@
+"""What a sweep says in sentences, and what its runs share."""
+
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+
+from leukemia.reporting import words
+from leukemia.reporting.printed import is_cnmc
+from leukemia.reporting.tables import combinations, differing
+
+
+def headline(results: pd.DataFrame) -> list[str]:
+    """The states of the runs, the highest accuracy, and what fine-tuning brings at each depth."""
+    states = Counter(results["status"])
+    lines = [
+        f"{words.count(len(results), 'run')}: " + ", ".join(f"{n:,} {s}" for s, n in states.items()) + "."
+    ]
+    found = combinations(results)
+    if not found:
+        return [*lines, "No run has figures yet."]
+    settings, runs = max(found, key=lambda pair: pair[1]["accuracy"].mean())
+    accuracy, majority = runs["accuracy"].mean(), runs["majority_accuracy"].mean()
+    shown = words.percent(accuracy, runs["accuracy"].std(ddof=1))
+    best = f"{words.describe(settings)}: accuracy {shown} %, n {len(runs)}"
+    best += f", {words.points(accuracy - majority)} points against the majority class ({words.percent(majority)} %)"
+    if len(found) == 1:
+        return [*lines, f"{best}."]
+    picked = f"It is the highest of {len(found)} settings on the cells that are reported, which flatters it."
+    return [*lines, f"Highest mean accuracy: {best}. {picked}", *_against_frozen(found)]
+
+
+def leak_statement(results: pd.DataFrame) -> tuple[bool, str]:
+    """Whether any finished run leaks, and the statement for the top of the page."""
+    runs = results[results["accuracy"].notna()]
+    loud = next((mark for mark in words.marks(runs) if mark.startswith(words.LEAKS)), None)
+    if loud:
+        return True, f"{loud}. These figures are too good for new patients: do not report them as held out."
+    unknown = int(runs["leaks"].isna().sum())
+    if unknown:
+        return True, f"Whether reported cells are independent of training is not known for {unknown} runs."
+    return False, "No leak: no reported cell shares its subject or its picture with the training cells."
+
+
+def chosen_statement(results: pd.DataFrame) -> str | None:
+    """That the epoch was chosen on the reported cells, if it was so in any finished run."""
+    runs = results[results["accuracy"].notna()]
+    mark = next((mark for mark in words.marks(runs) if mark.startswith(words.CHOSEN_HERE)), None)
+    if mark is None:
+        return None
+    return f"{mark.capitalize()}: the figures are those of the cells that chose the epoch, so they are not held out."
+
+
+def study_statement(results: pd.DataFrame) -> str:
+    """What the seed study's numbers stand for, and whether the runs here can be held against them."""
+    note = "The seed study's numbers are for C-NMC prelim (1,867 cells), and its epoch was chosen on those cells."
+    runs = results[results["accuracy"].notna()]
+    if not len(runs):
+        return note
+    if not is_cnmc(results):
+        classes = ", ".join(map(words.value, runs["classes"].drop_duplicates()))
+        return f"{note} The runs here tell apart {classes}: another data set, so no difference is shown."
+    cells = sorted(set(runs["n_images"].dropna()))
+    if cells == [words.SEED_STUDY_CELLS] and set(runs["split"]) == {"official"}:
+        return f"{note} The runs here report on as many cells by the same protocol."
+    here = f"{words.whole(cells[0])} to {words.whole(cells[-1])}" if len(cells) > 1 else words.whole(cells[0])
+    splits = ", ".join(map(words.value, runs["split"].drop_duplicates()))
+    return f"{note} The runs here report on {here} cells (split {splits}): the difference is between different cells."
+
+
+def settings_shared(settings: list[dict[str, Any]]) -> dict[str, str]:
+    """Settings that are the same in all runs, by dotted name."""
+    known = [of_run for of_run in settings if of_run]
+    varied = set(differing(settings))
+    return {n: words.value(v) for n, v in known[0].items() if n not in varied} if known else {}
+
+
+def settings_varied(settings: list[dict[str, Any]]) -> dict[str, str]:
+    """Settings that differ between the runs, each with its values in the order in which they occur."""
+    known = [of_run for of_run in settings if of_run]
+    return {
+        name: ", ".join(dict.fromkeys(words.value(of_run.get(name)) for of_run in known))
+        for name in differing(settings)
+    }
+
+
+def computed_with(statuses: list[dict[str, Any]]) -> dict[str, str]:
+    """Machines and library versions; where runs differ, each value with its number of runs."""
+    seen: dict[str, Counter[str]] = {}
+    for status in statuses:
+        versions = status.get("versions")
+        found = versions if isinstance(versions, dict) else {}
+        for name, value in {"machine": status.get("machine"), **found}.items():
+            if value is not None:
+                seen.setdefault(str(name), Counter())[str(value)] += 1
+    return {name: _values(values) for name, values in seen.items()}
+
+
+def _values(values: Counter[str]) -> str:
+    if len(values) == 1:
+        return next(iter(values))
+    return "; ".join(f"{value} ({words.count(n, 'run')})" for value, n in values.items())
+
+
+def _against_frozen(found: list[tuple[dict[str, Any], pd.DataFrame]]) -> list[str]:
+    lines = []
+    frozen = {_key(s): runs["accuracy"].mean() for s, runs in found if s["trainable_from"] == "head"}
+    gains: dict[Any, list[str]] = {}
+    for settings, runs in found:
+        if settings["trainable_from"] != "head" and _key(settings) in frozen:
+            gain = words.points(runs["accuracy"].mean() - frozen[_key(settings)])
+            gains.setdefault(_key(settings), []).append(f"{settings['trainable_from']} {gain}")
+    for key, of_depth in gains.items():
+        settings = {**dict(key), "trainable_from": None}
+        lines.append(
+            f"{words.describe(settings)}, against the frozen baseline: {', '.join(of_depth)} points."
+        )
+    return lines
+
+
+def _key(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, value) for name, value in settings.items() if name != "trainable_from")

@@ -1,0 +1,280 @@
+"""Train one run or a sweep: `python -m leukemia.train [-m] OVERRIDES`."""
+
+import logging
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from lightning_fabric.utilities.rank_zero import _get_rank
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from leukemia.callbacks import HistoryFile, Pictures
+from leukemia.config import SweepWatch, build, conf_dir, explain, resolve_auto
+from leukemia.data.datamodule import CellDataModule
+from leukemia.errors import InputError, exit_readably
+from leukemia.evaluation.metrics import better_than_majority, cell_metrics, subject_metrics
+from leukemia.models.classifier import CellClassifier
+from leukemia.predict import predict_logits, predictions_table
+from leukemia.runs import Run, Sweep, claim, flatten
+
+log = logging.getLogger(__name__)
+PACKAGES = ("leukemia", "torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
+
+
+def main() -> None:
+    """The command line: exit 0 done, 1 done with failures listed, 2 refused, 130 / 143 interrupted."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its errors instead of exiting with 1
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda signum, frame: sys.exit(128 + signum))
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    warnings.filterwarnings(
+        "ignore", "The number of training batches .* is smaller than the logging interval"
+    )
+    warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # frozen stages are
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    with exit_readably():
+        try:
+            _task()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise InputError(explain(error)) from None
+        if SweepWatch.folder is not None:
+            sys.exit(_end_sweep(SweepWatch.folder))
+
+
+def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
+    """Train the run that a configuration describes, and write its folder.
+
+    Args:
+        config: as composed.
+        folder: of the run; an unfinished run in it is continued as `config.resume` says.
+        skip_done: leave a finished run of the same settings as it is, instead of refusing it.
+
+    Raises:
+        InputError: if the settings, the data or the folder cannot be used; nothing is lost then.
+    """
+    run = Run(folder)
+    wanted = _plain(config)
+    config = resolve_auto(config)
+    pl.seed_everything(config.seed, verbose=False)
+    torch.backends.cudnn.deterministic = True
+    data: CellDataModule = build(config.data, seed=config.seed, max_gb=config.cache.max_gb)
+    model: CellClassifier = build(config.model, classes=list(data.classes))
+    if config.compile:
+        model.net.compile()
+    first = _get_rank() in (None, 0)
+    if first:
+        data.prepare_data()
+        state = claim(run, wanted, data.cells, config.resume)
+        if state == "done":
+            return _already_done(run, skip_done)
+        log.info("%s %s\n%s", run.name, "goes on" if state == "continue" else "starts", data.describe())
+    else:
+        state = "continue" if run.last_checkpoint.is_file() else "start"
+    if state == "continue":
+        config.trainer.precision = run.config["trainer"]["precision"]
+    trainer = _build_trainer(config, run)
+    if first and state == "start":
+        run.write_config(_plain(config))
+        run.write_table("cells.csv", data.cells)
+    with _recorded(run) if first else _unrecorded():
+        checkpoint = run.last_checkpoint if state == "continue" else None
+        if checkpoint is None or not _is_over(checkpoint, trainer.max_epochs):
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if first:
+            _finish(run, data, trainer)
+    return run
+
+
+@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")
+def _task(config: DictConfig) -> None:
+    """One job of Hydra's. In a sweep a failure is written down and the other runs go on."""
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    sweeping = hydra_config.mode == RunMode.MULTIRUN
+    try:
+        if sweeping and (config.trainer.get("strategy") or config.trainer.num_nodes > 1):
+            raise InputError(
+                "a sweep runs each job on one device and trainer=ddp asks for several: take trainer=auto with a "
+                "launcher that gives each job a device, or run trainer=ddp without -m"
+            )
+        train(config, folder, skip_done=sweeping)
+        SweepWatch.ended.append((folder, None))
+    except Exception as error:
+        if not sweeping:
+            _remove_if_empty(folder)
+            raise
+        _write_failure(Run(folder), config, error)
+        if not isinstance(error, InputError):
+            traceback.print_exc()
+        SweepWatch.ended.append((folder, error))
+        log.error("%s failed: %s", folder.name, error)
+
+
+def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
+    callbacks: list[pl.Callback] = [HistoryFile(run), Pictures()]
+    for name, node in config.callbacks.items():
+        places = {"dirpath": str(run.folder / "checkpoints")} if name == "checkpoint" else {}
+        if node is not None and (name != "progress" or sys.stderr.isatty()):
+            callbacks.append(build(node, **places))
+    logger = build(config.logger, save_dir=str(run.folder)) if config.logger else False
+    shown = {"enable_progress_bar": "progress" in config.callbacks and sys.stderr.isatty()}
+    return build(
+        config.trainer, callbacks=callbacks, logger=logger, default_root_dir=str(run.folder), **shown
+    )
+
+
+def _is_over(checkpoint: Path, max_epochs: int | None) -> bool:
+    """Whether training had come to its end when the checkpoint was written."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    stopped = any(callback.get("stopped_epoch") for callback in state["callbacks"].values())
+    return bool(stopped) or state["epoch"] + 1 >= (max_epochs or float("inf"))
+
+
+def _finish(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
+    """Predict with the best checkpoint, on one device, and write predictions.csv and metrics.json."""
+    model = CellClassifier.load_from_checkpoint(
+        run.best_checkpoint, map_location="cpu", weights_only=True, weights="none"
+    )
+    best = model.history[-1]
+    device, precision = trainer.strategy.root_device.type, trainer.precision
+
+    def predictions(side: str) -> Any:
+        logits = predict_logits(model, data.batches(side), device, str(precision))
+        return predictions_table(data.cells[data.cells["side"] == side], logits)
+
+    side = data.reported_side
+    table = predictions(side)
+    run.write_table("predictions.csv", table)
+    train_accuracy = cell_metrics(predictions("train"))["accuracy"]
+    metrics = {
+        **cell_metrics(table),
+        "side": side,
+        "epoch_chosen_here": side == "val",
+        "better_than_majority": better_than_majority(table),
+        "best_epoch": int(best["epoch"]),
+        "train_accuracy": train_accuracy,
+        "train_val_gap": train_accuracy - best["val/accuracy"],
+        "leaks": data.leaks,
+        "classes": list(data.classes),
+        "subjects": subject_metrics(table),
+    }
+    run.write_json("metrics.json", metrics)
+    if trainer.logger is not None:
+        figures = {f"final/{name}": value for name, value in metrics.items() if isinstance(value, float)}
+        settings = {key: str(value) for key, value in flatten(run.config).items() if "_target_" not in key}
+        trainer.logger.log_hyperparams(settings, figures)
+        trainer.logger.finalize("success")
+    note = " (the epoch was chosen on these cells)" if side == "val" else ""
+    log.info(
+        "%s is done: %s accuracy %.4f at epoch %d%s", run.name, side, metrics["accuracy"], best["epoch"], note
+    )
+
+
+@contextmanager
+def _recorded(run: Run) -> Iterator[None]:
+    """Keep status.json true while the run goes on, and when it ends in whatever way."""
+    before = run.status.get("seconds", 0.0) if (run.folder / "status.json").is_file() else 0.0
+    started = time.time()
+    facts = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+    def write(status: str, error: str | None = None) -> None:
+        seconds = round(before + time.time() - started, 1)
+        finished = None if status == "running" else time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        run.write_json(
+            "status.json",
+            {"status": status, "error": error, **facts, "finished": finished, "seconds": seconds},
+        )
+
+    write("running")
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        write("interrupted")
+        raise
+    except BaseException as error:
+        write("failed", f"{type(error).__name__}: {error}")
+        raise
+    write("done")
+
+
+@contextmanager
+def _unrecorded() -> Iterator[None]:
+    yield
+
+
+def _already_done(run: Run, skip_done: bool) -> Run:
+    if not skip_done:
+        raise InputError(
+            f"{run.folder} holds this run, finished: see its metrics.json, choose another folder "
+            "(hydra.run.dir=DIR or name=NAME), or run it again with resume=restart"
+        )
+    log.info("%s is done already", run.name)
+    return run
+
+
+def _write_failure(run: Run, config: DictConfig, error: Exception) -> None:
+    """Let a run that was refused before it began be seen in the sweep's report."""
+    if not (run.folder / "status.json").exists():
+        run.write_config(_plain(config))
+        run.write_json("status.json", {"status": "failed", "error": f"{type(error).__name__}: {error}"})
+
+
+def _end_sweep(folder: Path) -> int:
+    """Write the report, list what failed, and give the exit code."""
+    from leukemia.reporting.html import write_report
+
+    errors = [error for _, error in SweepWatch.ended]
+    if errors and all(isinstance(error, InputError) for error in errors):
+        for run_folder, _ in SweepWatch.ended:
+            if {path.name for path in run_folder.iterdir()} == {"config.yaml", "status.json"}:
+                shutil.rmtree(run_folder)
+        _remove_if_empty(folder)
+        raise InputError("; ".join(dict.fromkeys(map(str, errors))))
+    failed = [run for run in Sweep(folder).runs if run.status["status"] == "failed"]
+    print(write_report(folder))
+    for run in failed:
+        print(f"failed: {run.name}: {run.status['error']}", file=sys.stderr)
+    return 1 if failed or any(errors) else 0
+
+
+def _remove_if_empty(folder: Path) -> None:
+    for empty in (folder, folder.parent):
+        try:
+            empty.rmdir()
+        except OSError:
+            return
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return plain  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    from leukemia.train import main as run_main  # the module once, under its own name
+
+    run_main()

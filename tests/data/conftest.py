@@ -1,0 +1,13 @@
+"""The index of the synthetic set, with the hashes of its pixels."""
+
+import pytest
+
+from leukemia.data.index import read_index
+from leukemia.data.pixels import load_pixels
+
+
+@pytest.fixture(scope="session")
+def demo_index(demo_root):
+    index = read_index(demo_root)
+    index = index[index["label"] >= 0].reset_index(drop=True)
+    return index, load_pixels(demo_root, index["path"].tolist(), size=32, native_size=450).hashes

@@ -1,0 +1,146 @@
+"""Every picture is decoded once, and equal pictures are known as such."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from leukemia.cache import cache_dir
+from leukemia.data import pixels
+from leukemia.data.pixels import centre_crop, decode, fit, load_pixels, pixel_hash
+from leukemia.errors import InputError
+
+
+def write_cells(folder, count=4, size=40):
+    folder.mkdir(exist_ok=True)
+    noise = np.random.default_rng(len(str(folder))).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    names = [f"{number}.bmp" for number in range(count)]
+    for name, image in zip(names, noise, strict=True):
+        Image.fromarray(image).save(folder / name)
+    return names, noise
+
+
+def test_the_map_holds_each_file_resized_and_hashed(tmp_path):
+    names, noise = write_cells(tmp_path / "cells")
+    found = load_pixels(tmp_path / "cells", names, size=32)
+    assert found.images.shape == (4, 32, 32, 3)
+    for row, image in enumerate(noise):
+        np.testing.assert_array_equal(found.images[row], fit(image, 32))
+        assert found.hashes[row] == pixel_hash(image)
+
+
+def test_a_second_start_decodes_nothing(tmp_path, monkeypatch):
+    names, _ = write_cells(tmp_path / "cells")
+    first = load_pixels(tmp_path / "cells", names, size=32)
+    monkeypatch.setattr(pixels, "decode", lambda path: pytest.fail("decoded again"))
+    again = load_pixels(tmp_path / "cells", names, size=32)
+    assert again.key == first.key
+    np.testing.assert_array_equal(again.images, first.images)
+
+
+@pytest.mark.parametrize("change", ["content", "size", "resize", "order"])
+def test_the_key_names_what_was_put_in(tmp_path, change):
+    names, _ = write_cells(tmp_path / "cells")
+    before = load_pixels(tmp_path / "cells", names, size=32).key
+    size, resize = 32, "squash"
+    if change == "content":
+        Image.fromarray(np.zeros((41, 41, 3), np.uint8)).save(tmp_path / "cells" / names[0])
+    elif change == "size":
+        size = 33
+    elif change == "resize":
+        resize = "crop"
+    else:
+        names = names[::-1]
+    assert load_pixels(tmp_path / "cells", names, size, resize).key != before
+
+
+def test_two_at_once_build_one_map(tmp_path, monkeypatch):
+    names, _ = write_cells(tmp_path / "cells", count=8)
+    decoded = []
+    monkeypatch.setattr(pixels, "decode", lambda path: decoded.append(path) or decode(path))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load_pixels(tmp_path / "cells", names, size=32), range(4)))
+    assert len(decoded) == 8
+    assert len({one.key for one in found}) == 1
+
+
+def test_a_killed_writer_leaves_nothing_that_looks_whole(tmp_path):
+    names, _ = write_cells(tmp_path / "cells")
+    script = (
+        "import os, sys; from pathlib import Path; from leukemia.data import pixels\n"
+        "real = pixels.decode\n"
+        "def dying(path):\n"
+        "    if path.name == '3.bmp': os.kill(os.getpid(), 9)\n"
+        "    return real(path)\n"
+        "pixels.decode = dying\n"
+        "pixels.load_pixels(Path(sys.argv[1]), sys.argv[2:], size=32)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "cells"), *names], env=dict(os.environ)
+    )
+    assert killed.returncode == -9
+    assert list(cache_dir().glob(".pixels-*.tmp-*"))
+    found = load_pixels(tmp_path / "cells", names, size=32)
+    assert all(found.hashes)
+    assert not list(cache_dir().glob(f".pixels-{found.key}.tmp-*"))
+
+
+def test_unreadable_pictures_are_named_and_nothing_is_kept(tmp_path):
+    names, _ = write_cells(tmp_path / "cells")
+    file = tmp_path / "cells" / names[2]
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"1 of 4 pictures cannot be read .*\n.*2\.bmp"):
+        load_pixels(tmp_path / "cells", names, size=32)
+    assert not list(cache_dir().glob(".pixels-*.tmp-*"))
+
+
+def test_the_final_sets_600_is_cut_to_the_centre_450_and_then_squashed():
+    image = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(fit(image, 224, native_size=450), fit(image[75:525, 75:525], 224))
+
+
+def test_crop_keeps_the_pictures_own_scale():
+    image = np.random.default_rng(0).integers(0, 256, (450, 450, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(fit(image, 300, "crop"), image[75:375, 75:375])
+
+
+@given(height=st.integers(1, 30), width=st.integers(1, 30), size=st.integers(1, 30))
+def test_a_centre_crop_keeps_what_fits_and_pads_with_black(height, width, size):
+    image = np.full((height, width, 3), 7, dtype=np.uint8)
+    cropped = centre_crop(image, size)
+    assert cropped.shape == (size, size, 3)
+    assert (cropped == 7).all(axis=2).sum() == min(height, size) * min(width, size)
+
+
+def test_the_hash_sees_pixels_and_not_the_file(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    image.save(tmp_path / "a.bmp", dpi=(10, 10))
+    image.save(tmp_path / "b.png")
+    assert pixel_hash(decode(tmp_path / "a.bmp")) == pixel_hash(decode(tmp_path / "b.png"))
+    turned = np.ascontiguousarray(decode(tmp_path / "a.bmp").reshape(30, 20, 3))
+    assert pixel_hash(turned) != pixel_hash(decode(tmp_path / "a.bmp"))
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_a_mutated_file_is_read_or_refused_but_never_crashes(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("fuzz")
+    suffix = data.draw(st.sampled_from(["bmp", "png", "jpg", "tif"]))
+    file = folder / f"cell.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(file)
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
+    with contextlib.suppress(InputError):
+        image = decode(file)
+        assert image.dtype == np.uint8
+        assert image.shape[2] == 3

@@ -1,0 +1,110 @@
+"""Weights come from where they were asked for, and nothing is unpickled on the way."""
+
+import logging
+import pickle
+from urllib.error import URLError
+
+import pytest
+import torch
+from torchvision.models import ResNet18_Weights, resnet18
+
+from leukemia.errors import InputError
+from leukemia.models.classifier import CellClassifier
+from leukemia.models.resnet import StagedResNet
+from leukemia.models.weights import load_weights
+
+
+def assert_same_body(model: StagedResNet, state: dict[str, torch.Tensor]) -> None:
+    for name, tensor in model.net.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(tensor, state[name].to(tensor.dtype)), name
+
+
+def test_imagenet_weights_are_torchvisions_v1_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    state = resnet18().state_dict()
+    file = tmp_path / "hub" / "checkpoints" / ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
+    file.parent.mkdir(parents=True)
+    torch.save(state, file)
+    model = StagedResNet(18)
+    load_weights(model, 18, "imagenet")
+    assert_same_body(model, state)
+
+
+def test_a_failed_download_names_the_file_its_place_and_the_ways_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def no_network(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
+    with pytest.raises(InputError) as caught:
+        load_weights(StagedResNet(18), 18, "imagenet")
+    for part in (
+        "resnet18-f37072fd.pth",
+        str(tmp_path / "hub" / "checkpoints"),
+        "model.weights=PATH",
+        "=none",
+    ):
+        assert part in str(caught.value)
+
+
+def test_half_precision_with_another_head_fills_the_body_and_says_so(tmp_path, caplog):
+    state = {
+        name: t.half() if t.is_floating_point() else t
+        for name, t in resnet18(num_classes=6).state_dict().items()
+    }
+    torch.save(state, tmp_path / "half.pth")
+    model = StagedResNet(18)
+    head = model.net.fc.weight.clone()
+    with caplog.at_level(logging.INFO):
+        load_weights(model, 18, str(tmp_path / "half.pth"))
+    assert_same_body(model, state)
+    assert torch.equal(model.net.fc.weight, head)
+    assert "another size ([6, 512])" in caplog.text
+
+
+def test_a_checkpoint_of_ours_fills_the_head_too(tmp_path):
+    source = CellClassifier(depth=18, weights="none")
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "best.ckpt")
+    model = StagedResNet(18)
+    load_weights(model, 18, str(tmp_path / "best.ckpt"))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), source.net.parameters(), strict=True))
+
+
+def test_weights_of_another_depth_are_refused_with_the_keys(tmp_path):
+    torch.save(resnet18().state_dict(), tmp_path / "r18.pth")
+    with pytest.raises(InputError, match=r"missing: .*layer1.0.conv3.weight.*another depth"):
+        load_weights(StagedResNet(50), 50, str(tmp_path / "r18.pth"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04 cut short"])
+def test_a_file_that_is_no_weights_is_refused(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(InputError, match="holds no weights"):
+        load_weights(StagedResNet(18), 18, str(tmp_path / "x.pth"))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"x\.pth: no such file"):
+        load_weights(StagedResNet(18), 18, str(tmp_path / "x.pth"))
+
+
+class Payload:
+    """Unpickled as code it leaves a file behind."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return open, (str(self.file), "w")
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))]
+)
+def test_a_file_that_carries_code_is_refused_and_the_code_never_runs(tmp_path, save):
+    save({"conv1.weight": Payload(tmp_path / "executed")}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match="read safely"):
+        load_weights(StagedResNet(18), 18, str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "executed").exists()

@@ -1,0 +1,124 @@
+"""Run folders as training leaves them, with made-up predictions."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from leukemia.evaluation.metrics import better_than_majority, cell_metrics, subject_metrics
+from leukemia.runs import Run, Sweep
+
+SKILL = {"head": 0.5, "layer4": 1.0, "stem": 1.3}
+
+
+def write_run(
+    folder: Path,
+    depth: int = 18,
+    trainable_from: str = "layer4",
+    seed: int = 0,
+    fold: int = 0,
+    split: str = "official",
+    status: str = "done",
+    error: str | None = None,
+    name: str | None = None,
+    cells: int = 240,
+    epochs: int = 9,
+    skill: float | None = None,
+    subjects: bool = True,
+    leaks: int = 0,
+    classes: tuple[str, str] = ("HEM", "ALL"),
+    positive_share: float = 0.65,
+    settings: dict[str, Any] | None = None,
+) -> Run:
+    """Write a run folder. `skill` moves the logits of the classes apart; `settings` go into the model's part."""
+    run = Run(
+        folder / (name or f"depth-{depth}_from-{trainable_from}_seed-{seed}_fold-{fold}_{len(split):04x}")
+    )
+    skill = SKILL.get(trainable_from, 0.8) + depth / 200 if skill is None else skill
+    config = {
+        "seed": seed, "name": folder.name, "resume": "auto", "compile": False,
+        "data": {
+            "root": "/data/C-NMC_Leukemia", "split": split, "fold": fold, "num_folds": 5, "split_seed": 0,
+            "image_size": 224, "resize": "squash", "batch_size": 32, "positive": None, "augment": "none",
+        },
+        "model": {
+            "depth": depth, "trainable_from": trainable_from, "unfreeze": None, "weights": "imagenet",
+            "lr": 0.0001, "stage_lr": None, "optimizer": "adam", "weight_decay": 0.0, "schedule": "none",
+            "warmup_epochs": 0, "class_weights": "none", **(settings or {}),
+        },
+        "trainer": {
+            "max_epochs": 30, "accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "32-true",
+        },
+        "callbacks": {"early_stopping": {"patience": 5, "monitor": "val/loss"}},
+    }  # fmt: skip
+    run.write_config(config)
+    run.write_json("status.json", {
+        "status": status, "error": error, "started": "2026-01-01T10:00:00", "finished": "2026-01-01T10:03:05",
+        "seconds": 185.2, "versions": {"python": "3.11.9", "torch": "2.10.0"}, "machine": "2 cores, no GPU",
+    })  # fmt: skip
+    random = np.random.default_rng([depth, seed, fold, len(trainable_from)])
+    if status != "failed":
+        run.write_table("history.csv", _history(random, skill, epochs))
+    if status == "done":
+        table = _predictions(random, cells, skill, subjects, positive_share)
+        side = "val" if split == "official" else "test"
+        run.write_table("predictions.csv", table.assign(side=side))
+        metrics = cell_metrics(table)
+        run.write_json("metrics.json", metrics | {
+            "side": side, "epoch_chosen_here": side == "val", "best_epoch": min(4, epochs),
+            "better_than_majority": better_than_majority(table), "train_accuracy": 0.91,
+            "train_val_gap": 0.91 - metrics["accuracy"], "leaks": leaks, "classes": list(classes),
+            "subjects": subject_metrics(table),
+        })  # fmt: skip
+    return run
+
+
+def _predictions(
+    random: np.random.Generator, cells: int, skill: float, subjects: bool, share: float
+) -> pd.DataFrame:
+    subject = random.integers(0, 12, cells)
+    label = (subject < 12 * share).astype(int)
+    logit = skill * (2 * label - 1) + random.normal(0, 0.3, 12)[subject] + random.normal(0, 1.2, cells)
+    return pd.DataFrame({
+        "path": [f"cell_{number}.bmp" for number in range(cells)],
+        "subject": [f"S{number}" for number in subject] if subjects else None,
+        "label": label,
+        "logit": logit,
+        "probability": 1 / (1 + np.exp(-logit)),
+    })  # fmt: skip
+
+
+def _history(random: np.random.Generator, skill: float, epochs: int) -> pd.DataFrame:
+    epoch = np.arange(1, epochs + 1)
+    noise = random.normal(0, 0.01, (4, epochs))
+    return pd.DataFrame({
+        "epoch": epoch,
+        "lr": 1e-4,
+        "train/loss": 0.7 * np.exp(-epoch / 6) + noise[0],
+        "train/accuracy": 1 - 0.4 * np.exp(-epoch / 5) + noise[1],
+        "val/loss": 0.65 - 0.1 * skill + 0.01 * (epoch - 4) ** 2 / 4 + noise[2],
+        "val/accuracy": 0.62 + 0.12 * skill * (1 - np.exp(-epoch / 2)) + noise[3],
+        "val/auroc": np.nan,
+    })  # fmt: skip
+
+
+def write_sweep(folder: Path, seeds: int = 2, **settings: Any) -> Sweep:
+    """The seed study's grid: two depths by three policies, with some seeds."""
+    for depth in (18, 50):
+        for stage in ("head", "layer4", "stem"):
+            for seed in range(seeds):
+                write_run(folder, depth=depth, trainable_from=stage, seed=seed, **settings)
+    return Sweep(folder)
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., Run]:
+    return write_run
+
+
+@pytest.fixture(scope="session")
+def make_sweep() -> Callable[..., Sweep]:
+    return write_sweep
