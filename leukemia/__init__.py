@@ -21,7 +21,6 @@ _HOMES = {
     "predictions_table": "leukemia.predict",
     "read_index": "leukemia.data.index",
     "subject_metrics": "leukemia.evaluation.metrics",
-    "train": "leukemia.train",
     "write_demo": "leukemia.data.demo",
     "write_report": "leukemia.reporting.html",
 }

@@ -49,16 +49,13 @@ def build(config: DictConfig, **arguments: Any) -> Any:
         InputError: for another target, an unknown argument, or a value that the constructor refuses.
     """
     target = str(config.get("_target_", ""))
-    if not target.startswith(ALLOWED):
-        raise InputError(
-            f"_target_={target} is not built: only {', '.join(name + '*' for name in ALLOWED)} are"
-        )
-    known = inspect.signature(hydra.utils.get_class(target)).parameters
+    constructor = _allowed_class(target)
+    known = inspect.signature(constructor).parameters
     for key in map(str, config):
         if key != "_target_" and key not in known and "kwargs" not in known:
             raise InputError(f"{target} has no setting {key}{_did_you_mean(key, list(known))}")
     try:
-        return hydra.utils.instantiate(config, **arguments, _convert_="all")
+        return hydra.utils.instantiate(config, **arguments, _convert_="all", _recursive_=False)
     except hydra.errors.InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
@@ -135,6 +132,22 @@ def slug(overrides: Sequence[str]) -> str:
 def monitor_mode(monitor: str) -> str:
     """Whether a monitored figure is better when small or when large."""
     return "min" if monitor.endswith("loss") else "max"
+
+
+def _allowed_class(target: str) -> type:
+    """The class of that name, if it is defined, and not merely reachable, where things may be built from."""
+    refusal = (
+        f"_target_={target} is not built: only classes of {', '.join(name + '*' for name in ALLOWED)} are"
+    )
+    if not target.startswith(ALLOWED):
+        raise InputError(refusal)
+    try:
+        found = hydra.utils.get_class(target)
+    except (ImportError, AttributeError, ValueError):
+        raise InputError(refusal) from None
+    if not f"{found.__module__}.".startswith(ALLOWED):
+        raise InputError(refusal)
+    return found
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

@@ -5,6 +5,7 @@ to open, and a notebook can read a run without Hydra, Lightning or a GPU.
 """
 
 import csv
+import io
 import json
 import logging
 import os
@@ -79,7 +80,7 @@ class Run:
 
         Read afresh each time, for it changes while the run goes on.
         """
-        return self._json("status.json")
+        return {"status": "failed", "error": "status.json names no status"} | self._json("status.json")
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -111,20 +112,25 @@ class Run:
 
     def _text(self, name: str) -> str:
         try:
-            return (self.folder / name).read_text()
+            return (self.folder / name).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.folder} has no {name}: is it the folder of a finished run?") from None
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            return json.loads(self._text(name))
+            value = json.loads(self._text(name))
         except json.JSONDecodeError as error:
             raise InputError(f"{self.folder / name} is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise InputError(f"{self.folder / name} holds no JSON object")
+        return value
 
     def _table(self, name: str) -> pd.DataFrame:
-        self._text(name)
         strings = {"path": str, "subject": str, "group": str, "side": str, "pixel_hash": str}
-        return pd.read_csv(self.folder / name, dtype=strings)
+        try:
+            return pd.read_csv(io.StringIO(self._text(name)), dtype=strings)
+        except ValueError as error:  # pandas' own errors of an empty or broken csv are of this kind
+            raise InputError(f"{self.folder / name} is no table: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -244,7 +250,7 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another output folder") from None
     try:
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

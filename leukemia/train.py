@@ -131,9 +131,9 @@ def _task(config: DictConfig) -> None:
 def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
     callbacks: list[pl.Callback] = [HistoryFile(run), Pictures()]
     for name, node in config.callbacks.items():
-        places = {"dirpath": str(run.folder / "checkpoints")} if name == "checkpoint" else {}
         if node is not None and (name != "progress" or sys.stderr.isatty()):
-            callbacks.append(build(node, **places))
+            of_checkpoint = {"dirpath": str(run.best_checkpoint.parent)} if name in ("best", "last") else {}
+            callbacks.append(build(node, **of_checkpoint))
     logger = build(config.logger, save_dir=str(run.folder)) if config.logger else False
     shown = {"enable_progress_bar": "progress" in config.callbacks and sys.stderr.isatty()}
     return build(

@@ -1,10 +1,12 @@
 """What the tests share: a cache of their own, a small synthetic set, and the real samples where they lie."""
 
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 
-
+torch.set_num_threads(1)  # tiny networks; threads would wait for each other
 ROOT = Path(__file__).parents[1]
 
 
@@ -14,6 +16,7 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("LEUKEMIA_CACHE", str(folder))
+        patch.setenv("OMP_NUM_THREADS", "1")  # of the processes that tests start
         yield folder
 
 
@@ -32,3 +35,43 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared is not there")
     return folder
+
+
+SMALL = (  # a run of seconds
+    "model.weights=none",
+    "data.image_size=32",
+    "data.batch_size=16",
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_epochs=2",
+)
+
+
+@pytest.fixture
+def small(demo_root) -> list[str]:
+    """Overrides of a run of seconds on the synthetic set."""
+    return [f"data.root={demo_root}", *SMALL]
+
+
+@pytest.fixture
+def leukemia_train(monkeypatch, capfd):
+    """The command `leukemia-train`, in this process: call it with overrides, get (exit code, stdout, stderr)."""
+    from leukemia.config import SweepWatch
+    from leukemia.train import main
+
+    def call(*overrides: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["leukemia-train", *map(str, overrides)])
+        monkeypatch.setattr(SweepWatch, "folder", None)
+        monkeypatch.setattr(SweepWatch, "ended", [])
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return (code, *capfd.readouterr())
+
+    return call

@@ -25,9 +25,9 @@ class Traits:
 
 # Tuned to the real cells: ALL about 30 % larger with area alone at AUROC 0.7 to 0.8 between subjects, and a
 # stain that varies more between subjects than within.
-CLASS_SHIFT = Traits(size=0.5, outline=0.7, texture=1.1)  # ALL above the middle, HEM as far below
-SUBJECT_SPREAD = Traits(size=0.7, outline=0.4, texture=0.5, red=1.0, blue=1.0, light=1.0)
-CELL_SPREAD = Traits(size=0.7, outline=0.9, texture=0.8, red=0.6, blue=0.6, light=0.7)
+CLASS_SHIFT = Traits(size=0.5, outline=0.9, texture=1.2)  # ALL above the middle, HEM as far below
+SUBJECT_SPREAD = Traits(size=0.7, outline=0.4, texture=0.4, red=1.0, blue=1.0, light=1.0)
+CELL_SPREAD = Traits(size=0.7, outline=0.8, texture=0.7, red=0.6, blue=0.6, light=0.7)
 
 
 def draw_cell(traits: Traits, rng: np.random.Generator, size: int = 450) -> np.ndarray:
@@ -41,7 +41,7 @@ def draw_cell(traits: Traits, rng: np.random.Generator, size: int = 450) -> np.n
     radius = 0.228 * np.exp(
         0.13 * np.clip(traits.size, -2.8, 2.8)
     )  # lengths are shares of the picture's width
-    outline = _outline(radius, np.exp(0.45 * np.clip(traits.outline, -3, 3)), rng)
+    outline = _outline(radius, np.exp(0.55 * np.clip(traits.outline, -2.5, 2.5)), rng)
     # Only a box around the cell is drawn, and what is smooth in it at half the resolution.
     box = min(-(-int(size * (2 * outline.max() + 0.02)) // 16) * 16, size // 2 * 2)
     axis = (np.arange(box // 2, dtype=np.float32) + 0.5) * np.float32(2 / size) - np.float32(box / size / 2)
@@ -83,7 +83,7 @@ def _outline(radius: float, irregular: float, rng: np.random.Generator) -> np.nd
     """The radius at each angle, (ANGLES,): an oval with waves and, now and then, a notch."""
     theta = np.arange(ANGLES) * (2 * np.pi / ANGLES)
     wave = np.arange(2, 10)
-    height = 0.075 * rng.standard_normal(8) / (wave - 1) ** 1.25
+    height = 0.065 * rng.standard_normal(8) / (wave - 1) ** 1.25
     height[1:] *= irregular
     shape = 1 + height @ np.cos(wave[:, None] * theta + rng.uniform(0, 2 * np.pi, (8, 1)))
     for _ in range(min(rng.poisson(0.5 * irregular), 4)):
@@ -100,7 +100,7 @@ def _fields(side: int, step: float, texture: float, rng: np.random.Generator) ->
     """
     noise = np.fft.rfft2(rng.standard_normal((3, side, side), dtype=np.float32))
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)).astype(np.float32) * 225 / step
-    waves = 14.0 * np.exp(0.4 * np.clip(texture, -3, 3))  # across a picture: finer where texture is higher
+    waves = 13.0 * np.exp(0.55 * np.clip(texture, -3, 3))  # across a picture: finer where texture is higher
     noise[0] *= frequency / (frequency + 4) / (1 + (frequency / waves) ** 2) ** 1.25
     noise[1] *= np.exp(-((frequency / 6) ** 2))
     noise[2] *= frequency / (1 + (frequency / 25) ** 3)
@@ -113,17 +113,17 @@ def _chromatin(grain: np.ndarray, texture: float) -> np.ndarray:
     """Its brightness: even with pale spots where texture is high, dense dark clumps where it is low."""
     clumped = 1 / (1 + np.exp(1.5 * texture))
     clumps = np.tanh(1.5 * grain + 0.5)
-    return (5.4 + 0.8 * clumped) * ((1 - clumped) * grain + clumped * clumps) + 6 * np.maximum(grain - 1.2, 0)
+    return (6.4 - 0.4 * clumped) * ((1 - clumped) * grain + clumped * clumps) + 8 * np.maximum(grain - 1.2, 0)
 
 
 def _nucleoli(
     x: np.ndarray, y: np.ndarray, radius: float, texture: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Pale round spots in open chromatin, none to four."""
+    """Pale round spots in open chromatin, none to five."""
     spots = np.zeros_like(x)
-    for _ in range(min(rng.poisson(0.8 * np.exp(0.7 * texture)), 4)):
+    for _ in range(min(rng.poisson(0.8 * np.exp(0.8 * texture)), 5)):
         across, down = rng.uniform(-0.55, 0.55, 2) * radius
-        width = rng.uniform(0.012, 0.026)
+        width = rng.uniform(0.012, 0.032)
         spots += rng.uniform(10, 30) * np.exp(-((x - across) ** 2 + (y - down) ** 2) / width**2)
     return spots
 

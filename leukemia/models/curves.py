@@ -25,7 +25,7 @@ class Curves(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loss = MeanMetric()
+        self.loss = MeanMetric(nan_strategy="disable")  # by default it leaves out what is no number
         self.auroc = BinaryAUROC()
         self.confusion = BinaryConfusionMatrix()
         self.decisions = MetricCollection(

@@ -163,7 +163,7 @@ def _confusion(title: str, runs: pd.DataFrame, counts: np.ndarray) -> Figure:
     names = (
         [drawing.plain(words.short(name)) for name in names] if len(names) == 2 else ["negative", "positive"]
     )
-    figure = drawing.new_figure(2.7, 2.75)
+    figure = drawing.new_figure(2.9, 2.9)
     ax = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ax.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", lw=2)
@@ -177,7 +177,7 @@ def _confusion(title: str, runs: pd.DataFrame, counts: np.ndarray) -> Figure:
     ax.tick_params(length=0)
     ax.invert_yaxis()
     ax.spines[:].set_visible(False)
-    title += f" (sum of {len(runs)} runs)" if len(runs) > 1 else ""
+    title += f" ({len(runs)} runs)" if len(runs) > 1 else ""
     drawing.set_title(figure, ax, title, words.marks(runs))
     return figure
 

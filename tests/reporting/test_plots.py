@@ -91,7 +91,7 @@ def test_confusion_matrices_sum_over_the_runs_of_a_setting(sweep: Sweep) -> None
         for called in (0, 1):
             count = ((both["label"] == true) & ((both["logit"] >= 0) == called)).sum()
             assert f" {count} " in f" {texts(figures[0])} "
-    assert "(sum of 2" in texts(figures[0])
+    assert "(2 runs)" in texts(figures[0])
     assert "HEM" in texts(figures[0])
 
 

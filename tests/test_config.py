@@ -1,0 +1,96 @@
+"""Composing and building: near names for typing errors, nothing built that is not allowed, readable slugs."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from leukemia.config import build, compose, resolve_auto, slug
+from leukemia.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("override", "near"),
+    [
+        ("model.dpeth=18", "model.depth"),
+        ("model.trainable=head", "model.trainable_from"),
+        ("data.rot=x", "data.root"),
+        ("max_epochs=3", "trainer.max_epochs"),
+        ("trainer=gpuu", "gpu"),
+        ("data=cmnc", "cnmc"),
+        ("experiment=papers", "paper"),
+    ],
+)
+def test_a_mistyped_override_names_the_near_ones(override, near):
+    with pytest.raises(InputError, match=near):
+        compose([override])
+
+
+def test_build_refuses_what_is_not_allowed_by_name():
+    with pytest.raises(InputError, match=r"_target_=os\.system"):
+        build(OmegaConf.create({"_target_": "os.system", "command": "true"}))
+
+
+@pytest.mark.parametrize(
+    "target", ["leukemia.data.demo.shutil.rmtree", "torch.serialization.os.system", "leukemia.runs.Path"]
+)
+def test_build_refuses_what_only_passes_through_an_allowed_module(target):
+    with pytest.raises(InputError):
+        build(OmegaConf.create({"_target_": target}))
+
+
+def test_build_refuses_an_unknown_argument_with_the_near_ones():
+    with pytest.raises(InputError, match=r"has no setting dept; did you mean depth"):
+        build(OmegaConf.create({"_target_": "leukemia.models.classifier.CellClassifier", "dept": 18}))
+
+
+def test_a_constructors_refusal_comes_through_as_it_is():
+    with pytest.raises(InputError, match=r"^model\.depth=20 is unknown"):
+        build(compose(["model.depth=20", "model.weights=none"]).model)
+
+
+def test_a_figure_that_does_not_exist_cannot_be_monitored():
+    with pytest.raises(InputError, match=r"val/acc does not exist: use one of val/loss, val/accuracy"):
+        resolve_auto(compose(["callbacks.early_stopping.monitor=val/acc"]))
+
+
+@pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/auroc", "max")])
+def test_the_direction_follows_from_the_monitored_figure(monitor, mode):
+    callbacks = compose([f"callbacks.early_stopping.monitor={monitor}"]).callbacks
+    assert callbacks.early_stopping.mode == callbacks.best.mode == mode
+    assert callbacks.best.monitor == monitor
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match=r"no CUDA device: use trainer=cpu"):
+        resolve_auto(compose(["trainer=gpu"]))
+
+
+def test_auto_is_written_down_as_what_it_chose():
+    trainer = resolve_auto(compose()).trainer
+    assert trainer.accelerator in ("cpu", "cuda", "mps")
+    assert trainer.precision in ("bf16-mixed", "32-true")
+
+
+words = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=","), min_size=1, max_size=40
+)
+
+
+@given(values=st.dictionaries(st.sampled_from(["model.depth", "data.fold", "model.weights", "x"]), words))
+def test_a_slug_is_a_plain_short_folder_name(values):
+    name = slug([f"{key}={value}" for key, value in values.items()])
+    assert len(name) < 100
+    assert not set(name) & set("=/\\ \"'$(){}[]:*?<>|")
+    assert not name.startswith((".", "-"))
+
+
+def test_a_slug_leaves_out_what_does_not_change_the_result_and_keeps_the_rest():
+    plain = slug(["model.depth=18", "seed=1"])
+    assert plain == slug(
+        ["seed=1", "model.depth=18", "data.root=/x", "name=y", "trainer=gpu", "resume=never"]
+    )
+    assert plain.startswith("depth-18_seed-1-")
+    assert len({slug([f"seed={seed}"]) for seed in range(50)}) == 50
+    assert slug(["model.depth=18", "model.depth=50"]) == slug(["model.depth=50"])
