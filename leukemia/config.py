@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import hydra.utils
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.errors import OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -69,7 +70,7 @@ def resolve_auto(config: DictConfig) -> DictConfig:
     """A copy with every hardware `auto` replaced by what this machine offers.
 
     Raises:
-        InputError: for a GPU that is not there, or a monitored figure that does not exist.
+        InputError: for a GPU that is not there, a monitored figure that does not exist, or a number out of range.
     """
     import torch
 
@@ -77,6 +78,10 @@ def resolve_auto(config: DictConfig) -> DictConfig:
     from leukemia.models.precision import resolve_precision
 
     config = config.copy()
+    for key, least in (("seed", 0), ("trainer.max_epochs", 1), ("callbacks.early_stopping.patience", 0)):
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, int) or value < least:
+            raise InputError(f"{key}={value} is out of range: use a whole number from {least} up")
     trainer, monitor = config.trainer, config.callbacks.early_stopping.monitor
     if monitor not in side_names("val"):
         raise InputError(
@@ -99,6 +104,9 @@ def resolve_auto(config: DictConfig) -> DictConfig:
 def explain(error: Exception) -> str:
     """Hydra's message on one line, with the nearest names where an override names what is not there."""
     text = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        reason = text.partition(" See ")[0]
+        return f"{error.override} cannot be read as an override ({reason}); quote it, as 'KEY=\"VALUE\"'"
     found = re.search(r"Could not override '([^']+)'", text)
     if not found:
         return text

@@ -251,7 +251,9 @@ def _end_sweep(folder: Path) -> int:
         for run_folder, _ in SweepWatch.ended:
             if {path.name for path in run_folder.iterdir()} == {"config.yaml", "status.json"}:
                 shutil.rmtree(run_folder)
-        _remove_if_empty(folder)
+        if {path.name for path in folder.iterdir()} == {"multirun.yaml"}:  # Hydra's, about nothing
+            (folder / "multirun.yaml").unlink()
+            _remove_if_empty(folder)
         raise InputError("; ".join(dict.fromkeys(map(str, errors))))
     failed = [run for run in Sweep(folder).runs if run.status["status"] == "failed"]
     print(write_report(folder))

@@ -1,0 +1,164 @@
+"""The command as a user gives it: a sweep to its report, bad input to one message, two processes to one result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from leukemia.runs import Run, Sweep
+
+
+def test_a_sweep_skips_what_is_done_survives_a_failure_and_ends_in_a_report(leukemia_train, small, tmp_path):
+    sweep = [*small, "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep", "model.trainable_from=head"]
+    code, out, err = leukemia_train("-m", *sweep, "model.depth=18,20", "seed=0,1")
+    assert code == 1
+    assert err.count("failed:") == 2
+    assert "model.depth=20 is unknown" in err
+    assert "Traceback" not in err
+    states = {run.name: run.status["status"] for run in Sweep(tmp_path / "sweep").runs}
+    assert sorted(states.values()) == ["done", "done", "failed", "failed"]
+    assert all("=" not in name for name in states)
+    for name in ("results.csv", "results.md", "report.html"):
+        assert (tmp_path / "sweep" / name).is_file()
+    assert str(tmp_path / "sweep" / "report.html") in out.splitlines()[-1]
+
+    done = Sweep(tmp_path / "sweep").with_status("done")
+    before = [run.last_checkpoint.stat().st_mtime_ns for run in done]
+    code, out, _ = leukemia_train("-m", *sweep, "model.depth=18", "seed=0,1,2")
+    assert code == 1  # the folder still holds the runs that failed
+    assert out.count("is done already") == 2
+    assert [run.last_checkpoint.stat().st_mtime_ns for run in done] == before
+    assert len(pd.read_csv(tmp_path / "sweep" / "results.csv")) == 5
+
+
+def test_the_paper_experiment_runs_the_grid(leukemia_train, small, tmp_path):
+    code, _, err = leukemia_train(
+        "-m", "experiment=paper", *small, "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/p"
+    )
+    assert code == 0, err
+    results = pd.read_csv(tmp_path / "p" / "results.csv")
+    grid = set(zip(results["depth"], results["trainable_from"], strict=True))
+    assert grid == {(depth, stage) for depth in (18, 50) for stage in ("head", "layer4", "stem")}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["data.root=no/such/folder"], "no such folder"),
+        (["model.depth=20"], "18, 34, 50, 101, 152"),
+        (["model.trainable_from=layer5"], "layer5 is no stage"),
+        (["data.split=subject_kfold", "data.fold=7"], "use 0 to 4"),
+        (["model.dpeth=18"], "model.depth"),
+        (["callbacks.early_stopping.monitor=val/acc"], "val/accuracy"),
+        (["model.weights=README.md"], "README.md"),
+        (["trainer=gpu"], "trainer=cpu"),
+        (["trainer.max_epochs=many"], "max_epochs"),
+        (["hydra.run.dir=/dev/null/run"], "/dev/null"),
+        (["resume=maybe"], "auto, never, restart"),
+        (["model.lr=[1"], "model.lr"),
+        (["data.augment=some"], "none, views, full"),
+        (["data.root=null"], "data.root=DIR"),
+        (["data=demo", "data.root=null", "data.demo_images=3"], "images"),
+    ],
+)
+def test_bad_input_ends_in_one_message_and_exit_2_with_nothing_left_behind(
+    leukemia_train, small, tmp_path, monkeypatch, overrides, named
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, out, err = leukemia_train(*small, *overrides)
+    assert code == 2
+    assert named in err
+    assert "Traceback" not in out + err
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_sweep_of_nothing_but_bad_input_is_refused_whole(leukemia_train, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = leukemia_train("-m", *small, "data.root=nowhere", "model.depth=18,50")
+    assert code == 2
+    assert err.strip().splitlines()[-1].count("nowhere: no such folder") == 1
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_truncated_picture_is_named(leukemia_train, small, demo_root, tmp_path):
+    import shutil
+
+    shutil.copytree(demo_root, tmp_path / "set")
+    file = next((tmp_path / "set").rglob("UID_*_all.bmp"))
+    file.write_bytes(file.read_bytes()[:1000])
+    code, _, err = leukemia_train(*small, f"data.root={tmp_path}/set", f"hydra.run.dir={tmp_path}/run")
+    assert code == 2
+    assert file.name in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_that_asks_for_several_devices_is_refused_with_the_remedy(leukemia_train, small, tmp_path):
+    sweep = [
+        *small,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "seed=0,1",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+    ]
+    code, _, err = leukemia_train("-m", *sweep)
+    assert code == 2
+    assert "a launcher that gives each job a device" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_an_interrupted_run_that_goes_on(leukemia_train, small, tmp_path, number, code):
+    overrides = [*small, "trainer.max_epochs=3", f"hydra.run.dir={tmp_path}/run"]
+    slow = (
+        "import time; from leukemia import CellClassifier; from leukemia.train import main\n"
+        "step = CellClassifier.training_step\n"
+        "def slow(self, batch, number):\n"
+        "    if self.current_epoch == 1: print('now', flush=True); time.sleep(60)\n"
+        "    return step(self, batch, number)\n"
+        "CellClassifier.training_step = slow; main()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", slow, *overrides], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("now"):
+            break
+    process.send_signal(number)
+    assert process.wait(30) == code
+    process.stdout.close()
+    run = Run(tmp_path / "run")
+    assert run.status["status"] == "interrupted"
+    assert leukemia_train(*overrides)[0] == 0
+    assert Run(tmp_path / "run").history["epoch"].tolist() == [1, 2, 3]
+
+
+def test_two_processes_train_a_head_as_one_does_and_score_every_cell_once(small, tmp_path):
+    common = [*small, "model.trainable_from=head", "data.split=subject_kfold"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, extra in (
+        (one, ["data.batch_size=16"]),
+        (two, ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=8"]),
+    ):
+        command = [sys.executable, "-m", "leukemia.train", *common, *extra, f"hydra.run.dir={folder}"]
+        done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=250)
+        assert done.returncode == 0, done.stderr
+    first, second = Run(one), Run(two)
+    assert second.config["trainer"]["devices"] == 2
+    assert sorted(second.predictions["path"]) == sorted(first.predictions["path"])
+    assert not second.predictions["path"].duplicated().any()
+    assert (first.cells["side"] == "train").sum() % 2 == 0  # so that no cell fills up a batch
+    head = "net.net.fc.weight"
+    weights = [
+        torch.load(run.last_checkpoint, weights_only=True)["state_dict"][head] for run in (first, second)
+    ]
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
+    pd.testing.assert_frame_equal(first.history, second.history, atol=1e-4)
+    np.testing.assert_allclose(first.predictions["logit"], second.predictions["logit"], atol=1e-4)
+    for name in ("accuracy", "auroc", "loss", "train_accuracy", "n_images"):
+        assert first.metrics[name] == pytest.approx(second.metrics[name], abs=1e-4), name
+    assert json.loads((two / "status.json").read_text())["status"] == "done"
