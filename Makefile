@@ -21,7 +21,7 @@ demo: setup  ## the depth x freezing grid on a synthetic set, to a report
 	$(BIN)/python -m leukemia.train --multirun experiment=demo
 
 test: setup  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .
