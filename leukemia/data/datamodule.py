@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 
-from leukemia.cache import cache_dir
+from leukemia.cache import cached_folder
 from leukemia.data.batches import Batch, Batches
 from leukemia.data.cells import read_cells
 from leukemia.data.index import CLASSES, read_index
@@ -74,11 +74,19 @@ class CellDataModule(pl.LightningDataModule):
         if root is None and not demo_images:
             raise InputError("data.root is not given: name the data folder with data.root=DIR")
         self.save_hyperparameters(logger=False)
-        self.root = Path(root).expanduser() if root is not None else cache_dir() / f"demo-{demo_images}"
+        self.given_root = root
         self.layout, self.split, self.fold, self.num_folds = layout, split, fold, num_folds
         self.split_seed, self.image_size, self.resize = split_seed, image_size, resize
         self.batch_size, self.positive, self.augment = batch_size, positive, augment
         self.seed, self.demo_images, self.max_gb = seed, demo_images, max_gb
+
+    @cached_property
+    def root(self) -> Path:
+        """The data folder or manifest; the synthetic set is written when it is first asked for."""
+        if self.given_root is not None:
+            return Path(self.given_root).expanduser()
+        images = self.demo_images
+        return cached_folder(f"demo-{images}", lambda folder: _write_demo(folder, images), self.max_gb)
 
     @cached_property
     def index(self) -> pd.DataFrame:
@@ -131,11 +139,7 @@ class CellDataModule(pl.LightningDataModule):
         return f"{text}\nWARNING: this split leaks: {why}"
 
     def prepare_data(self) -> None:
-        """Write the demo set where it is asked for, and decode every picture into the cache."""
-        if self.demo_images and not self.root.exists():
-            from leukemia.data.demo import write_demo
-
-            write_demo(self.root, images=self.demo_images)
+        """Decode every picture into the cache, where it does not lie there already."""
         assert len(self.pixels.images) == len(self.index)
 
     def setup(self, stage: str | None = None) -> None:
@@ -182,6 +186,12 @@ class CellDataModule(pl.LightningDataModule):
         else:
             index, classes = read_cells(self.root, self.positive)
         return index[index["label"] >= 0].reset_index(drop=True), classes
+
+
+def _write_demo(folder: Path, images: int) -> None:
+    from leukemia.data.demo import write_demo
+
+    write_demo(folder / "C-NMC_Leukemia", images=images)
 
 
 def _one_of(key: str, value: Any, known: tuple[str, ...]) -> None:

@@ -63,10 +63,12 @@ def write_demo(
         root.
 
     Raises:
-        InputError: if root holds something or cannot be written, or if images or size is out of range.
+        InputError: if root holds something or cannot be written, or if images, seed or size is out of range.
     """
     if size < SMALLEST:
         raise InputError(f"{size} pixels are too few for a cell: take at least {SMALLEST} (C-NMC has 450)")
+    if seed < 0:
+        raise InputError(f"seed={seed}: a seed is 0 or more")
     cells = plan(images, seed) if structure is None else structure
     target = Path(root).expanduser().resolve()
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -78,7 +80,7 @@ def write_demo(
         os.replace(partial, target)
     except OSError as error:
         raise InputError(
-            f"{root}: the set cannot be written ({error.strerror}): give another folder"
+            f"{root}: the set cannot be written ({error.strerror or error}): give another folder"
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -197,7 +199,7 @@ def _write_labels(folder: Path, prelim: pd.DataFrame) -> None:
     labels = pd.DataFrame(
         {
             "Patient_ID": prelim["name"],
-            "new_names": prelim["path"].str.rpartition("/")[2],
+            "new_names": prelim["path"].str.replace(r".*/", "", regex=True),
             "labels": prelim["label"],
         }
     ).sort_values("new_names", key=lambda names: names.str.removesuffix(".bmp").astype(int))

@@ -25,7 +25,7 @@ class Traits:
 
 # Tuned to the real cells: ALL about 30 % larger with area alone at AUROC 0.7 to 0.8 between subjects, and a
 # stain that varies more between subjects than within.
-CLASS_SHIFT = Traits(size=0.5, outline=0.9, texture=1.0)  # ALL above the middle, HEM as far below
+CLASS_SHIFT = Traits(size=0.5, outline=0.8, texture=1.0)  # ALL above the middle, HEM as far below
 SUBJECT_SPREAD = Traits(size=0.7, outline=0.4, texture=0.5, red=0.8, blue=0.8, light=0.8)
 CELL_SPREAD = Traits(size=0.7, outline=0.8, texture=0.75, red=0.6, blue=0.6, light=0.7)
 
@@ -38,9 +38,8 @@ def draw_cell(traits: Traits, rng: np.random.Generator, size: int = 450) -> np.n
         rng: gives what the traits leave open; equal generators draw equal cells.
         size: of the picture, in pixels. The cell scales with it.
     """
-    radius = 0.228 * np.exp(
-        0.13 * np.clip(traits.size, -2.8, 2.8)
-    )  # lengths are shares of the picture's width
+    # Lengths are shares of the picture's width.
+    radius = 0.228 * np.exp(0.13 * np.clip(traits.size, -2.8, 2.8))
     outline = _outline(radius, np.exp(0.55 * np.clip(traits.outline, -2.5, 2.5)), rng)
     # Only a box around the cell is drawn, and what is smooth in it at half the resolution.
     box = min(-(-int(size * (2 * outline.max() + 0.02)) // 16) * 16, size // 2 * 2)
@@ -51,10 +50,8 @@ def draw_cell(traits: Traits, rng: np.random.Generator, size: int = 450) -> np.n
 
     grain, shade, ragged = _fields(len(axis), 450 / size, traits.texture, rng)
     light = _chromatin(grain, traits.texture) + 4.0 * shade + _nucleoli(x, y, radius, traits.texture, rng)
-    lopsided = (1 + np.cos((np.arange(ANGLES) - rng.integers(ANGLES)) * (2 * np.pi / ANGLES))).astype(
-        np.float32
-    )
-    cytoplasm = (0.007 + 0.004 * rng.gamma(1.5) * lopsided)[angle]
+    lopsided = 1 + np.cos((np.arange(ANGLES) - rng.integers(ANGLES)) * (2 * np.pi / ANGLES))
+    cytoplasm = (0.007 + 0.004 * rng.gamma(1.5) * lopsided).astype(np.float32)[angle]
     rim = np.exp(-np.maximum(depth, 0) / cytoplasm)
     edge = np.minimum(depth + 0.0011 * ragged, _cut(x, y, radius, rng))
 
@@ -83,7 +80,7 @@ def _outline(radius: float, irregular: float, rng: np.random.Generator) -> np.nd
     """The radius at each angle, (ANGLES,): an oval with waves and, now and then, a notch."""
     theta = np.arange(ANGLES) * (2 * np.pi / ANGLES)
     wave = np.arange(2, 10)
-    height = 0.065 * rng.standard_normal(8) / (wave - 1) ** 1.25
+    height = 0.07 * rng.standard_normal(8) / (wave - 1) ** 1.5
     height[1:] *= irregular
     shape = 1 + height @ np.cos(wave[:, None] * theta + rng.uniform(0, 2 * np.pi, (8, 1)))
     for _ in range(min(rng.poisson(0.5 * irregular), 4)):
@@ -112,7 +109,7 @@ def _fields(side: int, step: float, texture: float, rng: np.random.Generator) ->
 def _chromatin(grain: np.ndarray, texture: float) -> np.ndarray:
     """Its brightness: even with pale spots where texture is high, dense dark clumps where it is low."""
     clumped = 1 / (1 + np.exp(1.5 * texture))
-    clumps = np.tanh(1.5 * grain + 0.5) - 1
+    clumps = np.tanh(1.2 * grain + 0.4) - 1
     spots = grain + 2 * np.maximum(grain - 1.2, 0)
     return (4 + 7 * clumped) * ((1 - clumped) * spots + clumped * clumps)
 
