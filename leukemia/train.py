@@ -48,6 +48,7 @@ def main() -> None:
     warnings.filterwarnings(
         "ignore", "The number of training batches .* is smaller than the logging interval"
     )
+    warnings.filterwarnings("ignore", "GPU available but not used")  # by trainer=cpu
     warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # frozen stages are
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     with exit_readably():
@@ -57,6 +58,9 @@ def main() -> None:
             raise InputError(explain(error)) from None
         if SweepWatch.folder is not None:
             sys.exit(_end_sweep(SweepWatch.folder))
+        for _, failure in SweepWatch.ended:
+            if failure is not None:
+                raise failure
 
 
 def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
@@ -105,10 +109,11 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")
 def _task(config: DictConfig) -> None:
-    """One job of Hydra's. In a sweep a failure is written down and the other runs go on."""
+    """One job of Hydra's. What fails is kept for `main`, so that a sweep goes on and Hydra adds no words of its own."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
+    failure = None
     try:
         if sweeping and (config.trainer.get("strategy") or config.trainer.num_nodes > 1):
             raise InputError(
@@ -116,16 +121,16 @@ def _task(config: DictConfig) -> None:
                 "launcher that gives each job a device, or run trainer=ddp without -m"
             )
         train(config, folder, skip_done=sweeping)
-        SweepWatch.ended.append((folder, None))
     except Exception as error:
-        if not sweeping:
+        failure = error
+        if sweeping:
+            _write_failure(Run(folder), config, error)
+            log.error("%s failed: %s", folder.name, error)
+            if not isinstance(error, InputError):
+                traceback.print_exc()
+        else:
             _remove_if_empty(folder)
-            raise
-        _write_failure(Run(folder), config, error)
-        if not isinstance(error, InputError):
-            traceback.print_exc()
-        SweepWatch.ended.append((folder, error))
-        log.error("%s failed: %s", folder.name, error)
+    SweepWatch.ended.append((folder, failure))
 
 
 def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:

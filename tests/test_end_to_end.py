@@ -75,6 +75,7 @@ def test_bad_input_ends_in_one_message_and_exit_2_with_nothing_left_behind(
     code, out, err = leukemia_train(*small, *overrides)
     assert code == 2
     assert named in err
+    assert err.startswith("error: ")
     assert "Traceback" not in out + err
     assert not list(tmp_path.rglob("*.*"))
 
