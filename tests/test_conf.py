@@ -50,6 +50,16 @@ def test_the_public_defaults():
     assert (config.data.split, config.data.image_size, config.data.batch_size) == ("official", 224, 32)
 
 
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_lies_in_a_folder_of_its_own_name(path):
+    assert compose([f"experiment={path.stem}"]).name == path.stem
+
+
+def test_what_the_command_line_says_wins_over_an_experiment():
+    config = compose(["experiment=demo", "name=mine", "data.image_size=96", "trainer.max_epochs=1"])
+    assert (config.name, config.data.image_size, config.trainer.max_epochs) == ("mine", 96, 1)
+
+
 def test_paper_is_the_seed_studys_grid_without_augmentation():
     config = compose(["experiment=paper"])
     assert (config.data.split, config.data.augment, config.model.optimizer) == ("official", "none", "adam")
