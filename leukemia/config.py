@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from leukemia.errors import InputError
 from leukemia.runs import flatten, is_identity
 
+TOLD_FIRST = ("model.depth", "model.trainable_from", "data.split", "data.fold", "seed")  # in a folder's name
 ALLOWED = ("leukemia.", "pytorch_lightning.", "torch.")
 
 
@@ -124,11 +125,10 @@ def slug(overrides: Sequence[str]) -> str:
     """
     last = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
     kept = {key: value for key, value in last.items() if is_identity(key)}
-    digest = hashlib.blake2b(repr(sorted(kept.items())).encode(), digest_size=3).hexdigest()
-    shown = sorted(
-        kept.items(), key=lambda item: not item[0].startswith("model.")
-    )  # what compares comes first
-    words = [f"{key.rpartition('.')[2]}-{Path(value).name}" for key, value in shown if key != "experiment"]
+    digest = hashlib.blake2b(repr(sorted(kept.items())).encode(), digest_size=4).hexdigest()
+    told = [key for key in TOLD_FIRST if key in kept]
+    told += [key for key in kept if key not in (*told, "experiment")]
+    words = [f"{key.rpartition('.')[2]}-{Path(kept[key]).name}" for key in told]
     clean = [
         re.sub(r"[^A-Za-z0-9.,]+", "-", word.replace("trainable_from", "from")).strip("-") for word in words
     ]

@@ -37,6 +37,35 @@ def test_a_sweep_skips_what_is_done_survives_a_failure_and_ends_in_a_report(leuk
     assert len(pd.read_csv(tmp_path / "sweep" / "results.csv")) == 5
 
 
+def test_a_killed_sweep_started_again_goes_on_where_it_was_cut(leukemia_train, small, tmp_path):
+    sweep = [
+        *small,
+        "model.trainable_from=layer4",
+        "seed=0,1",
+        "trainer.max_epochs=3",
+        f"hydra.sweep.dir={tmp_path}/s",
+    ]
+    dying = (
+        "import os; from leukemia import CellClassifier; from leukemia.train import main\n"
+        "step = CellClassifier.training_step\n"
+        "def dies(self, batch, number):\n"
+        "    if 'seed-1' in self.trainer.default_root_dir and self.current_epoch == 2: os.kill(os.getpid(), 9)\n"
+        "    return step(self, batch, number)\n"
+        "CellClassifier.training_step = dies; main()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", dying, "-m", *sweep], capture_output=True).returncode == -9
+    first, second = Sweep(tmp_path / "s").runs
+    assert [run.status["status"] for run in (first, second)] == ["done", "running"]
+    before = first.last_checkpoint.stat().st_mtime_ns
+    code, out, err = leukemia_train("-m", *sweep)
+    assert code == 0, err
+    assert f"{first.name} is done already" in out
+    assert f"{second.name} goes on" in out
+    assert first.last_checkpoint.stat().st_mtime_ns == before
+    assert Run(second.folder).status["status"] == "done"
+    assert Run(second.folder).history["epoch"].tolist() == [1, 2, 3]
+
+
 def test_the_paper_experiment_runs_the_grid(leukemia_train, small, tmp_path):
     code, _, err = leukemia_train(
         "-m", "experiment=paper", *small, "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/p"
