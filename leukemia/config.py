@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from leukemia.errors import InputError
-from leukemia.runs import flatten, is_identity
+from leukemia.resume import flatten, is_identity
 
 TOLD_FIRST = ("model.depth", "model.trainable_from", "data.split", "data.fold", "seed")  # in a folder's name
 ALLOWED = ("leukemia.", "pytorch_lightning.", "torch.")

@@ -7,10 +7,8 @@ to open, and a notebook can read a run without Hydra, Lightning or a GPU.
 import csv
 import io
 import json
-import logging
 import os
 import tempfile
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,24 +19,7 @@ import yaml
 
 from leukemia.errors import InputError
 
-log = logging.getLogger(__name__)
 STATES = ("running", "done", "interrupted", "failed")
-RESUMES = ("auto", "never", "restart")
-NOT_IDENTITY = (  # settings that do not make another run: where things lie, names, hardware
-    "data.root",
-    "data.max_gb",
-    "name",
-    "resume",
-    "compile",
-    "cache",
-    "logger",
-    "trainer",  # the choice of a hardware file
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "hydra",
-)
 
 
 @dataclass(frozen=True)
@@ -160,82 +141,6 @@ class Sweep:
 
     def with_status(self, status: str) -> list[Run]:
         return [run for run in self.runs if run.status["status"] == status]
-
-
-def claim(run: Run, config: dict[str, Any], cells: pd.DataFrame, resume: str = "auto") -> str:
-    """Decide what becomes of a run folder, and move an old run aside where that is asked for.
-
-    Args:
-        run: the folder.
-        config: the settings of the run that wants it; `auto` fits whatever the stored run chose.
-        cells: its cells.
-        resume: `auto` continues an unfinished run of the same settings and cells, `never` takes no folder with
-            a run in it, `restart` moves the run that is there aside.
-
-    Returns:
-        `start`, `continue` (from last.ckpt) or `done` (nothing is left to do).
-
-    Raises:
-        InputError: if the folder holds something else; the message says what and the remedy.
-    """
-    if resume not in RESUMES:
-        raise InputError(f"resume={resume} is unknown: use one of {', '.join(RESUMES)}")
-    if not (run.folder / "status.json").is_file():
-        found = sorted(path.name for path in run.folder.glob("*")) if run.folder.exists() else []
-        if found:
-            raise InputError(
-                f"{run.folder} holds {', '.join(found[:3])} and no run: choose an empty output folder"
-            )
-        return "start"
-    if resume == "restart":
-        aside = run.folder.with_name(f".{run.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-        run.folder.rename(aside)
-        run.folder.mkdir()
-        log.info("the run that was in %s lies in %s now", run.folder, aside)
-        return "start"
-    remedy = "choose another folder (hydra.run.dir=DIR or name=NAME), or move it aside with resume=restart"
-    if resume == "never":
-        raise InputError(f"{run.folder} holds a run already: {remedy}")
-    if not run.last_checkpoint.is_file() and run.status["status"] != "done":
-        return "start"  # it never finished an epoch: nothing can be lost
-    if changed := differences(run.config, config):
-        raise InputError(f"{run.folder} holds a run with other settings ({'; '.join(changed[:5])}): {remedy}")
-    if moved := _changed_cells(run.cells, cells):
-        raise InputError(
-            f"the data of the run in {run.folder} have changed ({moved}): bring them back, or {remedy}"
-        )
-    return "done" if run.status["status"] == "done" else "continue"
-
-
-def is_identity(key: str) -> bool:
-    """Whether a setting, by its dotted name, makes a run another one."""
-    return key not in NOT_IDENTITY and not key.startswith(("hydra/", "hydra.", "logger.", "cache."))
-
-
-def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """The settings in which two configurations describe different runs, as readable lines."""
-    before, after = flatten(stored), flatten(wanted)
-    keys = [key for key in {**before, **after} if is_identity(key)]
-    changed = [key for key in keys if before.get(key) != after.get(key) and after.get(key) != "auto"]
-    return [f"{key} is {before.get(key)} there and {after.get(key)} here" for key in changed]
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration's leaves by dotted name."""
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        leaves |= flatten(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
-    return leaves
-
-
-def _changed_cells(stored: pd.DataFrame, wanted: pd.DataFrame) -> str:
-    before, after = (table.set_index("path")[["side", "pixel_hash"]] for table in (stored, wanted))
-    gone, new = before.index.difference(after.index), after.index.difference(before.index)
-    both = before.index.intersection(after.index)
-    other = both[(before.loc[both] != after.loc[both]).any(axis=1)]
-    named = [("gone", gone), ("new", new), ("changed", other)]
-    return "; ".join(f"{len(paths)} {what}, as {', '.join(paths[:3])}" for what, paths in named if len(paths))
 
 
 def write_text(path: Path, text: str) -> None:

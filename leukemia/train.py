@@ -2,16 +2,12 @@
 
 import logging
 import os
-import platform
 import shutil
 import signal
 import sys
-import time
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +28,11 @@ from leukemia.errors import InputError, exit_readably
 from leukemia.evaluation.metrics import better_than_majority, cell_metrics, subject_metrics
 from leukemia.models.classifier import CellClassifier
 from leukemia.predict import predict_logits, predictions_table
-from leukemia.runs import Run, Sweep, claim, flatten
+from leukemia.resume import claim, flatten
+from leukemia.runs import Run, Sweep
+from leukemia.status import record_refusal, recorded
 
 log = logging.getLogger(__name__)
-PACKAGES = ("leukemia", "torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
 
 
 def main() -> None:
@@ -98,7 +95,7 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
     if first and state == "start":
         run.write_config(_plain(config))
         run.write_table("cells.csv", data.cells)
-    with _recorded(run) if first else _unrecorded():
+    with recorded(run) if first else nullcontext():
         checkpoint = run.last_checkpoint if state == "continue" else None
         if checkpoint is None or not _is_over(checkpoint, trainer.max_epochs):
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -124,7 +121,7 @@ def _task(config: DictConfig) -> None:
     except Exception as error:
         failure = error
         if sweeping:
-            _write_failure(Run(folder), config, error)
+            record_refusal(Run(folder), _plain(config), error)
             log.error("%s failed: %s", folder.name, error)
             if not isinstance(error, InputError):
                 traceback.print_exc()
@@ -193,43 +190,6 @@ def _finish(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
     )
 
 
-@contextmanager
-def _recorded(run: Run) -> Iterator[None]:
-    """Keep status.json true while the run goes on, and when it ends in whatever way."""
-    before = run.status.get("seconds", 0.0) if (run.folder / "status.json").is_file() else 0.0
-    started = time.time()
-    facts = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores"
-        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-    }
-
-    def write(status: str, error: str | None = None) -> None:
-        seconds = round(before + time.time() - started, 1)
-        finished = None if status == "running" else time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        run.write_json(
-            "status.json",
-            {"status": status, "error": error, **facts, "finished": finished, "seconds": seconds},
-        )
-
-    write("running")
-    try:
-        yield
-    except (SystemExit, KeyboardInterrupt):
-        write("interrupted")
-        raise
-    except BaseException as error:
-        write("failed", f"{type(error).__name__}: {error}")
-        raise
-    write("done")
-
-
-@contextmanager
-def _unrecorded() -> Iterator[None]:
-    yield
-
-
 def _already_done(run: Run, skip_done: bool) -> Run:
     if not skip_done:
         raise InputError(
@@ -238,13 +198,6 @@ def _already_done(run: Run, skip_done: bool) -> Run:
         )
     log.info("%s is done already", run.name)
     return run
-
-
-def _write_failure(run: Run, config: DictConfig, error: Exception) -> None:
-    """Let a run that was refused before it began be seen in the sweep's report."""
-    if not (run.folder / "status.json").exists():
-        run.write_config(_plain(config))
-        run.write_json("status.json", {"status": "failed", "error": f"{type(error).__name__}: {error}"})
 
 
 def _end_sweep(folder: Path) -> int:

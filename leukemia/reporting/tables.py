@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from leukemia.errors import InputError
-from leukemia.runs import Run, Sweep, is_identity
+from leukemia.resume import is_identity
+from leukemia.runs import Run, Sweep
 
 FROZEN_FIRST = ("head", "layer4", "layer3", "layer2", "layer1", "stem")
 FIGURES = (
