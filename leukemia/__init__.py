@@ -15,6 +15,7 @@ _HOMES = {
     "Run": "leukemia.runs",
     "Sweep": "leukemia.runs",
     "build": "leukemia.config",
+    "load_classifier": "leukemia.checkpoints",
     "cell_metrics": "leukemia.evaluation.metrics",
     "compose": "leukemia.config",
     "predict_logits": "leukemia.predict",

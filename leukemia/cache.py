@@ -4,11 +4,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
 
 from leukemia.errors import UNUSABLE_PLACE, InputError
+
+KINDS = ("pixels-", "demo-", "precision-")  # how the names of cache folders begin
 
 
 def cache_dir() -> Path:
@@ -28,6 +31,7 @@ def cached_folder(name: str, build: Callable[[Path], None], max_gb: float | None
     Raises:
         InputError: if the cache cannot be written, or is full.
     """
+    assert name.startswith(KINDS)
     folder = cache_dir() / name
     if not folder.is_dir():
         try:
@@ -65,12 +69,16 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
 def _evict(keep: Path, max_gb: float | None) -> None:
     if max_gb is None:
         return
-    folders = [path for path in keep.parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in folders}
-    total = sum(sizes.values())
-    for path in sorted(folders, key=lambda path: path.stat().st_mtime):
+    entries = []
+    for path in keep.parent.iterdir():
+        with suppress(FileNotFoundError):  # another process evicts too
+            if path.name.startswith(KINDS):  # and nothing else that lies in this folder
+                size = sum(file.stat().st_size for file in path.rglob("*"))
+                entries.append((path.stat().st_mtime, size, path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
         if total <= max_gb * 1e9:
             return
         if path != keep:
             shutil.rmtree(path, ignore_errors=True)  # readers that have it mapped keep their pages
-            total -= sizes[path]
+            total -= size

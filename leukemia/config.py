@@ -19,6 +19,15 @@ from leukemia.errors import InputError
 from leukemia.resume import flatten, is_identity
 
 TOLD_FIRST = ("model.depth", "model.trainable_from", "data.split", "data.fold", "seed")  # in a folder's name
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+WHOLE_NUMBERS = (  # key, least, most
+    ("seed", 0, 2**32 - 1),
+    ("data.split_seed", 0, 2**32 - 1),
+    ("trainer.max_epochs", 1, 100_000),
+    ("trainer.log_every_n_steps", 0, 1_000_000),
+    ("trainer.num_nodes", 1, 10_000),
+    ("callbacks.early_stopping.patience", 0, 100_000),
+)
 ALLOWED = ("leukemia.", "pytorch_lightning.", "torch.")
 
 
@@ -62,9 +71,22 @@ def build(config: DictConfig, **arguments: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
             raise cause from None
-        if isinstance(cause, ValueError | TypeError) or type(cause).__name__ == "MisconfigurationException":
+        if (
+            isinstance(cause, ValueError | TypeError | AttributeError)
+            or type(cause).__name__ == "MisconfigurationException"
+        ):
             raise InputError(f"{target} refuses its settings: {cause}") from cause
         raise
+
+
+def absolute_paths(config: DictConfig) -> DictConfig:
+    """A copy whose paths hold wherever the run folder is read."""
+    config = config.copy()
+    if config.data.root is not None:
+        config.data.root = str(Path(str(config.data.root)).expanduser().absolute())
+    if config.model.weights not in ("imagenet", "none"):
+        config.model.weights = str(Path(str(config.model.weights)).expanduser().absolute())
+    return config
 
 
 def resolve_auto(config: DictConfig) -> DictConfig:
@@ -79,10 +101,18 @@ def resolve_auto(config: DictConfig) -> DictConfig:
     from leukemia.models.precision import resolve_precision
 
     config = config.copy()
-    for key, least in (("seed", 0), ("trainer.max_epochs", 1), ("callbacks.early_stopping.patience", 0)):
+    for key, least, most in WHOLE_NUMBERS:
         value = OmegaConf.select(config, key)
-        if not isinstance(value, int) or value < least:
-            raise InputError(f"{key}={value} is out of range: use a whole number from {least} up")
+        if not isinstance(value, int) or not least <= value <= most:
+            raise InputError(f"{key}={value} is out of range: use a whole number from {least} to {most}")
+    if str(config.trainer.precision) not in PRECISIONS:
+        raise InputError(
+            f"trainer.precision={config.trainer.precision} is not supported: use one of {', '.join(PRECISIONS)}"
+        )
+    if config.cache.max_gb is not None and not isinstance(config.cache.max_gb, int | float):
+        raise InputError(
+            f"cache.max_gb={config.cache.max_gb} is no number of gigabytes: use a number, or null"
+        )
     trainer, monitor = config.trainer, config.callbacks.early_stopping.monitor
     if monitor not in side_names("val"):
         raise InputError(
@@ -95,11 +125,22 @@ def resolve_auto(config: DictConfig) -> DictConfig:
             "use trainer=cpu, or check the driver with nvidia-smi"
         )
     if trainer.accelerator in ("auto", "gpu"):
-        trainer.accelerator = "cuda" if cuda else "mps" if torch.backends.mps.is_available() else "cpu"
+        trainer.accelerator = "cuda" if cuda else "cpu"
     if trainer.devices == "auto":
         trainer.devices = torch.cuda.device_count() if trainer.accelerator == "cuda" else 1
     trainer.precision = resolve_precision(str(trainer.precision), trainer.accelerator)
     return config
+
+
+def asks_for_several_devices(config: DictConfig) -> bool:
+    """Whether a run would start several processes."""
+    trainer = resolve_auto(config).trainer
+    devices = trainer.devices
+    if isinstance(devices, str):  # as Lightning reads it: a list of indices, or one index
+        several = len([index for index in devices.split(",") if index.strip()]) > 1 or devices.strip() == "-1"
+    else:
+        several = devices not in (0, 1) if isinstance(devices, int) else len(devices) > 1
+    return several or trainer.num_nodes > 1
 
 
 def explain(error: Exception) -> str:

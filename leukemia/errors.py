@@ -11,7 +11,6 @@ UNUSABLE_PLACE = {
     errno.EROFS,
     errno.ENOSPC,
     errno.EDQUOT,
-    errno.ENOENT,
     errno.ENOTDIR,
     errno.EEXIST,
 }
@@ -23,6 +22,10 @@ class InputError(ValueError):
     The message says what is wrong, where (file, row, key), and what to do. The command line prints it
     without a traceback and exits with 2; any other exception is a bug and keeps its traceback.
     """
+
+
+class DivergedError(InputError):
+    """Training ended in a loss that is no number."""
 
 
 @contextmanager

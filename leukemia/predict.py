@@ -28,7 +28,7 @@ def predict_logits(
     logits = []
     with torch.inference_mode(), mixed:
         for batch in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
-            logits.append(model(batch["pixels"].to(device)).double().cpu())
+            logits.append(model(batch["pixels"].to(device)).cpu().double())
     return torch.cat(logits).numpy() if logits else np.empty(0)
 
 

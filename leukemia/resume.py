@@ -97,7 +97,10 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _changed_cells(stored: pd.DataFrame, wanted: pd.DataFrame) -> str:
-    before, after = (table.set_index("path")[["side", "pixel_hash"]] for table in (stored, wanted))
+    columns = ["subject", "group", "label", "side", "pixel_hash"]
+    before, after = (
+        table.set_index("path")[columns].astype(object).fillna("").astype(str) for table in (stored, wanted)
+    )
     gone, new = before.index.difference(after.index), after.index.difference(before.index)
     both = before.index.intersection(after.index)
     other = both[(before.loc[both] != after.loc[both]).any(axis=1)]

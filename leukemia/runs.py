@@ -32,6 +32,9 @@ class Run:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
     @property
     def name(self) -> str:
         return self.folder.name
@@ -109,7 +112,9 @@ class Run:
     def _table(self, name: str) -> pd.DataFrame:
         strings = {"path": str, "subject": str, "group": str, "side": str, "pixel_hash": str}
         try:
-            return pd.read_csv(io.StringIO(self._text(name)), dtype=strings)
+            return pd.read_csv(
+                io.StringIO(self._text(name)), dtype=strings, keep_default_na=False, na_values=[""]
+            )
         except ValueError as error:  # pandas' own errors of an empty or broken csv are of this kind
             raise InputError(f"{self.folder / name} is no table: {error}") from None
 
@@ -119,6 +124,9 @@ class Sweep:
     """A folder of run folders, one level deep. A single run folder counts as a sweep of one."""
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
 
     @cached_property
     def runs(self) -> list[Run]:

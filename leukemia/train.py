@@ -7,13 +7,15 @@ import signal
 import sys
 import traceback
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -22,13 +24,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leukemia.callbacks import HistoryFile, Pictures
-from leukemia.config import SweepWatch, build, conf_dir, explain, resolve_auto
+from leukemia.checkpoints import WholeCheckpointIO, read_checkpoint
+from leukemia.config import (
+    SweepWatch,
+    absolute_paths,
+    asks_for_several_devices,
+    build,
+    conf_dir,
+    explain,
+    resolve_auto,
+)
 from leukemia.data.datamodule import CellDataModule
-from leukemia.errors import InputError, exit_readably
-from leukemia.evaluation.metrics import better_than_majority, cell_metrics, subject_metrics
+from leukemia.errors import DivergedError, InputError, exit_readably
+from leukemia.figures import write_figures
 from leukemia.models.classifier import CellClassifier
-from leukemia.predict import predict_logits, predictions_table
-from leukemia.resume import claim, flatten
+from leukemia.resume import claim
 from leukemia.runs import Run, Sweep
 from leukemia.status import record_refusal, recorded
 
@@ -71,7 +81,13 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
     Raises:
         InputError: if the settings, the data or the folder cannot be used; nothing is lost then.
     """
-    run = Run(folder)
+    first = _get_rank() in (None, 0)
+    with _alone_in(folder) if first else nullcontext():
+        return _train(config, Run(folder), first, skip_done)
+
+
+def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
+    config = absolute_paths(config)
     wanted = _plain(config)
     config = resolve_auto(config)
     pl.seed_everything(config.seed, verbose=False)
@@ -80,7 +96,6 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
     model: CellClassifier = build(config.model, classes=list(data.classes))
     if config.compile:
         model.net.compile()
-    first = _get_rank() in (None, 0)
     if first:
         data.prepare_data()
         state = claim(run, wanted, data.cells, config.resume)
@@ -93,6 +108,7 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
         config.trainer.precision = run.config["trainer"]["precision"]
     trainer = _build_trainer(config, run)
     if first and state == "start":
+        config.data.root = str(data.root.absolute())
         run.write_config(_plain(config))
         run.write_table("cells.csv", data.cells)
     with recorded(run) if first else nullcontext():
@@ -100,8 +116,26 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
         if checkpoint is None or not _is_over(checkpoint, trainer.max_epochs):
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
-            _finish(run, data, trainer)
+            write_figures(run, data, trainer)
     return run
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep every other process out of a run folder; the lock goes with the process, however it ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{folder} is in the hands of another process: wait for it, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")
@@ -112,10 +146,10 @@ def _task(config: DictConfig) -> None:
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     failure = None
     try:
-        if sweeping and (config.trainer.get("strategy") or config.trainer.num_nodes > 1):
+        if sweeping and asks_for_several_devices(config):
             raise InputError(
-                "a sweep runs each job on one device and trainer=ddp asks for several: take trainer=auto with a "
-                "launcher that gives each job a device, or run trainer=ddp without -m"
+                "a sweep runs each job on one device, and trainer.devices or num_nodes asks for several: take "
+                "trainer=auto with a launcher that gives each job a device, or run trainer=ddp without -m"
             )
         train(config, folder, skip_done=sweeping)
     except Exception as error:
@@ -136,58 +170,24 @@ def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
         if node is not None and (name != "progress" or sys.stderr.isatty()):
             of_checkpoint = {"dirpath": str(run.best_checkpoint.parent)} if name in ("best", "last") else {}
             callbacks.append(build(node, **of_checkpoint))
+    plugins = [WholeCheckpointIO()]
     logger = build(config.logger, save_dir=str(run.folder)) if config.logger else False
     shown = {"enable_progress_bar": "progress" in config.callbacks and sys.stderr.isatty()}
     return build(
-        config.trainer, callbacks=callbacks, logger=logger, default_root_dir=str(run.folder), **shown
+        config.trainer,
+        callbacks=callbacks,
+        logger=logger,
+        default_root_dir=str(run.folder),
+        plugins=plugins,
+        **shown,
     )
 
 
 def _is_over(checkpoint: Path, max_epochs: int | None) -> bool:
     """Whether training had come to its end when the checkpoint was written."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    state = read_checkpoint(checkpoint)
     stopped = any(callback.get("stopped_epoch") for callback in state["callbacks"].values())
     return bool(stopped) or state["epoch"] + 1 >= (max_epochs or float("inf"))
-
-
-def _finish(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
-    """Predict with the best checkpoint, on one device, and write predictions.csv and metrics.json."""
-    model = CellClassifier.load_from_checkpoint(
-        run.best_checkpoint, map_location="cpu", weights_only=True, weights="none"
-    )
-    best = model.history[-1]
-    device, precision = trainer.strategy.root_device.type, trainer.precision
-
-    def predictions(side: str) -> Any:
-        logits = predict_logits(model, data.batches(side), device, str(precision))
-        return predictions_table(data.cells[data.cells["side"] == side], logits)
-
-    side = data.reported_side
-    table = predictions(side)
-    run.write_table("predictions.csv", table)
-    train_accuracy = cell_metrics(predictions("train"))["accuracy"]
-    metrics = {
-        **cell_metrics(table),
-        "side": side,
-        "epoch_chosen_here": side == "val",
-        "better_than_majority": better_than_majority(table),
-        "best_epoch": int(best["epoch"]),
-        "train_accuracy": train_accuracy,
-        "train_val_gap": train_accuracy - best["val/accuracy"],
-        "leaks": data.leaks,
-        "classes": list(data.classes),
-        "subjects": subject_metrics(table),
-    }
-    run.write_json("metrics.json", metrics)
-    if trainer.logger is not None:
-        figures = {f"final/{name}": value for name, value in metrics.items() if isinstance(value, float)}
-        settings = {key: str(value) for key, value in flatten(run.config).items() if "_target_" not in key}
-        trainer.logger.log_hyperparams(settings, figures)
-        trainer.logger.finalize("success")
-    note = " (the epoch was chosen on these cells)" if side == "val" else ""
-    log.info(
-        "%s is done: %s accuracy %.4f at epoch %d%s", run.name, side, metrics["accuracy"], best["epoch"], note
-    )
 
 
 def _already_done(run: Run, skip_done: bool) -> Run:
@@ -204,8 +204,8 @@ def _end_sweep(folder: Path) -> int:
     """Write the report, list what failed, and give the exit code."""
     from leukemia.reporting.html import write_report
 
-    errors = [error for _, error in SweepWatch.ended]
-    if errors and all(isinstance(error, InputError) for error in errors):
+    errors = [error for _, error in SweepWatch.ended if error is not None]
+    if errors and len(errors) == len(SweepWatch.ended) and all(_is_refusal(error) for error in errors):
         for run_folder, _ in SweepWatch.ended:
             if {path.name for path in run_folder.iterdir()} == {"config.yaml", "status.json"}:
                 shutil.rmtree(run_folder)
@@ -213,11 +213,18 @@ def _end_sweep(folder: Path) -> int:
             (folder / "multirun.yaml").unlink()
             _remove_if_empty(folder)
         raise InputError("; ".join(dict.fromkeys(map(str, errors))))
-    failed = [run for run in Sweep(folder).runs if run.status["status"] == "failed"]
+    if SweepWatch.ended:
+        failed = {run_folder.name: str(error) for run_folder, error in SweepWatch.ended if error is not None}
+    else:  # a launcher ran the jobs in other processes: their folders tell
+        failed = {run.name: run.status["error"] for run in Sweep(folder).with_status("failed")}
     print(write_report(folder))
-    for run in failed:
-        print(f"failed: {run.name}: {run.status['error']}", file=sys.stderr)
-    return 1 if failed or any(errors) else 0
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, InputError) and not isinstance(error, DivergedError)
 
 
 def _remove_if_empty(folder: Path) -> None:

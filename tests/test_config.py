@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from leukemia.config import build, compose, resolve_auto, slug
+from leukemia.config import asks_for_several_devices, build, compose, resolve_auto, slug
 from leukemia.errors import InputError
 
 
@@ -71,6 +71,24 @@ def test_auto_is_written_down_as_what_it_chose():
     trainer = resolve_auto(compose()).trainer
     assert trainer.accelerator in ("cpu", "cuda", "mps")
     assert trainer.precision in ("bf16-mixed", "32-true")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "several"),
+    [
+        ([], False),
+        (["trainer.devices=2"], True),
+        (["trainer=ddp"], True),
+        (["trainer=ddp", "trainer.devices=1"], False),
+        (["trainer.devices=-1"], True),
+        (["trainer.devices=[0]"], False),
+        (["trainer.devices=[0,1]"], True),
+        (["trainer.devices='0,1'"], True),
+        (["trainer.num_nodes=2"], True),
+    ],
+)
+def test_it_is_known_who_asks_for_several_devices(overrides, several):
+    assert asks_for_several_devices(compose(["trainer.accelerator=cpu", *overrides])) == several
 
 
 words = st.text(

@@ -12,7 +12,16 @@ CONFIG = {
     "data": {"root": "/a", "fold": 0},
     "trainer": {"precision": "32-true", "accelerator": "cpu"},
 }
-CELLS = pd.DataFrame({"path": ["a", "b"], "side": ["train", "val"], "pixel_hash": ["1", "2"]})
+CELLS = pd.DataFrame(
+    {
+        "path": ["a", "b"],
+        "subject": ["7", None],
+        "group": ["7", "b"],
+        "label": [1, 0],
+        "side": ["train", "val"],
+        "pixel_hash": ["1", "2"],
+    }
+)
 
 
 @pytest.fixture
@@ -55,6 +64,8 @@ def test_changed_data_are_refused_with_the_files(run):
     cells = CELLS.assign(pixel_hash=["1", "other"])
     with pytest.raises(InputError, match="1 changed, as b"):
         claim(run, CONFIG, cells)
+    with pytest.raises(InputError, match="1 changed, as a"):
+        claim(run, CONFIG, CELLS.assign(label=[0, 0]))  # a corrected label
     with pytest.raises(InputError, match="1 gone, as b"):
         claim(run, CONFIG, CELLS.head(1))
 

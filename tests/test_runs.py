@@ -11,8 +11,16 @@ from leukemia.runs import Run, Sweep, write_text
 
 def test_a_table_keeps_subjects_as_written(tmp_path):
     run = Run(tmp_path)
-    run.write_table("predictions.csv", pd.DataFrame({"path": ["1"], "subject": ["007"], "label": [1]}))
-    assert run.predictions["subject"].tolist() == ["007"]
+    table = pd.DataFrame({"path": ["1", "2", "3"], "subject": ["007", "NA", None], "label": [1, 0, 1]})
+    run.write_table("predictions.csv", table)
+    assert run.predictions["subject"].tolist()[:2] == ["007", "NA"]
+    assert run.predictions["subject"].isna().tolist() == [False, False, True]
+
+
+def test_a_folder_may_be_given_as_text(tmp_path):
+    Run(tmp_path / "run").write_json("status.json", {"status": "done"})
+    assert Run(f"{tmp_path}/run").status["status"] == "done"
+    assert len(Sweep(str(tmp_path)).runs) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
+from leukemia.checkpoints import WholeCheckpointIO, load_classifier, read_checkpoint
 from leukemia.config import compose
 from leukemia.errors import InputError
 from leukemia.models.classifier import CellClassifier
+from leukemia.models.curves import Curves
 from leukemia.models.resnet import STAGES
 from leukemia.runs import Run
 from leukemia.train import train
@@ -136,7 +139,7 @@ def test_a_killed_run_continues_to_the_bit(finished, demo_root, tmp_path, epoch)
 
 def test_a_run_killed_after_its_last_epoch_only_predicts(finished, demo_root, tmp_path, monkeypatch):
     folder = tmp_path / "late"
-    monkeypatch.setattr("leukemia.train._finish", lambda *arguments: sys.exit(143))
+    monkeypatch.setattr("leukemia.train.write_figures", lambda *arguments: sys.exit(143))
     with pytest.raises(SystemExit):
         train(compose(everything_on(demo_root)), folder)
     assert Run(folder).status["status"] == "interrupted"
@@ -168,8 +171,68 @@ def test_a_checkpoint_loads_without_hydra_and_without_code(finished):
     content = torch.load(finished.best_checkpoint, weights_only=True)
     assert content["hyper_parameters"]["unfreeze"] == {3: "layer3"}
     assert content["hyper_parameters"]["classes"] == ["HEM", "ALL"]
-    model = CellClassifier.load_from_checkpoint(finished.best_checkpoint, weights="none", weights_only=True)
+    assert content["hyper_parameters"]["weights"] == "none"  # nothing is loaded again
+    model = load_classifier(finished.best_checkpoint)
     assert model.history[-1]["epoch"] == finished.metrics["best_epoch"]
+
+
+def test_a_run_moved_between_start_and_resume_keeps_its_best_epoch(small, tmp_path, monkeypatch):
+    """The first epoch is made the best; after the move no later one may take its place."""
+    losses = iter([0.1, 0.5, 0.6, 0.4])
+    finish = Curves.finish
+
+    def scripted(self):
+        figures, confusion = finish(self)
+        if not self.training:
+            figures["loss"] = torch.tensor(next(losses))
+        return figures, confusion
+
+    monkeypatch.setattr(Curves, "finish", scripted)
+    monkeypatch.setattr(
+        CellClassifier, "on_validation_epoch_start", lambda self: self.val_curves.eval(), raising=False
+    )
+    step = CellClassifier.training_step
+
+    def cut(self, batch, number):
+        if self.current_epoch == 2 and "before" in self.trainer.default_root_dir:
+            raise KeyboardInterrupt
+        return step(self, batch, number)
+
+    monkeypatch.setattr(CellClassifier, "training_step", cut)
+    settings = [*small, "model.trainable_from=head", "trainer.max_epochs=4"]
+    with pytest.raises(SystemExit):
+        train(compose(settings), tmp_path / "before")
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert train(compose(settings), tmp_path / "after").metrics["best_epoch"] == 1
+
+
+def test_a_checkpoint_cut_short_is_named_with_the_remedy(small, tmp_path, monkeypatch):
+    settings = [*small, "model.trainable_from=head"]
+    monkeypatch.setattr("leukemia.train.write_figures", lambda *arguments: sys.exit(143))
+    with pytest.raises(SystemExit):
+        train(compose(settings), tmp_path / "run")
+    last = Run(tmp_path / "run").last_checkpoint
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"last\.ckpt cannot be read .*resume=restart"):
+        train(compose(settings), tmp_path / "run")
+
+
+def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    writer = WholeCheckpointIO()
+    writer.save_checkpoint({"epoch": 1}, tmp_path / "last.ckpt")
+    monkeypatch.setattr(
+        "os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OSError, match="No space"):
+        writer.save_checkpoint({"epoch": 2}, tmp_path / "last.ckpt")
+    assert read_checkpoint(tmp_path / "last.ckpt") == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_two_processes_never_train_in_one_folder(small, tmp_path):
+    with FileLock(tmp_path / ".run.lock"), pytest.raises(InputError, match="in the hands of another process"):
+        train(compose(small), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_optimizer_holds_from_the_start_what_a_schedule_will_thaw(finished):

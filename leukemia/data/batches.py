@@ -1,19 +1,19 @@
 """Batches sliced whole from a memory map, in an order that follows from (seed, epoch, rank) alone."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
 
 
 class Batches:
     """An iterable over batches of cells; Lightning's trainer tells it the epoch.
 
     A batch holds `pixels` uint8 (N, S, S, 3), `label` float32 (N,), `cell` int64 (N,), the row in the pixels,
-    and `seed` int64 (), from which all that is random about this batch derives.
+    and `seed`, an int, from which all that is random about this batch derives.
 
     Args:
         images: uint8, (cells, S, S, 3).
@@ -60,7 +60,8 @@ class Batches:
                 "pixels": torch.from_numpy(np.asarray(self.images[rows])),
                 "label": torch.from_numpy(self.labels[rows].astype(np.float32)),
                 "cell": torch.from_numpy(rows),
-                "seed": torch.tensor(int(seed[0]) << 16 ^ int(seed[1])),
+                "seed": int(seed[0]) << 16
+                ^ int(seed[1]),  # an int stays with the processor: no GPU waits for it
             }
 
     def _order(self) -> np.ndarray:

@@ -84,7 +84,7 @@ class CellDataModule(pl.LightningDataModule):
     def root(self) -> Path:
         """The data folder or manifest; the synthetic set is written when it is first asked for."""
         if self.given_root is not None:
-            return Path(self.given_root).expanduser()
+            return Path(str(self.given_root)).expanduser()
         images = self.demo_images
         return cached_folder(f"demo-{images}", lambda folder: _write_demo(folder, images), self.max_gb)
 
@@ -176,7 +176,7 @@ class CellDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if self.trainer is not None and self.trainer.training:
-            return {**batch, "pixels": augment(batch["pixels"], self.augment, int(batch["seed"]))}
+            return {**batch, "pixels": augment(batch["pixels"], self.augment, batch["seed"])}
         return batch
 
     @cached_property

@@ -14,10 +14,11 @@ from tqdm import tqdm
 from leukemia.cache import cached_folder
 from leukemia.errors import InputError
 
-VERSION = 1  # of what the map holds: counted up when the same files would give other pixels
+VERSION = 2  # of what the map holds: counted up when the same files would give other pixels
 RESIZES = ("squash", "crop")
 
 CNMC_SIZE = 450  # the final set is 600x600: its centre 450 is the same scale
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # of 8 bits; deeper ones would be clipped
 MAX_PIXELS = 64_000_000  # a larger picture is no single cell
 
 
@@ -68,7 +69,10 @@ def load_pixels(
             )
             file.flush()
             # Claim the room now: a map that runs out of disk later dies of SIGBUS.
-            os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
+            else:
+                file.truncate(file.tell() + int(np.prod(shape)))
         images = np.load(folder / "images.npy", mmap_mode="r+")
         hashes = np.empty(len(files), dtype="U32")
         unreadable = []
@@ -125,6 +129,13 @@ def decode(path: Path) -> np.ndarray:
         with Image.open(path) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise InputError(f"{path}: {picture.width}x{picture.height} pixels is no single cell")
+            if picture.mode not in MODES or getattr(picture, "n_frames", 1) > 1:
+                raise InputError(
+                    f"{path}: mode {picture.mode} or several frames; save it as one 8-bit RGB picture"
+                )
+            if picture.mode in ("RGBA", "LA", "PA"):  # what is transparent is background
+                black = Image.new("RGBA", picture.size, "black")
+                return np.asarray(Image.alpha_composite(black, picture.convert("RGBA")).convert("RGB"))
             return np.asarray(picture.convert("RGB"))
     except InputError:
         raise

@@ -89,7 +89,7 @@ def assign_sides(
             f"data.split={split} needs labelled preliminary cells and there is none",
             "add them, or use data.split=subject_kfold",
         )
-    if split in ("holdout", "subject_kfold"):
+    if split != "image":
         _require(
             cells["subject"].notna().all(),
             f"data.split={split} needs the subject of every cell",

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from leukemia.data.batches import Batch
 from leukemia.data.transforms import normalise
-from leukemia.errors import InputError
+from leukemia.errors import DivergedError, InputError
 from leukemia.models.curves import Curves
 from leukemia.models.optim import OPTIMIZERS, check_optimisation, parameter_groups, schedule_factor
 from leukemia.models.resnet import StagedResNet, check_schedule, thawed_from
@@ -67,6 +67,10 @@ class CellClassifier(pl.LightningModule):
         super().__init__()
         self.unfreeze_at = check_schedule(trainable_from, unfreeze)
         check_optimisation(lr, stage_lr, optimizer, weight_decay, schedule, warmup_epochs, step_epochs)
+        if not isinstance(step_factor, int | float) or not 0 < step_factor <= 1:
+            raise InputError(
+                f"model.step_factor={step_factor} is out of range: use a number above 0 and up to 1"
+            )
         if class_weights not in CLASS_WEIGHTS:
             raise InputError(
                 f"model.class_weights={class_weights} is unknown: use one of {', '.join(CLASS_WEIGHTS)}"
@@ -153,6 +157,8 @@ class CellClassifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        # The weights are in the checkpoint: to open it, nothing has to be loaded or downloaded again.
+        checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "weights": "none"}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
@@ -164,7 +170,7 @@ class CellClassifier(pl.LightningModule):
         self.log_dict({f"val/{name}": value for name, value in figures.items()}, sync_dist=True)
 
     def _stop(self, what: str) -> None:
-        raise InputError(
+        raise DivergedError(
             f"{what} (epoch {self.current_epoch + 1}, learning rate {max(self._rates()):g}): "
             "lower model.lr or model.stage_lr, add model.warmup_epochs, or use trainer.precision=32-true"
         )

@@ -29,7 +29,7 @@ class StagedResNet(nn.Module):
 
     def __init__(self, depth: int = 18, trainable_from: str = "layer4") -> None:
         super().__init__()
-        if depth not in DEPTHS:
+        if not isinstance(depth, int) or depth not in DEPTHS:
             raise InputError(f"model.depth={depth} is unknown: use one of {', '.join(map(str, DEPTHS))}")
         self.net: resnet.ResNet = getattr(resnet, f"resnet{depth}")(num_classes=1)
         self.net.to(memory_format=torch.channels_last)
@@ -103,6 +103,8 @@ def check_schedule(trainable_from: str, unfreeze: Mapping[int, str] | None) -> d
     Raises:
         InputError: if not.
     """
+    if unfreeze is not None and not isinstance(unfreeze, Mapping):
+        raise InputError(f"model.unfreeze={unfreeze} is no schedule: use epochs and stages, as {{3: layer4}}")
     schedule: dict[int, str] = {}
     before = STAGES.index(check_stage("model.trainable_from", trainable_from))
     for epoch, stage in sorted((unfreeze or {}).items(), key=lambda item: str(item[0]).zfill(9)):

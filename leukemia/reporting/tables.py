@@ -79,15 +79,23 @@ def grid(results: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
 
 def combinations(results: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     """The finished runs of a results table by their settings, seeds and folds of one combination together:
-    pairs of the settings and the rows, shallow networks first, then by other settings, frozen ones first."""
+    pairs of the settings and the rows, shallow networks first, then by other settings, frozen ones first. A run
+    that repeats the seed and fold of another is left out, for it would make the spread too small."""
     finished = results[results["accuracy"].notna()]
     columns = setting_columns(results)
     places: dict[tuple[Any, ...], list[Any]] = {}
     for index, row in finished[columns].iterrows():
         key = tuple(None if pd.isna(row[column]) else row[column] for column in columns)
         places.setdefault(key, []).append(index)
-    found = [(dict(zip(columns, key, strict=True)), finished.loc[rows]) for key, rows in places.items()]
+    found = [
+        (dict(zip(columns, key, strict=True)), _once(finished.loc[rows])) for key, rows in places.items()
+    ]
     return sorted(found, key=lambda pair: _order(pair[0]))
+
+
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    fold = runs["fold"].where(runs["split"] != "official", 0)  # whose sides know no folds
+    return runs[~runs.assign(fold=fold).duplicated(["seed", "split", "fold"])]
 
 
 def setting_columns(results: pd.DataFrame) -> list[str]:

@@ -128,6 +128,14 @@ def test_the_hash_sees_pixels_and_not_the_file(tmp_path):
     assert pixel_hash(turned) != pixel_hash(decode(tmp_path / "a.bmp"))
 
 
+def test_a_picture_of_16_bits_is_refused_and_what_is_transparent_is_black(tmp_path):
+    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.tif")
+    with pytest.raises(InputError, match="8-bit RGB"):
+        decode(tmp_path / "deep.tif")
+    Image.new("RGBA", (8, 8), (255, 255, 255, 0)).save(tmp_path / "clear.png")
+    assert not decode(tmp_path / "clear.png").any()
+
+
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
 @settings(deadline=None, max_examples=200)
 @given(data=st.data())

@@ -1,0 +1,87 @@
+"""Checkpoints: written whole, found again where the run folder lies now, opened without Hydra and without code."""
+
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from leukemia.errors import InputError
+from leukemia.models.classifier import CellClassifier
+
+
+def load_classifier(checkpoint: Path | str) -> CellClassifier:
+    """The network of a checkpoint, on the processor and in eval mode; nothing is downloaded, no code is run.
+
+    Raises:
+        InputError: if the file is missing, cut short or no checkpoint of ours.
+    """
+    content = read_checkpoint(Path(checkpoint))
+    try:
+        model = CellClassifier(**content["hyper_parameters"])
+        model.load_state_dict(content["state_dict"])
+        model.on_load_checkpoint(content)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{checkpoint} is no checkpoint of a CellClassifier: {error}") from None
+    return model.eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path} cannot be read ({reason}): run again with resume=restart, which moves the run aside"
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no checkpoint")
+    return content
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes beside the old checkpoint and then takes its place: a killed writer leaves the old one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for left_behind in place.parent.glob(f".{place.name}.*"):
+            left_behind.unlink(missing_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, place)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that a resumed run takes up again although its folder was moved or is mounted elsewhere.
+
+    Lightning's own forgets the best score where the folder's path has changed.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})

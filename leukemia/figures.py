@@ -1,0 +1,60 @@
+"""The figures of a fitted run: predictions.csv, metrics.json, and the settings beside them in TensorBoard."""
+
+import logging
+from typing import Any
+
+import pytorch_lightning as pl
+
+from leukemia.checkpoints import load_classifier
+from leukemia.data.datamodule import CellDataModule
+from leukemia.evaluation.metrics import better_than_majority, cell_metrics, subject_metrics
+from leukemia.predict import predict_logits, predictions_table
+from leukemia.resume import flatten, is_identity
+from leukemia.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+def write_figures(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
+    """Predict with the best checkpoint, on one device, and write predictions.csv and metrics.json."""
+    model = load_classifier(run.best_checkpoint)
+    best = model.history[-1]
+    device, precision = trainer.strategy.root_device.type, trainer.precision
+
+    def predictions(side: str) -> Any:
+        logits = predict_logits(model, data.batches(side), device, str(precision))
+        return predictions_table(data.cells[data.cells["side"] == side], logits)
+
+    side = data.reported_side
+    table = predictions(side)
+    run.write_table("predictions.csv", table)
+    train_accuracy = cell_metrics(predictions("train"))["accuracy"]
+    val_accuracy = cell_metrics(table if side == "val" else predictions("val"))["accuracy"]
+    metrics = {
+        **cell_metrics(table),
+        "side": side,
+        "epoch_chosen_here": side == "val",
+        "better_than_majority": better_than_majority(table),
+        "best_epoch": int(best["epoch"]),
+        "train_accuracy": train_accuracy,
+        "train_val_gap": train_accuracy - val_accuracy,
+        "leaks": data.leaks,
+        "classes": list(data.classes),
+        "subjects": subject_metrics(table),
+    }
+    run.write_json("metrics.json", metrics)
+    if trainer.logger is not None:
+        figures = {f"final/{name}": value for name, value in metrics.items() if isinstance(value, float)}
+        settings = {
+            key: value if isinstance(value, int | float) else str(value)
+            for key, value in flatten(run.config).items()
+            if is_identity(key) and key.startswith(("seed", "data.", "model.")) and "_target_" not in key
+        }
+        trainer.logger.log_hyperparams(settings, figures)
+        trainer.logger.finalize("success")
+    notes = ["the epoch was chosen on these cells"] * (side == "val")
+    notes += [f"{data.leaks} of these cells leak"] * (data.leaks > 0)
+    said = f" ({'; '.join(notes)})" if notes else ""
+    log.info(
+        "%s is done: %s accuracy %.4f at epoch %d%s", run.name, side, metrics["accuracy"], best["epoch"], said
+    )
