@@ -40,6 +40,7 @@ def write_figures(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
         "train_val_gap": train_accuracy - val_accuracy,
         "leaks": data.leaks,
         "classes": list(data.classes),
+        "synthetic": data.demo_images > 0,
         "subjects": subject_metrics(table),
     }
     run.write_json("metrics.json", metrics)

@@ -135,8 +135,15 @@ def failures_table(results: pd.DataFrame) -> Printed:
 
 
 def is_cnmc(results: pd.DataFrame) -> bool:
-    """Whether the classes of all finished runs are C-NMC's, so that the seed study can stand beside them."""
-    return set(results.loc[results["accuracy"].notna(), "classes"]) == {words.SEED_STUDY_CLASSES}
+    """Whether the classes of all finished runs are C-NMC's and their cells no synthetic ones, so that the seed
+    study can stand beside them."""
+    finished = results[results["accuracy"].notna()]
+    return set(finished["classes"]) == {words.SEED_STUDY_CLASSES} and not is_synthetic(finished)
+
+
+def is_synthetic(results: pd.DataFrame) -> bool:
+    """Whether any finished run is on the demo's cells."""
+    return bool((results["synthetic"] == True).any())  # noqa: E712  missing where a run does not say
 
 
 def _by_combination(results: pd.DataFrame, columns: list[str]) -> Printed:

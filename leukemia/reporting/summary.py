@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from leukemia.reporting import words
-from leukemia.reporting.printed import is_cnmc
+from leukemia.reporting.printed import is_cnmc, is_synthetic
 from leukemia.reporting.tables import combinations, differing
 
 
@@ -57,6 +57,8 @@ def study_statement(results: pd.DataFrame) -> str:
     runs = results[results["accuracy"].notna()]
     if not len(runs):
         return note
+    if is_synthetic(runs):
+        return f"{note} The runs here are on synthetic cells, so no difference is shown."
     if not is_cnmc(results):
         classes = ", ".join(map(words.value, runs["classes"].drop_duplicates()))
         return f"{note} The runs here tell apart {classes}: another data set, so no difference is shown."

@@ -14,13 +14,13 @@ FROZEN_FIRST = ("head", "layer4", "layer3", "layer2", "layer1", "stem")
 FIGURES = (
     "accuracy", "balanced_accuracy", "f1_weighted", "auroc", "sensitivity", "specificity", "ece", "loss",
     "side", "epoch_chosen_here", "majority_accuracy", "better_than_majority", "best_epoch",
-    "train_accuracy", "train_val_gap", "n_images", "n_subjects", "leaks", "classes",
+    "train_accuracy", "train_val_gap", "n_images", "n_subjects", "leaks", "classes", "synthetic",
 )  # fmt: skip
 SUBJECT_FIGURES = (
     "n", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "mean_cell_accuracy",
 )  # fmt: skip
 INTEGERS = ("depth", "seed", "fold", "best_epoch", "n_images", "n_subjects", "leaks", "subjects.n")
-WORDS = ("side", "epoch_chosen_here", "better_than_majority", "classes")
+WORDS = ("side", "epoch_chosen_here", "better_than_majority", "classes", "synthetic")
 OWN_COLUMNS = ("model.depth", "model.trainable_from", "seed", "data.split", "data.fold")
 VALUES_THAT_ARE_DICTS = ("model.unfreeze", "model.stage_lr")
 

@@ -30,6 +30,7 @@ def write_run(
     subjects: bool = True,
     leaks: int = 0,
     classes: tuple[str, str] = ("HEM", "ALL"),
+    synthetic: bool = False,
     positive_share: float = 0.65,
     settings: dict[str, Any] | None = None,
 ) -> Run:
@@ -71,7 +72,7 @@ def write_run(
             "side": side, "epoch_chosen_here": side == "val", "best_epoch": min(4, epochs),
             "better_than_majority": better_than_majority(table), "train_accuracy": 0.91,
             "train_val_gap": 0.91 - metrics["accuracy"], "leaks": leaks, "classes": list(classes),
-            "subjects": subject_metrics(table),
+            "synthetic": synthetic, "subjects": subject_metrics(table),
         })  # fmt: skip
     return run
 

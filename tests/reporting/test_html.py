@@ -238,6 +238,13 @@ def test_other_data_than_cnmc_is_not_held_against_the_seed_study(tmp_path: Path,
     assert page.rows("study")[0]["Accuracy %"] == "65.77"
 
 
+def test_synthetic_cells_are_not_held_against_the_seed_study(tmp_path: Path, make_run: Maker) -> None:
+    make_run(tmp_path, synthetic=True)
+    page = page_of(tmp_path)
+    assert "The runs here are on synthetic cells" in page.text
+    assert "Seed study %" not in page.tables["grid"][0]
+
+
 def test_settings_and_versions_are_listed(tmp_path: Path, make_run: Maker) -> None:
     make_run(tmp_path, seed=0)
     other = make_run(tmp_path, seed=1)

@@ -227,3 +227,11 @@ class TestMarkdown:
 def test_metrics_json_of_the_generator_is_valid_json(tmp_path: Path, make_run: Maker) -> None:
     text = (make_run(tmp_path, positive_share=1.0).folder / "metrics.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_a_run_that_repeats_a_seed_and_fold_counts_once(tmp_path: Path, make_run: Maker) -> None:
+    make_run(tmp_path, name="one", seed=0, skill=0.5)
+    make_run(tmp_path, name="the-same-again", seed=0, skill=0.5)
+    make_run(tmp_path, name="official-has-no-folds", seed=0, fold=1, skill=0.5)
+    make_run(tmp_path, name="two", seed=1, skill=0.5)
+    assert grid(results_table(Sweep(tmp_path)))["n"].tolist() == [2]
