@@ -191,4 +191,8 @@ def test_two_processes_train_a_head_as_one_does_and_score_every_cell_once(small,
     np.testing.assert_allclose(first.predictions["logit"], second.predictions["logit"], atol=1e-4)
     for name in ("accuracy", "auroc", "loss", "train_accuracy", "n_images"):
         assert first.metrics[name] == pytest.approx(second.metrics[name], abs=1e-4), name
+    # What two processes logged of the best checkpoint is what one process finds when it evaluates it.
+    logged = second.history.set_index("epoch").loc[second.metrics["best_epoch"], "val/accuracy"]
+    alone = second.metrics["train_accuracy"] - second.metrics["train_val_gap"]
+    assert logged == pytest.approx(alone, abs=1e-6)
     assert json.loads((two / "status.json").read_text())["status"] == "done"
