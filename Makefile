@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test lint types bench notebook
+.PHONY: help setup demo test lint types bench bench-quick notebook
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -32,6 +32,9 @@ types: setup  ## mypy
 
 bench: setup  ## time the data path and a training step; writes benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
+
+bench-quick: setup  ## the same with fewer images
+	$(BIN)/python benchmarks/run.py --images 120
 
 notebook: setup  ## open the quickstart
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'

@@ -168,7 +168,7 @@ def slug(overrides: Sequence[str]) -> str:
     kept = {key: value for key, value in last.items() if is_identity(key)}
     digest = hashlib.blake2b(repr(sorted(kept.items())).encode(), digest_size=4).hexdigest()
     told = [key for key in TOLD_FIRST if key in kept]
-    told += [key for key in kept if key not in (*told, "experiment")]
+    told += sorted(key for key in kept if key not in (*told, "experiment"))
     words = [f"{key.rpartition('.')[2]}-{Path(kept[key]).name}" for key in told]
     clean = [
         re.sub(r"[^A-Za-z0-9.,]+", "-", word.replace("trainable_from", "from")).strip("-") for word in words

@@ -109,6 +109,7 @@ def test_a_slug_leaves_out_what_does_not_change_the_result_and_keeps_the_rest():
     assert plain == slug(
         ["seed=1", "model.depth=18", "data.root=/x", "name=y", "trainer=gpu", "resume=never"]
     )
+    assert slug(["data.augment=none", "model.lr=1"]) == slug(["model.lr=1", "data.augment=none"])
     assert plain.startswith("depth-18_seed-1-")
     assert len({slug([f"seed={seed}"]) for seed in range(50)}) == 50
     assert slug(["model.depth=18", "model.depth=50"]) == slug(["model.depth=50"])
