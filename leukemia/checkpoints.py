@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from leukemia.errors import InputError
 from leukemia.models.classifier import CellClassifier
+from leukemia.runs import written_whole
 
 
 def load_classifier(checkpoint: Path | str) -> CellClassifier:
@@ -37,7 +37,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: if it cannot be read.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -55,20 +55,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
         for left_behind in place.parent.glob(f".{place.name}.*"):
             left_behind.unlink(missing_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, place)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with written_whole(place) as file:
+            torch.save(checkpoint, file)
 
 
 class MovableCheckpoint(ModelCheckpoint):

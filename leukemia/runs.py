@@ -9,10 +9,12 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 import yaml
@@ -152,7 +154,14 @@ class Sweep:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a killed writer leaves the old one.
+    """Write a text file whole or not at all; see `written_whole`."""
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its place only once it is complete and on the disk: a killed writer leaves the old one.
 
     Raises:
         InputError: if the folder cannot be written to.
@@ -163,8 +172,8 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another output folder") from None
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

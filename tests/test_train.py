@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
-from leukemia.checkpoints import WholeCheckpointIO, load_classifier, read_checkpoint
+from leukemia.checkpoints import load_classifier
 from leukemia.config import compose
 from leukemia.errors import InputError
 from leukemia.models.classifier import CellClassifier
@@ -215,18 +215,6 @@ def test_a_checkpoint_cut_short_is_named_with_the_remedy(small, tmp_path, monkey
     last.write_bytes(last.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"last\.ckpt cannot be read .*resume=restart"):
         train(compose(settings), tmp_path / "run")
-
-
-def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    writer = WholeCheckpointIO()
-    writer.save_checkpoint({"epoch": 1}, tmp_path / "last.ckpt")
-    monkeypatch.setattr(
-        "os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
-    with pytest.raises(OSError, match="No space"):
-        writer.save_checkpoint({"epoch": 2}, tmp_path / "last.ckpt")
-    assert read_checkpoint(tmp_path / "last.ckpt") == {"epoch": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_two_processes_never_train_in_one_folder(small, tmp_path):

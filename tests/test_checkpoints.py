@@ -1,0 +1,17 @@
+"""Checkpoints are written whole."""
+
+import pytest
+
+from leukemia.checkpoints import WholeCheckpointIO, read_checkpoint
+
+
+def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    writer = WholeCheckpointIO()
+    writer.save_checkpoint({"epoch": 1}, tmp_path / "last.ckpt")
+    monkeypatch.setattr(
+        "os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OSError, match="No space"):
+        writer.save_checkpoint({"epoch": 2}, tmp_path / "last.ckpt")
+    assert read_checkpoint(tmp_path / "last.ckpt") == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
