@@ -1,17 +1,24 @@
 """What is computed once and kept: folders under the cache, each written whole or not at all."""
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+import numpy as np
+from filelock import FileLock, Timeout
 
 from leukemia.errors import UNUSABLE_PLACE, InputError
 
-KINDS = ("pixels-", "demo-", "precision-")  # how the names of cache folders begin
+log = logging.getLogger(__name__)
+KINDS = ("pixels-", "features-", "demo-", "precision-")  # how the names of cache folders begin
+
+
+class UnusableCacheError(InputError):
+    """The cache cannot be written, or its disk is full."""
 
 
 def cache_dir() -> Path:
@@ -29,20 +36,20 @@ def cached_folder(name: str, build: Callable[[Path], None], max_gb: float | None
     that were longest unused make room.
 
     Raises:
-        InputError: if the cache cannot be written, or is full.
+        UnusableCacheError: if the cache cannot be written, or its disk is full.
     """
     assert name.startswith(KINDS)
     folder = cache_dir() / name
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_name(f".{name}.lock")):
+            with _locked(folder):
                 if not folder.is_dir():
                     _build(folder, build)
         except OSError as error:
             if error.errno not in UNUSABLE_PLACE:
                 raise
-            raise InputError(
+            raise UnusableCacheError(
                 f"cannot write the cache {folder.parent}: {error.strerror}; "
                 "make room there, or point LEUKEMIA_CACHE at another folder"
             ) from None
@@ -50,6 +57,35 @@ def cached_folder(name: str, build: Callable[[Path], None], max_gb: float | None
     elif os.access(folder, os.W_OK):
         os.utime(folder)  # the mark by which the longest unused is found
     return folder
+
+
+def claimed_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A new npy file as a writable memory map, its room on the disk claimed: a map that runs out of disk later
+    dies of SIGBUS."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
+        size = file.tell() + int(np.prod(shape)) * dtype.itemsize
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    return np.load(path, mmap_mode="r+")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process to write %s", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _build(folder: Path, build: Callable[[Path], None]) -> None:

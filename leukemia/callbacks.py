@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 
 from leukemia.data.batches import Batch
+from leukemia.data.transforms import augment
 from leukemia.models.classifier import CellClassifier
 from leukemia.runs import Run
 
@@ -50,7 +52,7 @@ class Pictures(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         if batch_idx == 0 and trainer.current_epoch == 0 and isinstance(trainer.logger, TensorBoardLogger):
-            seen = batch["pixels"][:PICTURED].round().to(torch.uint8)
+            seen = _as_seen(trainer, batch).round().to(torch.uint8)
             trainer.logger.experiment.add_images("train/batch", seen, 0, dataformats="NHWC")
 
     @rank_zero_only
@@ -59,6 +61,15 @@ class Pictures(pl.Callback):
         if isinstance(trainer.logger, TensorBoardLogger) and pl_module.confusion is not None:
             figure = _confusion_figure(pl_module.confusion.tolist(), pl_module.hparams["classes"])
             trainer.logger.experiment.add_figure("val/confusion", figure, trainer.global_step)
+
+
+def _as_seen(trainer: pl.Trainer, batch: Batch) -> Tensor:
+    """The first pictures of a batch as the network sees them; features were computed of the same views."""
+    if "pixels" in batch:
+        return batch["pixels"][:PICTURED]
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    pixels = torch.from_numpy(data.pixels.images[batch["cell"].cpu().numpy()])
+    return augment(pixels, data.augment, batch["seed"])[:PICTURED]
 
 
 def _confusion_figure(counts: list[list[int]], classes: list[str]) -> Any:

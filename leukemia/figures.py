@@ -22,7 +22,7 @@ def write_figures(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
     device, precision = trainer.strategy.root_device.type, trainer.precision
 
     def predictions(side: str) -> Any:
-        logits = predict_logits(model, data.batches(side), device, str(precision))
+        logits = predict_logits(model, data.batches(side, net=model.net), device, str(precision))
         return predictions_table(data.cells[data.cells["side"] == side], logits)
 
     side = data.reported_side

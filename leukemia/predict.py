@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from leukemia.data.batches import Batches
 from leukemia.models.classifier import CellClassifier
+from leukemia.models.precision import autocast
 
 
 def predict_logits(
@@ -20,15 +21,14 @@ def predict_logits(
         model: is moved to the device.
         batches: not shuffled.
         device: `cpu`, `cuda`, ...
-        precision: `32-true` or `bf16-mixed`, as in training.
+        precision: as in training, see `leukemia.models.precision.autocast`.
     """
     model = model.to(device).eval()
-    dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
-    mixed = torch.autocast(device, dtype=dtype, enabled="mixed" in precision)
     logits = []
-    with torch.inference_mode(), mixed:
+    with torch.inference_mode(), autocast(device, precision):
         for batch in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
-            logits.append(model(batch["pixels"].to(device)).cpu().double())
+            values = batch[batches.stored.name].to(device)
+            logits.append(model.logits({batches.stored.name: values}).cpu().double())
     return torch.cat(logits).numpy() if logits else np.empty(0)
 
 

@@ -15,6 +15,7 @@ RESUMES = ("auto", "never", "restart")
 NOT_IDENTITY = (  # settings that do not make another run: where things lie, names, hardware
     "data.root",
     "data.max_gb",
+    "data.resident",
     "name",
     "resume",
     "compile",

@@ -104,9 +104,13 @@ def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
         log.info("%s %s\n%s", run.name, "goes on" if state == "continue" else "starts", data.describe())
     else:
         state = "continue" if run.last_checkpoint.is_file() else "start"
-    if state == "continue":
+    if state == "continue":  # as it was chosen then
         config.trainer.precision = run.config["trainer"]["precision"]
+        data.features = run.config["data"].get("features", "off")
     trainer = _build_trainer(config, run)
+    device = trainer.strategy.root_device.type
+    if not data.choose_features(model, device, str(trainer.precision)):
+        config.data.features = "off"
     if first and state == "start":
         config.data.root = str(data.root.absolute())
         run.write_config(_plain(config))

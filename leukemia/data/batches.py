@@ -1,10 +1,13 @@
-"""Batches sliced whole from a memory map, in an order that follows from (seed, epoch, rank) alone."""
+"""Batches sliced whole from what is stored, in an order that follows from (seed, epoch, rank) alone."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
+
+from leukemia.data.stored import Stored
 
 Batch = dict[str, Any]
 
@@ -12,11 +15,12 @@ Batch = dict[str, Any]
 class Batches:
     """An iterable over batches of cells; Lightning's trainer tells it the epoch.
 
-    A batch holds `pixels` uint8 (N, S, S, 3), `label` float32 (N,), `cell` int64 (N,), the row in the pixels,
-    and `seed`, an int, from which all that is random about this batch derives.
+    A batch holds `pixels` uint8 (N, S, S, 3) or `features` (N, ...), `label` float32 (N,), `cell` int64 (N,),
+    the row in the index, and `seed`, an int, from which all that is random about this batch derives. The next
+    batch is read while the one before it is in use.
 
     Args:
-        images: uint8, (cells, S, S, 3).
+        stored: the pixels or features.
         labels: 0 or 1, (cells,).
         rows: the cells to go through, in this order unless shuffled.
         batch_size: cells in a batch. A last batch of a single cell joins the one before it, for batch
@@ -26,11 +30,12 @@ class Batches:
             batches, the last filled up with cells from the start. Without, no cell comes twice.
         rank: of this process.
         world_size: processes that share the cells.
+        pinned: whether batches lie in page-locked memory, from which a GPU fetches them while it computes.
     """
 
     def __init__(
         self,
-        images: np.ndarray,
+        stored: Stored,
         labels: np.ndarray,
         rows: np.ndarray,
         batch_size: int,
@@ -38,8 +43,9 @@ class Batches:
         shuffle: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        pinned: bool = False,
     ) -> None:
-        self.images, self.labels, self.rows = images, labels, np.array(rows)
+        self.stored, self.labels, self.rows, self.pinned = stored, labels, np.array(rows), pinned
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -54,15 +60,25 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         order = self._order()
         starts = self._starts(len(order))
-        for number, rows in enumerate(np.split(order, starts[1:]) if starts else []):
-            seed = np.random.SeedSequence([self.seed, self.epoch, number, self.rank]).generate_state(2)
-            yield {
-                "pixels": torch.from_numpy(np.asarray(self.images[rows])),
-                "label": torch.from_numpy(self.labels[rows].astype(np.float32)),
-                "cell": torch.from_numpy(rows),
-                "seed": int(seed[0]) << 16
-                ^ int(seed[1]),  # an int stays with the processor: no GPU waits for it
-            }
+        parts = np.split(order, starts[1:]) if starts else []
+        with ThreadPoolExecutor(1, "next-batch") as reader:
+            following = [reader.submit(self._read, number, rows) for number, rows in enumerate(parts[:1])]
+            for number in range(len(parts)):
+                batch = following.pop().result()
+                if number + 1 < len(parts):
+                    following.append(reader.submit(self._read, number + 1, parts[number + 1]))
+                yield batch
+
+    def _read(self, number: int, rows: np.ndarray) -> Batch:
+        words = np.random.SeedSequence([self.seed, self.epoch, number, self.rank]).generate_state(2)
+        seed = int(words[0]) << 16 ^ int(words[1])  # an int stays with the processor: no GPU waits for it
+        values = self.stored.read(rows, seed)
+        return {
+            self.stored.name: values.pin_memory() if self.pinned and not values.is_cuda else values,
+            "label": torch.from_numpy(self.labels[rows].astype(np.float32)),
+            "cell": torch.from_numpy(rows),
+            "seed": seed,
+        }
 
     def _order(self) -> np.ndarray:
         """The cells of this process in this epoch."""

@@ -7,17 +7,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
+import torch
 
 from leukemia.cache import cached_folder
 from leukemia.data.batches import Batch, Batches
 from leukemia.data.cells import read_cells
 from leukemia.data.index import CLASSES, read_index
 from leukemia.data.pixels import CNMC_SIZE, RESIZES, Pixels, load_pixels
+from leukemia.data.sources import Sources
 from leukemia.data.splits import SIDES, SPLITS, assign_sides, leaking, sides_table
 from leukemia.data.transforms import AUGMENTATIONS, augment
 from leukemia.errors import InputError
+from leukemia.models.classifier import CellClassifier
+from leukemia.models.resnet import StagedResNet
 
 LAYOUTS = ("cnmc", "cells")
+SWITCH = ("auto", "off")
 
 
 class CellDataModule(pl.LightningDataModule):
@@ -35,6 +40,8 @@ class CellDataModule(pl.LightningDataModule):
         batch_size: cells in a training batch, per device; evaluation uses twice as many.
         positive: the class that counts as 1, for `layout="cells"`.
         augment: `none`, `views` or `full`; see `leukemia.data.transforms.augment`.
+        features: `auto` trains on stored activations of the frozen stages where that can be, `off` never.
+        resident: `auto` keeps the data on a GPU that has room for them, `off` never.
         seed: of order and augmentation.
         demo_images: write a synthetic set of this many images, and read it, where no root is given.
         max_gb: the bound of the cache in GB.
@@ -56,6 +63,8 @@ class CellDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         positive: str | None = None,
         augment: str = "none",
+        features: str = "auto",
+        resident: str = "auto",
         seed: int = 0,
         demo_images: int = 0,
         max_gb: float | None = None,
@@ -65,6 +74,8 @@ class CellDataModule(pl.LightningDataModule):
         _one_of("data.split", split, SPLITS)
         _one_of("data.resize", resize, RESIZES)
         _one_of("data.augment", augment, AUGMENTATIONS)
+        _one_of("data.features", features, SWITCH)
+        _one_of("data.resident", resident, SWITCH)
         _at_least("data.image_size", image_size, 32)
         _at_least("data.batch_size", batch_size, 2)
         _at_least("data.num_folds", num_folds, 3)
@@ -78,6 +89,7 @@ class CellDataModule(pl.LightningDataModule):
         self.layout, self.split, self.fold, self.num_folds = layout, split, fold, num_folds
         self.split_seed, self.image_size, self.resize = split_seed, image_size, resize
         self.batch_size, self.positive, self.augment = batch_size, positive, augment
+        self.features, self.resident = features, resident
         self.seed, self.demo_images, self.max_gb = seed, demo_images, max_gb
 
     @cached_property
@@ -144,6 +156,23 @@ class CellDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         assert set(self.cells["side"]) <= set(SIDES)
+        model = self.trainer.lightning_module if self.trainer else None
+        if stage == "fit" and isinstance(model, CellClassifier) and self.sources.chosen_for is not model.net:
+            assert self.trainer is not None
+            self.choose_features(model, self.trainer.strategy.root_device.type, str(self.trainer.precision))
+
+    def choose_features(self, model: CellClassifier, device: str, precision: str) -> bool:
+        """Decide whether training this model reads stored activations, and say why in a line.
+
+        Args:
+            model: that will be trained.
+            device: the type of device that trains it.
+            precision: in which it is trained.
+        """
+        if self.features == "off":
+            return False
+        splits = self.index["split"][self.index["path"].isin(self.cells["path"])].unique()
+        return self.sources.choose(model.net, bool(model.unfreeze_at), device, precision, splits)
 
     def train_dataloader(self) -> Batches:
         return self._share("train", shuffle=True)
@@ -154,28 +183,50 @@ class CellDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> Batches:
         return self._share(self.reported_side)
 
-    def batches(self, side: str, shuffle: bool = False, rank: int = 0, world_size: int = 1) -> Batches:
-        """The cells of a side, in the order of `cells` unless shuffled; see `Batches`."""
+    def batches(
+        self,
+        side: str,
+        shuffle: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        net: StagedResNet | None = None,
+    ) -> Batches:
+        """The cells of a side, in the order of `cells` unless shuffled; see `Batches`.
+
+        They come as pixels; as features where `net` is given and its frozen stages are those whose activations
+        training reads.
+        """
         of_side = self.cells[self.cells["side"] == side]
         row_of_path = pd.Series(np.arange(len(self.index)), index=self.index["path"].to_numpy())
+        rows = row_of_path.loc[of_side["path"]].to_numpy()
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         return Batches(
-            self.pixels.images,
+            self.sources.of(rows, device, net, varied=shuffle),
             self.index["label"].to_numpy(),
-            row_of_path.loc[of_side["path"]].to_numpy(),
+            rows,
             batch_size=self.batch_size if shuffle else 2 * self.batch_size,
             seed=self.seed,
             shuffle=shuffle,
             rank=rank,
             world_size=world_size,
+            pinned=device.type == "cuda",
         )
+
+    @cached_property
+    def sources(self) -> Sources:
+        """What batches are cut from."""
+        split = self.index["split"].to_numpy()
+        return Sources(self.pixels, split, self.augment, self.resident == "auto", self.max_gb)
 
     def _share(self, side: str, shuffle: bool = False) -> Batches:
         """The batches of this process among those of the trainer."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return self.batches(side, shuffle, rank, world_size)
+        model = self.trainer.lightning_module if self.trainer else None
+        net = model.net if isinstance(model, CellClassifier) else None
+        return self.batches(side, shuffle, rank, world_size, net)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        if self.trainer is not None and self.trainer.training:
+        if "pixels" in batch and self.trainer is not None and self.trainer.training:
             return {**batch, "pixels": augment(batch["pixels"], self.augment, batch["seed"])}
         return batch
 

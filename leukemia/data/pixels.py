@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from leukemia.cache import cached_folder
+from leukemia.cache import cached_folder, claimed_array
 from leukemia.errors import InputError
 
 VERSION = 2  # of what the map holds: counted up when the same files would give other pixels
@@ -62,18 +62,7 @@ def load_pixels(
     key = _key(files, paths, size, resize, native_size)
 
     def build(folder: Path) -> None:
-        shape = (len(files), size, size, 3)
-        with open(folder / "images.npy", "wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
-            )
-            file.flush()
-            # Claim the room now: a map that runs out of disk later dies of SIGBUS.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
-            else:
-                file.truncate(file.tell() + int(np.prod(shape)))
-        images = np.load(folder / "images.npy", mmap_mode="r+")
+        images = claimed_array(folder / "images.npy", (len(files), size, size, 3), np.dtype(np.uint8))
         hashes = np.empty(len(files), dtype="U32")
         unreadable = []
         for row, result in enumerate(_prepare_all(files, size, resize, native_size)):
@@ -87,7 +76,7 @@ def load_pixels(
                 f"{len(unreadable)} of {len(files)} pictures cannot be read "
                 f"(`leukemia data check` lists all):\n  {listed}"
             )
-        images.flush()
+        images.flush()  # type: ignore[attr-defined]
         np.save(folder / "hashes.npy", hashes)
 
     folder = cached_folder(f"pixels-{key}", build, max_gb)
@@ -141,7 +130,7 @@ def decode(path: Path) -> np.ndarray:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # of a damaged file PIL raises nearly anything
         raise InputError(f"{path}: not a readable picture ({error})") from None
 
 

@@ -109,8 +109,12 @@ class CellClassifier(pl.LightningModule):
         """Pixels (N, S, S, 3), 0 to 255, to logits (N,)."""
         return self.net(normalise(pixels))
 
+    def logits(self, batch: Batch) -> Tensor:
+        """The logits (N,) of a batch of pixels, or of features, which are pixels behind the frozen stages."""
+        return self.net.suffix(batch["features"]) if "features" in batch else self(batch["pixels"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits = self(batch["pixels"]).float()
+        logits = self.logits(batch).float()
         weight = self.positive_weight if self.hparams["class_weights"] == "balanced" else None
         loss = functional.binary_cross_entropy_with_logits(logits, batch["label"], pos_weight=weight)
         bad_now = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
@@ -119,7 +123,7 @@ class CellClassifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.val_curves.update(self(batch["pixels"]).float(), batch["label"])
+        self.val_curves.update(self.logits(batch).float(), batch["label"])
 
     def on_fit_start(self) -> None:
         if self.unfreeze_at and self.trainer.world_size > 1:
@@ -137,8 +141,11 @@ class CellClassifier(pl.LightningModule):
         self.train()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
-        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+        every = self.trainer.log_every_n_steps
+        if every and (self.global_step + 1) % every == 0:  # the steps that Lightning writes down
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         # Looking at the loss makes a GPU wait, so there it is looked at now and then.
@@ -184,7 +191,7 @@ class CellClassifier(pl.LightningModule):
         groups = parameter_groups(
             self.net, earliest, settings["lr"], settings["stage_lr"], settings["weight_decay"]
         )
-        optimizer = OPTIMIZERS[settings["optimizer"]](groups)
+        optimizer = OPTIMIZERS[settings["optimizer"]](groups, fused=True)
         if settings["schedule"] == "none" and not settings["warmup_epochs"]:
             return optimizer
         epochs = self.trainer.max_epochs or 1

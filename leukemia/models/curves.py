@@ -1,57 +1,59 @@
 """The figures of one side over one epoch, kept by torchmetrics across batches and processes."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryAUROC,
-    BinaryConfusionMatrix,
-    BinaryRecall,
-    BinarySpecificity,
-    MulticlassAccuracy,
-    MulticlassF1Score,
+from torchmetrics import Metric
+from torchmetrics.functional.classification import (
+    binary_accuracy,
+    binary_auroc,
+    binary_confusion_matrix,
+    binary_recall,
+    binary_specificity,
+    multiclass_accuracy,
+    multiclass_f1_score,
 )
+from torchmetrics.utilities import dim_zero_cat
 
 
-class Curves(nn.Module):
-    """Accumulates logits (N,) and labels (N,).
+class Curves(Metric):
+    """Collects logits (N,) and labels (N,); the figures are computed once, when the epoch ends.
 
     `loss` is the plain cross-entropy, whatever the class weights in training, so that runs compare.
     """
 
     NAMES = ("loss", "accuracy", "balanced_accuracy", "f1_weighted", "auroc", "sensitivity", "specificity")
+    full_state_update = False
+    logits: list[Tensor]
+    labels: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        self.loss = MeanMetric(nan_strategy="disable")  # by default it leaves out what is no number
-        self.auroc = BinaryAUROC()
-        self.confusion = BinaryConfusionMatrix()
-        self.decisions = MetricCollection(
-            {
-                "accuracy": BinaryAccuracy(),
-                "balanced_accuracy": MulticlassAccuracy(2, average="macro"),
-                "f1_weighted": MulticlassF1Score(2, average="weighted"),
-                "sensitivity": BinaryRecall(),
-                "specificity": BinarySpecificity(),
-            }
-        )
+        self.add_state("logits", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
+        self.logits.append(logits)
+        self.labels.append(labels)
+
+    def compute(self) -> tuple[dict[str, Tensor], Tensor]:
+        """The figures by name, and the confusion matrix (label, decision)."""
+        logits, labels = dim_zero_cat(self.logits), dim_zero_cat(self.labels).int()
         # Decisions go in as decisions: torchmetrics takes a batch of logits within [0, 1] for probabilities.
-        decisions, labels = (logits >= 0).int(), labels.int()
-        self.loss.update(
-            functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
-        )
-        self.auroc.update(torch.sigmoid(logits.double()), labels)
-        self.confusion.update(decisions, labels)
-        self.decisions.update(decisions, labels)
+        decisions = (logits >= 0).int()
+        figures = {
+            "loss": functional.binary_cross_entropy_with_logits(logits, labels.float()),
+            "accuracy": binary_accuracy(decisions, labels),
+            "balanced_accuracy": multiclass_accuracy(decisions, labels, num_classes=2, average="macro"),
+            "f1_weighted": multiclass_f1_score(decisions, labels, num_classes=2, average="weighted"),
+            "auroc": binary_auroc(torch.sigmoid(logits.double()), labels),
+            "sensitivity": binary_recall(decisions, labels),
+            "specificity": binary_specificity(decisions, labels),
+        }
+        return figures, binary_confusion_matrix(decisions, labels)
 
     def finish(self) -> tuple[dict[str, Tensor], Tensor]:
-        """The figures by name, and the confusion matrix (label, decision); the next epoch starts empty."""
-        figures = {"loss": self.loss.compute(), "auroc": self.auroc.compute(), **self.decisions.compute()}
-        confusion = self.confusion.compute()
-        for metric in (self.loss, self.auroc, self.confusion, self.decisions):
-            metric.reset()
-        return figures, confusion
+        """What `compute` gives; the next epoch starts empty."""
+        found = self.compute()
+        self.reset()
+        return found

@@ -1,4 +1,4 @@
-"""What `trainer.precision=auto` means on this machine: measured once, kept in the cache."""
+"""Precision: what `auto` means on this machine, measured once and kept in the cache, and its autocast."""
 
 import hashlib
 import json
@@ -38,6 +38,17 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
     folder = cached_folder(f"precision-{key}", measure)
     return json.loads((folder / "precision.json").read_text())["precision"]
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """The context in which Lightning runs a network in this precision.
+
+    Args:
+        device: `cpu`, `cuda`, ...
+        precision: Lightning's name, as `32-true` or `bf16-mixed`.
+    """
+    dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
+    return torch.autocast(device, dtype=dtype, enabled="mixed" in precision)
 
 
 def _processor() -> str:

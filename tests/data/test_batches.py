@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukemia.data.batches import Batches
+from leukemia.data.stored import Stored
 
 
 def batches(count, batch_size, **settings):
     images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
-    return Batches(images, np.arange(count) % 2, np.arange(count), batch_size, **settings)
+    return Batches(Stored("pixels", [images]), np.arange(count) % 2, np.arange(count), batch_size, **settings)
 
 
 def cells(found):
