@@ -94,7 +94,9 @@ def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
     torch.backends.cudnn.deterministic = True
     data: CellDataModule = build(config.data, seed=config.seed, max_gb=config.cache.max_gb)
     model: CellClassifier = build(config.model, classes=list(data.classes))
-    if config.compile:
+    if config.compile and config.trainer.accelerator == "cpu":
+        log.info("compile=true: left out, because on a processor it takes a minute or two and gains nothing")
+    elif config.compile:
         model.net.compile()
     if first:
         data.prepare_data()

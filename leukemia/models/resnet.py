@@ -1,6 +1,7 @@
 """torchvision's ResNets as six stages, and the freezing dial that turns on them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,11 @@ class StagedResNet(nn.Module):
     def suffix(self, activations: Tensor) -> Tensor:
         """The stages that train: activations at the boundary to logits (N,)."""
         return self._run(activations, frozen=False).flatten()
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the two parts, each as a whole: training on stored activations calls the suffix alone."""
+        self.prefix = torch.compile(self.prefix, *args, **kwargs)  # type: ignore[method-assign]
+        self.suffix = torch.compile(self.suffix, *args, **kwargs)  # type: ignore[method-assign]
 
     def _run(self, values: Tensor, frozen: bool) -> Tensor:
         for stage in STAGES:

@@ -92,3 +92,17 @@ def test_a_schedule_follows_from_the_epoch_alone():
 def test_a_schedule_that_thaws_nothing_is_refused(schedule, named):
     with pytest.raises(InputError, match=named):
         check_schedule("head", schedule)
+
+
+def test_both_parts_are_compiled_and_give_what_they_gave():
+    model, images = StagedResNet(18, "layer4").eval(), torch.randn(2, 3, 32, 32)
+    expected = model(images)
+    seen = []
+
+    def backend(graph, inputs):
+        seen.append(len(graph.graph.nodes))
+        return graph
+
+    model.compile(backend=backend)
+    torch.testing.assert_close(model(images), expected)
+    assert len(seen) == 2  # prefix and suffix, without a break in either

@@ -1,0 +1,98 @@
+"""The benchmark measures every row, and its page holds the ratios of what was measured."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+MACHINE = {"processor": "P", "cores": 2, "threads": 2, "device": "no GPU", "versions": {"Python": "3"}}
+TASK = {
+    **{"command": "run.py", "size": 224, "epochs": 12, "plain_epochs": 1, "batch_size": 32, "lr": 3e-4},
+    **{"repeats": 1, "limit_repeats": 3, "limit_seconds": 3.0, "planned": 4},
+}
+PACKAGE = {
+    **{"seconds": 10.0, "wall": 14.0, "cells": 600, "train_cells": 500, "val_accuracy": 0.9, "peak_gb": 1.5},
+    **{"feature_seconds": 7.5, "feature_cells": 600, "epochs": [0.2] * 10, "training": [0.2, 0.1, 0.1]},
+}
+PLAIN = {"seconds": 25.0, "wall": 29.0, "epochs": [20.0], "val_accuracy": 0.8, "peak_gb": 1.2}
+LIMIT = {"rate": 100.0, "wall": 9.0, "peak_gb": 1.0}
+ROW = {"package": [PACKAGE], "plain": [PLAIN], "limit": [LIMIT]}
+
+
+@pytest.fixture
+def page(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.delitem(sys.modules, "page", raising=False)
+    from page import page
+
+    yield page
+    del sys.modules["page"]
+
+
+def table(text: str, title: str) -> list[list[str]]:
+    """The cells of a table of the page, its header left out."""
+    lines = text.partition(f"## {title}")[2].partition("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return rows[2:]
+
+
+def test_ratios_are_those_worked_out_by_hand(page):
+    measured = {("synthetic", 18, row): ROW for row in ("head", "layer4", "stem")}
+    measured["synthetic", 18, "layer4"] = {**ROW, "plain": [{**PLAIN, "epochs": [5.0, 5.0]}]}
+    text = page(measured, [{"seconds": 9.0, "cells": 600}], TASK, {**MACHINE, "precision": "32-true"})
+    # 5 s beside the epochs and 12 epochs of 20 s; for layer4, 15 s and 12 epochs of 5 s
+    plain, ratios, targets = zip(*[row[5:8] for row in table(text, "Against the plain loop")], strict=True)
+    assert plain == ("245", "75", "245")
+    assert ratios == ("24.5x", "7.5x", "24.5x")
+    assert targets == ("13x", "4.5x", "–")
+    # 600 cells in 7.5 s; 500 cells in the median epoch's 0.1 s
+    shares = [row[4:8] for row in table(text, "Against the limit")]
+    assert shares[0] == ["80", "100", "80 %", "85 %"]
+    assert shares[1] == ["5000", "100", "5000 %", "85 %"]
+    # 30 s against 245 + 75 + 245 s
+    grid, second = table(text, "In sum")
+    assert grid[1:] == ["0.05", "0.942", "18.8x", "4x"]
+    assert second[1] == "9"
+    assert table(text, "Where")[0][3:] == ["7.5", "2", "0.4", "0.5", "4", "4", "1.5", "1.2", "1"]
+    assert "1 of 12 epochs" in text
+    assert "1 of 4 rows are not measured yet" in text
+
+
+def test_deeper_networks_have_three_quarters_of_the_target_and_repeats_their_median(page):
+    twice = {**ROW, "package": [PACKAGE, {**PACKAGE, "seconds": 14.0}]}
+    text = page({("pbc", 50, "head"): twice}, [], TASK, {**MACHINE, "precision": "bf16-mixed"})
+    assert table(text, "Against the plain loop")[0][4:8] == ["12", "245", "20.4x", "18.8x"]
+    assert table(text, "Against the limit")[0][-1] == "–"
+    assert table(text, "In sum") == []
+
+
+@pytest.mark.slow
+def test_a_tiny_benchmark_measures_every_row(tmp_path):
+    options = {"data": "synthetic", "depths": 18, "size": 32, "head-images": 48, "images": 40, "epochs": 2}
+    options |= {"plain-epochs": 1, "limit-repeats": 1, "limit-seconds": 0.05, "output": tmp_path / "page.md"}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run([sys.executable, BENCHMARKS / "run.py", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert text in done.stdout
+    assert str(tmp_path) not in text
+    against_plain, against_limit = table(text, "Against the plain loop"), table(text, "Against the limit")
+    parts, sums = table(text, "Where"), table(text, "In sum")
+    assert [row[2].split("`")[1] for row in against_plain] == ["head", "layer4", "layer4", "stem"]
+    assert [len(rows) for rows in (against_limit, parts, sums)] == [3, 4, 2]
+    for rows, first in ((against_plain, 3), (against_limit, 4), (parts, 3), (sums, 1)):
+        for row in rows:
+            figures = [cell.rstrip("x %") for cell in row[first:] if cell != "–" and "under" not in cell]
+            assert all(0 <= float(figure) < 1e6 for figure in figures), row
+    assert all(float(row[3]) > 0 for row in parts[:3]), "each frozen row has a feature pass"
+    assert float(parts[3][3]) == 0, "nothing is frozen in full fine-tuning"
+
+
+def test_the_plain_loop_has_nothing_of_this_package(tmp_path):
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import plain_loop; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, BENCHMARKS], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert not [name for name in done.stdout.split() if name.partition(".")[0] == "leukemia"]
