@@ -30,11 +30,12 @@ lint: setup  ## ruff: rules and format
 types: setup  ## mypy
 	$(BIN)/mypy
 
-bench: setup  ## time the data path and a training step; writes benchmarks/results.md
+bench: setup  ## this package, a plain Lightning loop and the limit side by side; writes benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
 
-bench-quick: setup  ## the same with fewer images
-	$(BIN)/python benchmarks/run.py --images 120
+bench-quick: setup  ## the same in minutes: ResNet18, few images; writes outputs/bench-quick.md
+	$(BIN)/python benchmarks/run.py --data synthetic --depths 18 --head-images 320 --images 64 --plain-epochs 1 \
+	  --output outputs/bench-quick.md
 
 notebook: setup  ## open the quickstart
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'

@@ -1,27 +1,39 @@
-"""The peer: a Lightning loop as its documentation teaches it, with nothing of this package."""
+"""Contender "plain": a Lightning loop as its documentation teaches it, with nothing of this package.
 
+`python benchmarks/plain_loop.py TASK.json` trains what the task says and prints a line of JSON.
+"""
+
+import json
+import logging
+import sys
+import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from clock import now, peak_gb
 from PIL import Image
+from stopwatch import Stopwatch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
-from torchvision.models import resnet18
+from torchvision import models, transforms
 
 FIRST = {"stem": "conv1", "layer4": "layer4", "head": "fc"}  # the first module that trains
+WORKERS = 2
 
 
 class Pictures(Dataset):
     """Opens a file for each item: the picture (3, S, S) and its label."""
 
-    def __init__(self, paths: list[Path], labels: list[int], size: int) -> None:
+    def __init__(self, paths: list[str], labels: list[int], size: int, augment: str) -> None:
         self.paths, self.labels = paths, labels
+        turns = [transforms.RandomRotation((angle, angle)) for angle in (0, 90, 180, 270)]
+        views = [transforms.RandomHorizontalFlip(), transforms.RandomChoice(turns)]
+        varied = views if augment == "views" else []
         normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         resize = transforms.Resize((size, size))
-        self.transform = transforms.Compose([resize, transforms.ToTensor(), normalise])
+        self.transform = transforms.Compose([resize, *varied, transforms.ToTensor(), normalise])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -32,15 +44,20 @@ class Pictures(Dataset):
 
 
 class PlainClassifier(pl.LightningModule):
-    """torchvision's ResNet18 with one logit; the modules before the first that trains take no gradient."""
+    """torchvision's ResNet with one logit; the modules before the first that trains are frozen."""
 
-    def __init__(self, trainable_from: str, lr: float) -> None:
+    def __init__(self, depth: int, trainable_from: str, weights: str, lr: float) -> None:
         super().__init__()
-        self.net, self.lr = resnet18(num_classes=1), lr
+        self.net, self.lr = getattr(models, f"resnet{depth}")(num_classes=1), lr
+        if weights != "none":
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+            self.net.load_state_dict(
+                {k: v for k, v in state.items() if not k.startswith("fc.")}, strict=False
+            )
         for name, module in self.net.named_children():
             if name == FIRST[trainable_from]:
                 break
-            module.requires_grad_(False)
+            module.requires_grad_(False).eval()  # Lightning leaves the mode of a module as it finds it
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -48,9 +65,46 @@ class PlainClassifier(pl.LightningModule):
         self.log("train_loss", loss)
         return loss
 
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        logits = self.net(images).flatten()
+        self.log("val_loss", functional.binary_cross_entropy_with_logits(logits, labels.float()))
+        self.log("val_accuracy", ((logits > 0) == (labels > 0)).float().mean())
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(filter(lambda p: p.requires_grad, self.parameters()), lr=self.lr)
 
 
-def loader(paths: list[Path], labels: list[int], size: int, batch_size: int) -> DataLoader:
-    return DataLoader(Pictures(paths, labels, size), batch_size=batch_size, shuffle=True, num_workers=2)
+def main() -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")
+    task = json.loads(Path(sys.argv[1]).read_text())
+    files = json.loads(Path(task["lists"]).read_text())
+    pl.seed_everything(0, verbose=False)
+    stopwatch = Stopwatch()
+    start = now()
+    model = PlainClassifier(task["depth"], task["policy"], task["weights"], task["lr"])
+    train = Pictures(files["train"]["paths"], files["train"]["labels"], task["size"], task["augment"])
+    val = Pictures(files["val"]["paths"], files["val"]["labels"], task["size"], "none")
+    trainer = pl.Trainer(
+        max_epochs=task["plain_epochs"],
+        default_root_dir=task["folder"],
+        callbacks=[stopwatch],
+        enable_progress_bar=False,
+    )
+    trainer.fit(
+        model,
+        DataLoader(train, batch_size=task["batch_size"], shuffle=True, num_workers=WORKERS),
+        DataLoader(val, batch_size=task["batch_size"], num_workers=WORKERS),
+    )
+    result = {
+        "seconds": now() - start,
+        "epochs": stopwatch.epochs,
+        "val_accuracy": float(trainer.callback_metrics["val_accuracy"]),
+        "peak_gb": peak_gb(),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

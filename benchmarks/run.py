@@ -1,180 +1,193 @@
-"""Images a second in training: this package, a plain Lightning loop, and the limit, side by side.
+"""Measures this package, a plain Lightning loop and the limit side by side, and writes benchmarks/results.md.
 
-`make bench` writes benchmarks/results.md. A contender is a function that trains on the training cells of one
-synthetic set and gives the seconds of each epoch, from its data set-up on.
+`make bench` and `make bench-quick` start it. A contender is a script beside this one that takes a task as JSON and
+prints a line of JSON; each measurement is a process of its own. The page is written anew after each row.
 """
 
 import argparse
-import logging
+import json
 import os
-import platform
+import signal
+import subprocess
+import sys
 import tempfile
 import time
-import warnings
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean, median
-from unittest.mock import patch
+from typing import Any
 
-import pandas as pd
-import plain_loop
-import pytorch_lightning as pl
-import torch
-from torch.nn import functional
+from page import ROWS, Measured, Measurement, page
 
-import leukemia
-from leukemia.cache import cache_dir
-from leukemia.models.precision import resolve_precision
-
-POLICIES = ("head", "layer4", "stem")
-BATCH_SIZE, LR, REPEATS = 32, 3e-4, 3
-RESULTS = Path(__file__).with_name("results.md")
-
-
-@dataclass(frozen=True)
-class Task:
-    """What all contenders do; the precision is that of the package and of the limit."""
-
-    root: Path
-    cells: pd.DataFrame
-    epochs: int
-    size: int
-    device: str
-    precision: str
-
-    def trainer(self, precision: str, clock: "Clock") -> pl.Trainer:
-        of_task = {"max_epochs": self.epochs, "accelerator": self.device, "devices": 1}
-        off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-        given = {"precision": precision, "callbacks": [clock], "limit_val_batches": 0}
-        return pl.Trainer(**of_task, **given, **dict.fromkeys(off, False))
-
-
-class Clock(pl.Callback):
-    """Starts when it is made, and takes the seconds of each epoch."""
-
-    def __init__(self) -> None:
-        self.epochs: list[float] = []
-        self.mark = time.perf_counter()
-
-    def on_train_epoch_end(self, *_: object) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        before, self.mark = self.mark, time.perf_counter()
-        self.epochs.append(self.mark - before)
-
-
-def package(task: Task, policy: str) -> list[float]:
-    model = leukemia.CellClassifier(18, policy, weights="none", lr=LR)
-    with tempfile.TemporaryDirectory() as empty, patch.dict(os.environ, LEUKEMIA_CACHE=empty):
-        clock = Clock()
-        data = leukemia.CellDataModule(str(task.root), image_size=task.size, batch_size=BATCH_SIZE)
-        task.trainer(task.precision, clock).fit(model, datamodule=data)
-    return clock.epochs
-
-
-def plain(task: Task, policy: str) -> list[float]:
-    model = plain_loop.PlainClassifier(policy, LR)
-    clock = Clock()
-    paths = [task.root / path for path in task.cells["path"]]
-    batches = plain_loop.loader(paths, task.cells["label"].tolist(), task.size, BATCH_SIZE)
-    task.trainer("32-true", clock).fit(model, batches)
-    return clock.epochs
-
-
-def limit(task: Task, policy: str) -> list[float]:
-    model = leukemia.CellClassifier(18, policy, weights="none", lr=LR).to(task.device).train()
-    optimizer = model.configure_optimizers()
-    pixels = torch.randint(256, (BATCH_SIZE, task.size, task.size, 3), dtype=torch.uint8).to(task.device)
-    labels = torch.ones(BATCH_SIZE, device=task.device)
-    mixed = torch.autocast(task.device, torch.bfloat16, enabled="bf16" in task.precision)
-    clock = Clock()
-    for _ in range(task.epochs):
-        for first in range(0, len(task.cells), BATCH_SIZE):
-            count = min(BATCH_SIZE, len(task.cells) - first)
-            with mixed:
-                logits = model(pixels[:count])
-            optimizer.zero_grad()
-            functional.binary_cross_entropy_with_logits(logits.float(), labels[:count]).backward()
-            optimizer.step()
-        clock.on_train_epoch_end()
-    return clock.epochs
-
-
-CONTENDERS = {"this package": package, "plain Lightning loop": plain, "limit": limit}
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parents[1] / "shared"
+BATCH_SIZE, LR = 32, 3e-4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure training, and write benchmarks/results.md.")
-    for name, default in (("images", 240), ("epochs", 2), ("size", 224)):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default {default}")
+    options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the scratch folder goes
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(options, Path(scratch))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure training side by side, and write a page.")
+    lists = (("data", "synthetic,pbc"), ("depths", "18,50"), ("only", ",".join(ROWS)))
+    for name, default in lists:
+        parser.add_argument(f"--{name}", default=default, help=f"of {default}; default: all that can be")
+    numbers = (
+        ("head-images", 2000, "cells of the rows of the frozen baseline"),
+        ("images", 480, "cells of the other rows"),
+        ("size", 224, "height and width of the pictures"),
+        ("epochs", 12, "of the package, and what the plain loop's time is given for"),
+        ("plain-epochs", 0, "that the plain loop runs; 0: all"),
+        ("repeats", 1, "of the whole"),
+        ("limit-repeats", 3, "of the limit"),
+    )
+    for name, default, words in numbers:
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{words}; default {default}")
+    parser.add_argument(
+        "--limit-seconds", type=float, default=3.0, help="of each repeat of the limit; default 3"
+    )
+    parser.add_argument("--output", type=Path, default=HERE / "results.md", help="the page")
     options = parser.parse_args()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.simplefilter("ignore")
-    root = cache_dir() / f"demo-{options.images}"
-    if not root.exists():
-        leukemia.write_demo(root, images=options.images)
-    index = leukemia.read_index(root)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = resolve_precision("auto", device)
-    task = Task(root, index[index["split"] == "train"], options.epochs, options.size, device, precision)
-    for path in index["path"]:
-        (root / path).read_bytes()  # so that nobody is the first to read the disk
-    limit(task, "head")  # warms up
-
-    seconds: dict[tuple[str, str], list[list[float]]] = {}
-    for repeat in range(1, REPEATS + 1):
-        for policy in POLICIES:
-            for name, contender in CONTENDERS.items():
-                pl.seed_everything(0, verbose=False)
-                taken = contender(task, policy)
-                seconds.setdefault((policy, name), []).append(taken)
-                print(f"{repeat}/{REPEATS} {policy:7}{name:21}", *(f"{s:8.2f} s" for s in taken), flush=True)
-    page = results(task, seconds)
-    RESULTS.write_text(page, encoding="utf-8")
-    print(page, RESULTS, sep="\n")
+    for name, _ in lists:
+        setattr(options, name, getattr(options, name).split(","))
+    options.depths = [int(depth) for depth in options.depths]
+    options.plain_epochs = options.plain_epochs or options.epochs
+    unknown = {*options.only} - {*ROWS} | {*options.data} - {"synthetic", "pbc"}
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))} is none of {', '.join(ROWS)}, synthetic, pbc")
+    if "pbc" in options.data and not (SHARED / "data" / "pbc_cells").is_dir():
+        print("pbc is left out: its pictures do not lie beside the checkout")
+        options.data.remove("pbc")
+    return options
 
 
-def results(task: Task, seconds: dict[tuple[str, str], list[list[float]]]) -> str:
-    """The page, from the seconds of each epoch of each repeat, by policy and contender."""
-    images = len(task.cells)
+def measure(options: argparse.Namespace, scratch: Path) -> None:
+    data, counts = data_sets(options, scratch)
+    machine = contender("prepare", {"data": list(data.values())}, scratch)
+    task: Measurement = {
+        **{name: getattr(options, name) for name in ("size", "epochs", "plain_epochs", "repeats")},
+        **{name: getattr(options, name) for name in ("limit_repeats", "limit_seconds")},
+        **{"batch_size": BATCH_SIZE, "lr": LR, "precision": machine["precision"]},
+        "planned": len(options.data) * len(options.depths) * len(options.only),
+        "command": f"benchmarks/{' '.join([Path(__file__).name, *sys.argv[1:]]).partition(' --output')[0]}",
+    }
+    measured: Measured = {}
 
-    def rate(policy: str, name: str, epochs: slice = slice(None)) -> float:
-        return images / median(fmean(run[epochs]) for run in seconds[policy, name])
+    def write() -> str:
+        text = page(measured, task, machine)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text, encoding="utf-8")
+        return text
 
-    rows = []
-    for policy, name in seconds:
-        whole = rate(policy, name)
-        parts = [rate(policy, name, slice(1)), rate(policy, name, slice(-1, None)), whole]
-        ratios = [whole / rate(policy, other) for other in ("plain Lightning loop", "limit")]
-        rows.append(
-            " | ".join([f"| {policy} | {name}", *(f"{figure:.3g}" for figure in parts + ratios)]) + " |"
-        )
-    packages = ("leukemia", "torch", "torchvision", "pytorch-lightning")
-    cuda = f", {torch.cuda.get_device_name()}" if task.device == "cuda" else ""
-    return f"""# Training speed
-
-Images a second, ResNet18, {images} training images of a synthetic C-NMC set at {task.size}x{task.size}, batches of
-{BATCH_SIZE}, Adam, epochs without validation: {task.epochs}; medians of {REPEATS} interleaved repeats.
-
-| trains from | | first epoch | last epoch | all epochs | times the plain loop | times the limit |
-| --- | --- | --- | --- | --- | --- | --- |
-{chr(10).join(rows)}
-
-- This package: {task.precision}, as `auto` chose; from an empty cache, so its first epoch decodes the whole set.
-- Plain Lightning loop: PIL, torchvision transforms, DataLoader with 2 workers, 32-true, frozen by `requires_grad`.
-- Limit: the package's training step in a bare loop, {task.precision}, on one batch that is in memory already.
-- The ratios are of all epochs, the first with its set-up included; more epochs spread the set-up further.
-
-Machine: {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{cuda}.
-Python {platform.python_version()}, {", ".join(f"{name} {version(name)}" for name in packages)}.
-"""
+    for _ in range(options.repeats):
+        for name in options.data:
+            for depth in options.depths:
+                for row in options.only:
+                    of_row = {**task, **row_task(name, depth, row, data[name, counts[row]])}
+                    for who, found in measure_row(of_row, row, scratch).items():
+                        measured.setdefault((name, depth, row), {}).setdefault(who, []).append(found)
+                    write()
+    print(write(), options.output, sep="\n")
 
 
-def _processor() -> str:
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text().splitlines() if known.is_file() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+def data_sets(
+    options: argparse.Namespace, scratch: Path
+) -> tuple[dict[tuple[str, int], dict[str, Any]], dict[str, int]]:
+    """The sets to prepare, by name and number of cells, and the number of cells of each row."""
+    counts = {row: options.head_images if row == "head" else options.images for row in options.only}
+    data = {}
+    for name in options.data:
+        for images in sorted(set(counts.values())):
+            root = scratch / f"{name}-{images}" if name == "synthetic" else scratch / f"{name}-{images}.csv"
+            source = str(SHARED / "data" / "pbc_cells")
+            data[name, images] = {"name": name, "images": images, "root": str(root), "source": source}
+    return data, counts
+
+
+def row_task(name: str, depth: int, row: str, data: dict[str, Any]) -> Measurement:
+    """What the contenders of a row are told beside what all are."""
+    policy, augment = ROWS[row]
+    root, known = Path(data["root"]), name == "pbc"
+    weights = str(SHARED / "weights" / f"resnet{depth}_pbc6.pth") if known else "none"
+    base = root.parent if known else root
+    told = {"depth": depth, "policy": policy, "augment": augment, "weights": weights}
+    return {**told, "name": name, "root": str(root), "base": str(base)}
+
+
+def overrides(task: Measurement) -> list[str]:
+    """The settings of a package run, as its user would type them."""
+    layout = ["data=cells", "data.split=image", "data.positive=ig"] if task["name"] == "pbc" else []
+    return [
+        *layout,
+        f'data.root="{task["root"]}"',
+        f"data.image_size={task['size']}",
+        f"data.batch_size={task['batch_size']}",
+        f"data.augment={task['augment']}",
+        f"model.depth={task['depth']}",
+        f"model.trainable_from={task['policy']}",
+        f'model.weights="{task["weights"]}"',
+        f"model.lr={task['lr']}",
+        f"trainer.max_epochs={task['epochs']}",
+        f"trainer.precision={task['precision']}",
+        f"callbacks.early_stopping.patience={task['epochs']}",
+    ]
+
+
+def measure_row(task: Measurement, row: str, scratch: Path) -> dict[str, Measurement]:
+    """What each contender printed, measured one directly after the other."""
+    scripts = {"package": "package", "plain": "plain_loop", "limit": "limit"}
+    if row == "layer4-views":  # its limit is that of layer4
+        del scripts["limit"]
+    found = {}
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        files = {"folder": folder, "run": f"{folder}/run", "lists": f"{folder}/lists.json"}
+        task = {**task, **files, "overrides": overrides(task)}
+        for name, script in scripts.items():
+            found[name] = contender(script, task, Path(folder))
+            tell(task, row, name, found[name])
+        if row == "head":
+            found["again"] = second_start(task, Path(folder))
+            tell(task, row, "second start", found["again"])
+    return found
+
+
+def second_start(task: Measurement, folder: Path) -> Measurement:
+    """Seconds of the whole command on the cache that the package's run has filled."""
+    where = f'hydra.run.dir="{folder}/again"'
+    start = time.perf_counter()
+    command([sys.executable, "-m", "leukemia.train", *task["overrides"], where], folder)
+    seconds = time.perf_counter() - start
+    assert (folder / "again" / "metrics.json").is_file()
+    return {"seconds": seconds}
+
+
+def tell(task: Measurement, row: str, name: str, found: Measurement) -> None:
+    figure = f"{found['rate']:.4g} images/s" if name == "limit" else f"{found['seconds']:.1f} s"
+    print(f"{task['name']} ResNet{task['depth']} {row} {name}: {figure}", flush=True)
+
+
+def contender(script: str, task: Measurement, folder: Path) -> Measurement:
+    """What a script prints about a task, with `wall`, the seconds of its whole process."""
+    told = folder / f"{script}.json"
+    told.write_text(json.dumps(task))
+    start = time.perf_counter()
+    printed = command([sys.executable, str(HERE / f"{script}.py"), str(told)], folder)
+    return {**json.loads(printed.splitlines()[-1]), "wall": time.perf_counter() - start}
+
+
+def command(words: list[str], folder: Path) -> str:
+    """What a process prints whose cache lies in a folder.
+
+    Raises:
+        SystemExit: if it fails, with the end of what it said.
+    """
+    environment = {**os.environ, "LEUKEMIA_CACHE": str(folder / "cache")}
+    done = subprocess.run(words, cwd=HERE.parent, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} failed with {done.returncode}:\n{done.stderr[-3000:]}")
+    return done.stdout
 
 
 if __name__ == "__main__":
