@@ -24,7 +24,7 @@ from leukemia.models.precision import autocast
 from leukemia.models.resnet import STAGES, StagedResNet
 
 VERSION = 1  # of what the map holds: counted up when the same input would give other activations
-BATCH_SIZE = 64
+BATCH_SIZE = {"cpu": 16, "cuda": 256}  # of the pass; a processor is slower with more than fit its caches
 # Multiply-adds that a stored byte has to save, else computing is faster than reading: a processor of two cores
 # does a thousand while a slow disk reads a byte; a GPU does more while the bus brings one.
 WORTH = {"cpu": 1_000, "cuda": 5_000}
@@ -114,10 +114,11 @@ class FrozenFeatures:
     def _compute(self, part: Part, folder: Path, dtype: type = np.float16) -> None:
         cells, number = part
         stored = claimed_array(folder / "activations.npy", (len(cells), *self.shape), np.dtype(dtype))
+        size = BATCH_SIZE.get(self.device, BATCH_SIZE["cpu"])
         words = f"frozen stages, view {number + 1}" if number else "frozen stages"
         with tqdm(desc=words, total=len(cells), unit="cell", disable=None) as bar:
-            for start in range(0, len(cells), BATCH_SIZE):
-                rows = cells[start : start + BATCH_SIZE]
+            for start in range(0, len(cells), size):
+                rows = cells[start : start + size]
                 values = self._activations(self.pixels.images[rows], number).float()
                 kept = values.half() if dtype == np.float16 else values
                 if not torch.isfinite(kept).all():

@@ -83,7 +83,7 @@ def test_activations_that_are_no_numbers_are_refused_and_nothing_is_kept(pixels)
     net = network()
     with torch.no_grad():
         net.net.conv1.weight[0] = float("inf")
-    with pytest.raises(InputError, match="not finite for cells 0 to 63"):
+    with pytest.raises(InputError, match="not finite for cells 0 to 15"):
         load(net, pixels)
     assert not list(cache_dir().glob("features-*"))
 
