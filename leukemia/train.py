@@ -23,6 +23,7 @@ from lightning_fabric.utilities.rank_zero import _get_rank
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from leukemia.allocator import keep_freed_memory
 from leukemia.callbacks import HistoryFile, Pictures
 from leukemia.checkpoints import WholeCheckpointIO, read_checkpoint
 from leukemia.config import (
@@ -90,6 +91,7 @@ def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
     config = absolute_paths(config)
     wanted = _plain(config)
     config = resolve_auto(config)
+    keep_freed_memory()
     pl.seed_everything(config.seed, verbose=False)
     torch.backends.cudnn.deterministic = True
     data: CellDataModule = build(config.data, seed=config.seed, max_gb=config.cache.max_gb)

@@ -1,5 +1,8 @@
 """Training on stored activations is training on pixels; whoever they do not belong to does not get them."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,10 +11,12 @@ import torch
 
 from leukemia import predict_logits
 from leukemia.cache import cache_dir
-from leukemia.config import compose
+from leukemia.checkpoints import load_classifier
+from leukemia.config import build, compose
 from leukemia.data.datamodule import CellDataModule
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.features import FrozenFeatures
+from leukemia.runs import Run
 from leukemia.train import train
 
 
@@ -49,6 +54,12 @@ def test_a_run_on_stored_activations_gives_the_figures_of_a_run_on_pixels(small,
         direct.predictions.drop(columns=["logit", "probability"]),
     )
     np.testing.assert_allclose(stored.predictions["logit"], direct.predictions["logit"], atol=0.05)
+    again = load_classifier(stored.best_checkpoint)  # holds the whole network
+    data = build(compose([*small, *settings]).data, seed=0)
+    data.setup()
+    precision = stored.config["trainer"]["precision"]
+    logits = predict_logits(again, data.batches(data.reported_side), precision=precision)
+    np.testing.assert_allclose(logits, stored.predictions["logit"], atol=0.01)
 
 
 def test_no_picture_goes_through_the_frozen_stages_twice(small, tmp_path, monkeypatch):
@@ -69,6 +80,32 @@ def test_no_picture_goes_through_the_frozen_stages_twice(small, tmp_path, monkey
     passes.clear()
     train(compose([*settings, "trainer.max_epochs=3", "model.lr=1e-2"]), tmp_path / "again")
     assert not [count for count, _ in passes if count > 1]
+
+
+def test_of_two_runs_at_once_one_computes_and_the_other_waits(small, tmp_path):
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from leukemia import compose\nfrom leukemia.train import train\n"
+        "from leukemia.models.features import FrozenFeatures\n"
+        "compute = FrozenFeatures._compute\n"
+        "def slow(self, part, folder):\n"
+        "    print(len(part[0]), file=open(sys.argv[1], 'a'))\n"
+        "    time.sleep(3)\n"
+        "    compute(self, part, folder)\n"
+        "FrozenFeatures._compute = slow\n"
+        "train(compose(sys.argv[3:]), Path(sys.argv[2]))\n"
+    )
+    computed = tmp_path / "computed"
+    runs = [
+        subprocess.Popen([sys.executable, "-c", script, computed, tmp_path / str(number), *small])
+        for number in range(2)
+    ]
+    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    first, second = (Run(tmp_path / str(number)) for number in range(2))
+    sides = first.cells["side"].value_counts()
+    assert sorted(map(int, computed.read_text().split())) == sorted([sides["train"], sides["val"]])
+    pd.testing.assert_frame_equal(first.predictions, second.predictions)
 
 
 def test_where_they_cannot_be_used_the_run_says_why_and_remembers(leukemia_train, small, tmp_path):
