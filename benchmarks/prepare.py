@@ -26,6 +26,7 @@ def main() -> None:
     for data in task["data"]:
         make = synthetic if data["name"] == "synthetic" else subset
         make(data, Path(data["root"]))
+    os.sync()  # so that nobody waits for the disk to take what was just written
     print(json.dumps(machine()))
 
 

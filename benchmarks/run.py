@@ -36,10 +36,10 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", default=default, help=f"of {default}; default: all that can be")
     numbers = (
         ("head-images", 2000, "cells of the rows of the frozen baseline"),
-        ("images", 480, "cells of the other rows"),
+        ("images", 240, "cells of the other rows"),
         ("size", 224, "height and width of the pictures"),
         ("epochs", 12, "of the package, and what the plain loop's time is given for"),
-        ("plain-epochs", 0, "that the plain loop runs; 0: all"),
+        ("plain-epochs", 2, "that the plain loop runs, its time being scaled up; 0: all"),
         ("repeats", 1, "of the whole"),
         ("limit-repeats", 3, "of the limit"),
     )

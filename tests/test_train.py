@@ -16,7 +16,7 @@ from leukemia.config import compose
 from leukemia.errors import InputError
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.curves import Curves
-from leukemia.models.resnet import STAGES
+from leukemia.models.resnet import STAGES, StagedResNet
 from leukemia.runs import Run
 from leukemia.train import train
 
@@ -215,6 +215,14 @@ def test_a_checkpoint_cut_short_is_named_with_the_remedy(small, tmp_path, monkey
     last.write_bytes(last.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"last\.ckpt cannot be read .*resume=restart"):
         train(compose(settings), tmp_path / "run")
+
+
+def test_on_a_processor_nothing_is_compiled_and_the_run_says_so(small, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(StagedResNet, "compile", lambda self: pytest.fail("compiled"))
+    settings = [*small, "compile=true", "trainer.max_epochs=1", "model.trainable_from=head"]
+    assert train(compose(settings), tmp_path / "run").status["status"] == "done"
+    assert "compile=true: left out" in caplog.text
 
 
 def test_two_processes_never_train_in_one_folder(small, tmp_path):

@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 from leukemia.cache import UnusableCacheError
 from leukemia.data.pixels import Pixels
@@ -15,6 +17,7 @@ from leukemia.models.features import FrozenFeatures, Part, why_not
 from leukemia.models.resnet import StagedResNet
 
 log = logging.getLogger(__name__)
+_tell = rank_zero_only(log.info)
 
 
 class Sources:
@@ -41,6 +44,7 @@ class Sources:
         self.keep_resident, self.max_gb = keep_resident, max_gb
         self.frozen: FrozenFeatures | None = None
         self.chosen_for: StagedResNet | None = None
+        self._chosen: dict[str, list[Part]] = {}  # what is computed of each split
         self._opened: dict[str, Stored] = {}
 
     def choose(
@@ -60,13 +64,14 @@ class Sources:
         reason = why_not(net, scheduled, self.augmentation)
         if reason is None:
             frozen = FrozenFeatures(net, self.pixels, device, precision, self.max_gb)
-            parts = [part for split in splits for part in self._parts(split)]
+            self._chosen = {split: self._parts(split) for split in splits}
+            parts = [part for of_split in self._chosen.values() for part in of_split]
             reason = frozen.not_worth_it() or frozen.lacking_room(parts)
         if reason is not None:
-            log.info("data.features=auto: off, because %s", reason)
+            _tell("data.features=auto: off, because %s", reason)
             return False
         self.frozen = frozen
-        log.info(
+        _tell(
             "data.features=auto: on, because the stages before %s are frozen: their activations%s are computed "
             "once (%.0f MB) and then read",
             net.trainable_from,
@@ -96,16 +101,19 @@ class Sources:
     def _features(self, cells: np.ndarray, device: torch.device) -> Stored | None:
         assert self.frozen is not None
         split = self.split[cells[0]]
-        if split in self._opened:
-            return self._opened[split]
-        parts = self._parts(split)
-        try:
-            maps, dtype = self.frozen.load(parts)
-        except UnusableCacheError as error:
-            log.warning("data.features=auto: off from here on, because %s", error)
-            self.frozen = None
-            return None
-        return self._open(split, Stored("features", maps, parts[0][0], dtype), device)
+        if split not in self._opened:  # all splits at once, while the network is on its device
+            try:
+                maps, dtype = self.frozen.load([part for parts in self._chosen.values() for part in parts])
+            except UnusableCacheError as error:
+                log.warning("data.features=auto: off from here on, because %s", error)
+                self.frozen = None
+                return None
+            following = iter(maps)
+            for name, parts in self._chosen.items():
+                self._open(
+                    name, Stored("features", list(islice(following, len(parts))), parts[0][0], dtype), device
+                )
+        return self._opened[split]
 
     def _open(self, name: str, stored: Stored, device: torch.device) -> Stored:
         if name not in self._opened:

@@ -21,7 +21,7 @@ from leukemia.train import train
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch, request):
+def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LEUKEMIA_CACHE", str(tmp_path / "cache"))
 
 
