@@ -113,8 +113,7 @@ def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
         data.features = run.config["data"].get("features", "off")
     trainer = _build_trainer(config, run)
     device = trainer.strategy.root_device.type
-    if not data.choose_features(model, device, str(trainer.precision)):
-        config.data.features = "off"
+    config.data.features = data.choose_features(model, device, str(trainer.precision))
     if first and state == "start":
         config.data.root = str(data.root.absolute())
         run.write_config(_plain(config))

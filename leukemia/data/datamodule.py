@@ -161,8 +161,8 @@ class CellDataModule(pl.LightningDataModule):
             assert self.trainer is not None
             self.choose_features(model, self.trainer.strategy.root_device.type, str(self.trainer.precision))
 
-    def choose_features(self, model: CellClassifier, device: str, precision: str) -> bool:
-        """Decide whether training this model reads stored activations, and say why in a line.
+    def choose_features(self, model: CellClassifier, device: str, precision: str) -> str:
+        """Decide whether training this model reads stored activations, and say why in a line; see `Sources.choose`.
 
         Args:
             model: that will be trained.
@@ -170,7 +170,7 @@ class CellDataModule(pl.LightningDataModule):
             precision: in which it is trained.
         """
         if self.features == "off":
-            return False
+            return "off"
         splits = self.index["split"][self.index["path"].isin(self.cells["path"])].unique()
         return self.sources.choose(model.net, bool(model.unfreeze_at), device, precision, splits)
 

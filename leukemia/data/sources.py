@@ -49,7 +49,7 @@ class Sources:
 
     def choose(
         self, net: StagedResNet, scheduled: bool, device: str, precision: str, splits: Iterable[str]
-    ) -> bool:
+    ) -> str:
         """Turn to the activations of a network's frozen stages where that can be, and say why in a line.
 
         Args:
@@ -58,6 +58,10 @@ class Sources:
             device: the type of device that trains it.
             precision: in which it is trained.
             splits: that will be read.
+
+        Returns:
+            What a run has to remember to choose alike when it goes on: `off` where only room was lacking, else
+            `auto`, for the rest follows from the settings.
         """
         self.frozen, self.chosen_for = None, net
         self._opened = {name: stored for name, stored in self._opened.items() if stored.name == "pixels"}
@@ -66,10 +70,11 @@ class Sources:
             frozen = FrozenFeatures(net, self.pixels, device, precision, self.max_gb)
             self._chosen = {split: self._parts(split) for split in splits}
             parts = [part for of_split in self._chosen.values() for part in of_split]
-            reason = frozen.not_worth_it() or frozen.lacking_room(parts)
-        if reason is not None:
-            _tell("data.features=auto: off, because %s", reason)
-            return False
+            reason = frozen.not_worth_it()
+        room = frozen.lacking_room(parts) if reason is None else None
+        if reason or room:
+            _tell("data.features=auto: off, because %s", reason or room)
+            return "off" if room else "auto"
         self.frozen = frozen
         _tell(
             "data.features=auto: on, because the stages before %s are frozen: their activations%s are computed "
@@ -78,7 +83,7 @@ class Sources:
             f" in {VIEWS} views" if self.augmentation == "views" else "",
             sum(frozen.nbytes(len(cells)) for cells, _ in parts) / 1e6,
         )
-        return True
+        return "auto"
 
     def of(
         self, cells: np.ndarray, device: torch.device, net: StagedResNet | None = None, varied: bool = False

@@ -118,6 +118,17 @@ def test_where_they_cannot_be_used_the_run_says_why_and_remembers(leukemia_train
     assert "  features: 'off'" in (folder / "config.yaml").read_text()
 
 
+def test_a_grid_over_boundaries_differs_in_the_boundary_only(leukemia_train, small, tmp_path):
+    """What follows from the settings is no setting of its own: stem trains on pixels, head on activations."""
+    folder = tmp_path / "grid"
+    sweep = [*small, "trainer.max_epochs=1", "model.trainable_from=head,stem", f"hydra.sweep.dir={folder}"]
+    code, out, err = leukemia_train("-m", *sweep)
+    assert code == 0, err
+    assert "data.features=auto: on" in out
+    assert "with model.trainable_from=stem no stage is frozen" in out
+    assert "features" not in "".join(pd.read_csv(folder / "results.csv").columns)
+
+
 def test_a_disk_that_fills_up_meanwhile_is_said_and_the_run_goes_on(
     leukemia_train, small, tmp_path, monkeypatch
 ):
