@@ -19,6 +19,7 @@ from clock import now, peak_gb
 from torch.nn import functional
 
 from leukemia.allocator import keep_freed_memory
+from leukemia.models.precision import autocast
 from leukemia.models.resnet import StagedResNet
 
 FORWARD_BATCH = 16  # the fastest on two cores, of 2 to 64
@@ -34,7 +35,7 @@ def main() -> None:
     count = FORWARD_BATCH if task["policy"] == "head" else task["batch_size"]
     images = torch.randn(count, 3, task["size"], task["size"], device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    mixed = torch.autocast(device, torch.bfloat16, enabled="bf16" in task["precision"])
+    mixed = autocast(device, task["precision"])
     step = (
         forward(net, images, mixed) if task["policy"] == "head" else training(net, images, mixed, task["lr"])
     )
