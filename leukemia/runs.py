@@ -5,7 +5,6 @@ to open, and a notebook can read a run without Hydra, Lightning or a GPU.
 """
 
 import csv
-import io
 import json
 import os
 import tempfile
@@ -20,6 +19,8 @@ import pandas as pd
 import yaml
 
 from leukemia.errors import InputError
+from leukemia.evaluation.policy import Policy
+from leukemia.evaluation.predictions import parse_table
 
 STATES = ("running", "done", "interrupted", "failed")
 
@@ -87,6 +88,13 @@ class Run:
         """`path, subject, group, label, side, pixel_hash` of every cell of the run."""
         return self._table("cells.csv")
 
+    @property
+    def policy(self) -> Policy | None:
+        """The triage policy beside the run; None if there is none. Read afresh each time."""
+        return (
+            Policy.from_json(self._json("triage.json")) if (self.folder / "triage.json").is_file() else None
+        )
+
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         write_text(self.folder / name, json.dumps(value, indent=2) + "\n")
 
@@ -112,13 +120,7 @@ class Run:
         return value
 
     def _table(self, name: str) -> pd.DataFrame:
-        strings = {"path": str, "subject": str, "group": str, "side": str, "pixel_hash": str}
-        try:
-            return pd.read_csv(
-                io.StringIO(self._text(name)), dtype=strings, keep_default_na=False, na_values=[""]
-            )
-        except ValueError as error:  # pandas' own errors of an empty or broken csv are of this kind
-            raise InputError(f"{self.folder / name} is no table: {error}") from None
+        return parse_table(self._text(name), str(self.folder / name))
 
 
 @dataclass(frozen=True)

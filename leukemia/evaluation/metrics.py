@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from leukemia.errors import InputError
+from leukemia.evaluation.predictions import arrays, has_subjects, validate_predictions
 
-REQUIRED = ("path", "label", "logit")
 BINS = 15
 CELLS_A_BIN = 10
 
@@ -32,7 +31,7 @@ def cell_metrics(table: pd.DataFrame) -> dict[str, Any]:
     Raises:
         InputError: as `validate_predictions`.
     """
-    label, logit = _arrays(table)
+    label, logit = arrays(table)
     called = logit >= 0
     correct = called == label
     confidence = 1 / (1 + np.exp(-np.abs(logit)))
@@ -83,7 +82,7 @@ def subject_table(table: pd.DataFrame) -> pd.DataFrame:
     Raises:
         InputError: as `validate_predictions`.
     """
-    label, logit = _arrays(table)
+    label, logit = arrays(table)
     cells = pd.DataFrame({
         "subject": table["subject"].to_numpy(),
         "label": label.astype(int),
@@ -114,7 +113,7 @@ def better_than_majority(table: pd.DataFrame) -> bool:
     Raises:
         InputError: as `validate_predictions`.
     """
-    label, logit = _arrays(table)
+    label, logit = arrays(table)
     correct = int(((logit >= 0) == label).sum())
     return wilson_interval(correct, len(label))[0] > _majority(label) / len(label)
 
@@ -169,53 +168,8 @@ def confusion(table: pd.DataFrame) -> NDArray[np.int64]:
     Raises:
         InputError: as `validate_predictions`.
     """
-    label, logit = _arrays(table)
+    label, logit = arrays(table)
     return np.bincount(2 * label + (logit >= 0), minlength=4).reshape(2, 2).astype(np.int64)
-
-
-def has_subjects(table: pd.DataFrame) -> bool:
-    """Whether every cell of the table has a subject."""
-    if "subject" not in table:
-        return False
-    return bool((table["subject"].notna() & (table["subject"].astype(str).str.strip() != "")).all())
-
-
-def validate_predictions(table: pd.DataFrame) -> None:
-    """Check that figures can be computed from a table. Rows are counted from 1, without the header.
-
-    Raises:
-        InputError: if it is empty, lacks a column of `path, label, logit`, or has a label other than 0 and 1,
-            a logit that is no finite number, or a path twice.
-    """
-    missing = [column for column in REQUIRED if column not in table]
-    if missing:
-        raise InputError(
-            f"a predictions table needs the columns {', '.join(REQUIRED)}; {', '.join(missing)} "
-            f"missing (it has: {', '.join(map(str, table.columns)) or 'none'})"
-        )
-    if table.empty:
-        raise InputError("the predictions table has no rows: there is nothing to compute")
-    label, logit = pd.to_numeric(table["label"], "coerce"), pd.to_numeric(table["logit"], "coerce")
-    _refuse(table, ~label.isin([0, 1]), "label", "write 1 for the positive class and 0 for the negative one")
-    _refuse(table, ~np.isfinite(logit.astype(float)), "logit", "it has to be a finite number")
-    _refuse(table, table["path"].duplicated(), "path", "it is there twice, and a cell counts once")
-
-
-def _refuse(table: pd.DataFrame, bad: ArrayLike, column: str, remedy: str) -> None:
-    rows = np.flatnonzero(np.asarray(bad, dtype=bool))
-    if len(rows):
-        first = table.iloc[rows[0]]
-        more = f" (and {len(rows) - 1:,} more)" if len(rows) > 1 else ""
-        raise InputError(
-            f"{column} {first[column]!r} in row {rows[0] + 1:,} ({first['path']}){more}: {remedy}"
-        )
-
-
-def _arrays(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Label `[n]` (True positive) and logit `[n]` of a table that has been checked."""
-    validate_predictions(table)
-    label = pd.to_numeric(table["label"]).to_numpy() == 1
-    return label, pd.to_numeric(table["logit"]).to_numpy(dtype=np.float64)
 
 
 def _rates(label: NDArray[np.bool_], called: NDArray[np.bool_]) -> Mapping[str, float | None]:

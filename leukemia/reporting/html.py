@@ -9,7 +9,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from leukemia.evaluation.metrics import validate_predictions
+from leukemia.evaluation.predictions import validate_predictions
 from leukemia.reporting import drawing, plots, printed, summary, words
 from leukemia.reporting.markdown import results_md
 from leukemia.reporting.tables import combinations, read_settings, read_status, results_table

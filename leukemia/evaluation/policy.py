@@ -1,0 +1,101 @@
+"""A triage policy: which cells are released, and as what. What `triage` chooses and `predict` applies."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leukemia.errors import InputError
+
+REVIEW = "review"
+UNITS = ("subject", "cell")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Cells at or below `low` are released as the negative class, cells at or above `high` as the positive one,
+    the rest go to review.
+
+    Attributes:
+        low, high: thresholds on the raw logit, low < high; None where that side releases nothing.
+        slope, intercept: of the recalibration, logit -> slope * logit + intercept; None where unknown.
+        max_missed: bound of the share of positive cells that are released as negative.
+        max_false_alarm: bound of the share of negative cells that are released as positive.
+        confidence: with which both bounds hold together.
+        unit: `subject`, the rates are means over subjects; `cell`, over independent cells.
+        certified: whether the bounds are guaranteed.
+        why_not: the reason, where they are not.
+        released: share of the cells of `fitted_on` that are released.
+        fitted_on: what the thresholds were chosen on, in words and numbers.
+
+    Raises:
+        InputError: for values that cannot be.
+    """
+
+    low: float | None
+    high: float | None
+    slope: float | None
+    intercept: float | None
+    max_missed: float
+    max_false_alarm: float
+    confidence: float
+    unit: str
+    certified: bool
+    why_not: str | None = None
+    released: float = 0.0
+    fitted_on: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "slope", "intercept"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and math.isfinite(value)):
+                raise InputError(f"{name}={value!r} of the triage policy is no finite number")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise InputError(
+                f"the triage policy has low={self.low} and high={self.high}: low has to lie below"
+            )
+        if self.unit not in UNITS:
+            raise InputError(f"unit={self.unit!r} of the triage policy is unknown: use {' or '.join(UNITS)}")
+
+    def decide(self, logit: ArrayLike, classes: Sequence[str]) -> NDArray[np.str_]:
+        """The decision on each logit `[n]`: a name of `classes` (negative, positive) or `review`."""
+        logit = np.asarray(logit, dtype=float)
+        as_negative = logit <= (-np.inf if self.low is None else self.low)
+        as_positive = logit >= (np.inf if self.high is None else self.high)
+        return np.select([as_negative, as_positive], list(classes), REVIEW)
+
+    def calibrated(self, logit: ArrayLike) -> NDArray[np.float64] | None:
+        """The calibrated probability of the positive class `[n]`; None where no calibration is known."""
+        if self.slope is None or self.intercept is None:
+            return None
+        return 1 / (1 + np.exp(-(self.slope * np.asarray(logit, dtype=float) + self.intercept)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of triage.json."""
+        plain = asdict(self)
+        thresholds = {name: plain.pop(name) for name in ("low", "high")}
+        calibration = {name: plain.pop(name) for name in ("slope", "intercept")}
+        return {"thresholds": thresholds, "calibration": calibration, **plain}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Policy":
+        """The policy in the content of a triage.json.
+
+        Raises:
+            InputError: if it is none.
+        """
+        try:
+            flat = {**content["thresholds"], **content["calibration"]}
+            flat |= {
+                name: value for name, value in content.items() if name not in ("thresholds", "calibration")
+            }
+            return cls(**flat)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"this is no triage policy as `leukemia triage` writes it: {error}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

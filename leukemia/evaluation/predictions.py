@@ -1,0 +1,94 @@
+"""The table that every figure is computed from: anybody's predictions, a row a cell.
+
+Columns: `path`, `label` (1 positive, 0 negative), `logit` (of the positive class) and, where known, `subject`
+and `side`.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from leukemia.errors import InputError
+
+REQUIRED = ("path", "label", "logit")
+STRINGS = {"path": str, "subject": str, "group": str, "side": str, "pixel_hash": str}
+
+
+def read_predictions(path: Path | str) -> pd.DataFrame:
+    """The predictions table in a csv file, checked; names of subjects stay text, as `007`.
+
+    Raises:
+        InputError: if there is no such file, if it is no csv, or as `validate_predictions`.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give a csv with the columns {', '.join(REQUIRED)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a csv in UTF-8: {error}") from None
+    table = parse_table(text, str(path))
+    try:
+        validate_predictions(table)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return table
+
+
+def parse_table(text: str, name: str) -> pd.DataFrame:
+    """A csv's text as a table whose names are text; only an empty field is missing.
+
+    Raises:
+        InputError: if it is no csv; `name` says which.
+    """
+    try:
+        return pd.read_csv(io.StringIO(text), dtype=STRINGS, keep_default_na=False, na_values=[""])
+    except ValueError as error:  # pandas' own errors of an empty or broken csv are of this kind
+        raise InputError(f"{name} is no table: {error}") from None
+
+
+def has_subjects(table: pd.DataFrame) -> bool:
+    """Whether every cell of the table has a subject."""
+    if "subject" not in table:
+        return False
+    return bool((table["subject"].notna() & (table["subject"].astype(str).str.strip() != "")).all())
+
+
+def validate_predictions(table: pd.DataFrame) -> None:
+    """Check that figures can be computed from a table. Rows are counted from 1, without the header.
+
+    Raises:
+        InputError: if it is empty, lacks a column of `path, label, logit`, or has a label other than 0 and 1,
+            a logit that is no finite number, or a path twice.
+    """
+    missing = [column for column in REQUIRED if column not in table]
+    if missing:
+        raise InputError(
+            f"a predictions table needs the columns {', '.join(REQUIRED)}; {', '.join(missing)} "
+            f"missing (it has: {', '.join(map(str, table.columns)) or 'none'})"
+        )
+    if table.empty:
+        raise InputError("the predictions table has no rows: there is nothing to compute")
+    label, logit = pd.to_numeric(table["label"], "coerce"), pd.to_numeric(table["logit"], "coerce")
+    _refuse(table, ~label.isin([0, 1]), "label", "write 1 for the positive class and 0 for the negative one")
+    _refuse(table, ~np.isfinite(logit.astype(float)), "logit", "it has to be a finite number")
+    _refuse(table, table["path"].duplicated(), "path", "it is there twice, and a cell counts once")
+
+
+def arrays(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Label `[n]` (True positive) and logit `[n]` of a table that has been checked."""
+    validate_predictions(table)
+    label = pd.to_numeric(table["label"]).to_numpy() == 1
+    return label, pd.to_numeric(table["logit"]).to_numpy(dtype=np.float64)
+
+
+def _refuse(table: pd.DataFrame, bad: ArrayLike, column: str, remedy: str) -> None:
+    rows = np.flatnonzero(np.asarray(bad, dtype=bool))
+    if len(rows):
+        first = table.iloc[rows[0]]
+        more = f" (and {len(rows) - 1:,} more)" if len(rows) > 1 else ""
+        raise InputError(
+            f"{column} {first[column]!r} in row {rows[0] + 1:,} ({first['path']}){more}: {remedy}"
+        )
