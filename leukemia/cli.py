@@ -46,6 +46,26 @@ def _parser() -> argparse.ArgumentParser:
 
     report = _verb(verbs, "report", _report, "results.csv, results.md and report.html of a sweep or run")
     report.add_argument("folder", type=Path, metavar="SWEEP", help="as outputs/paper")
+
+    evaluate = _verb(
+        verbs, "evaluate", _evaluate, "figures with intervals of a run, a sweep or a table of predictions"
+    )
+    evaluate.add_argument(
+        "target", type=Path, metavar="RUN|SWEEP|TABLE.csv", help="path, subject, label, logit"
+    )
+    evaluate.add_argument("--against", type=Path, metavar="OTHER", help="compare on the same cells")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+
+    triage = _verb(verbs, "triage", _triage, "release what is certain within bounds, send the rest to review")
+    triage.add_argument("folder", type=Path, metavar="RUN|SWEEP")
+    triage.add_argument(
+        "--on", type=Path, metavar="TABLE.csv", help="labelled cells that the model has not seen"
+    )
+    triage.add_argument("--max-missed", type=float, default=0.10, metavar="SHARE", help="default 0.10")
+    triage.add_argument("--max-false-alarm", type=float, default=0.20, metavar="SHARE", help="default 0.20")
+    triage.add_argument("--confidence", type=float, default=0.95, metavar="SHARE", help="default 0.95")
+    triage.add_argument("--unit", choices=["subject", "cell"], default="subject", help="what is independent")
+    triage.add_argument("--prevalence", type=float, metavar="SHARE", help="print predictive values for it")
     return parser
 
 
@@ -83,6 +103,22 @@ def _report(options: argparse.Namespace) -> int:
 
     print(write_report(options.folder))
     return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from leukemia.reporting.evaluated import evaluated
+
+    print(evaluated(options.target, options.against, as_json=options.json))
+    return 0
+
+
+def _triage(options: argparse.Namespace) -> int:
+    from leukemia.triage import triage
+
+    return triage(
+        options.folder, options.on, options.max_missed, options.max_false_alarm, options.confidence,
+        options.unit, options.prevalence,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

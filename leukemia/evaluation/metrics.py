@@ -6,15 +6,14 @@ least 0.5; everything is computed from the logit, so the predictions of any mode
 undefined (AUROC of one class, say) is None, never NaN.
 """
 
-import math
 from collections.abc import Mapping
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from leukemia.evaluation.intervals import wilson_interval
 from leukemia.evaluation.predictions import arrays, has_subjects, validate_predictions
 
 BINS = 15
@@ -34,13 +33,12 @@ def cell_metrics(table: pd.DataFrame) -> dict[str, Any]:
     label, logit = arrays(table)
     called = logit >= 0
     correct = called == label
-    confidence = 1 / (1 + np.exp(-np.abs(logit)))
     return {
         "accuracy": float(correct.mean()),
         **_rates(label, called),
         "f1_weighted": _f1_weighted(label, called),
         "auroc": auroc(label, logit),
-        "ece": calibration_error(confidence, correct),
+        "ece": calibration_error(decision_confidence(logit), correct),
         "loss": float(np.logaddexp(0, np.where(label, -logit, logit)).mean()),
         "majority_accuracy": _majority(label) / len(label),
         "n_images": len(label),
@@ -118,20 +116,6 @@ def better_than_majority(table: pd.DataFrame) -> bool:
     return wilson_interval(correct, len(label))[0] > _majority(label) / len(label)
 
 
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a share of independent trials (Wilson 1927, score interval without continuity correction).
-
-    >>> [round(end, 4) for end in wilson_interval(1228, 1867)]  # the seed study's frozen ResNet18
-    [0.6359, 0.6789]
-    """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = successes / n
-    centre = share + z**2 / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    low, high = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
-    return max(0.0, min(low, share)), min(1.0, max(high, share))
-
-
 def auroc(label: ArrayLike, score: ArrayLike) -> float | None:
     """Area under the ROC curve of a score `[n]` for labels `[n]`: the chance that a positive scores above a
     negative, ties counting half (Mann-Whitney U by midranks; Hanley and McNeil 1982). None for one class."""
@@ -147,19 +131,29 @@ def auroc(label: ArrayLike, score: ArrayLike) -> float | None:
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int | None = None) -> float:
     """Expected calibration error of a decision's confidence `[n]`, given where it was `correct` `[n]`: mean
     over cells of |accuracy - mean confidence| of the cell's bin (Naeini et al. 2015; equal-mass bins as in
-    Nixon et al. 2019).
+    Nixon et al. 2019), see `confidence_bins`."""
+    confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
+    surplus = np.bincount(confidence_bins(confidence, bins), weights=correct - confidence)
+    return float(np.abs(surplus).sum() / len(confidence))
+
+
+def confidence_bins(confidence: ArrayLike, bins: int | None = None) -> NDArray[np.int64]:
+    """The bin of each confidence `[n]`, from 0, ascending.
 
     A bin takes an equal share of the cells by rank, and cells of equal confidence share the bin of their
     middle rank, so neither the order of the rows nor a confidence of exactly 1 matters. There are 15 bins,
     fewer where a bin would hold under 10 cells, or as many as `bins` says.
     """
-    confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
+    confidence = np.asarray(confidence, dtype=float)
     n = len(confidence)
     count = bins or max(1, min(BINS, n // CELLS_A_BIN))
     middle = pd.Series(confidence).rank().to_numpy() - 0.5
-    which = (middle * count / n).astype(int)
-    surplus = np.bincount(which, weights=correct - confidence)
-    return float(np.abs(surplus).sum() / n)
+    return (middle * count / n).astype(np.int64)
+
+
+def decision_confidence(logit: ArrayLike) -> NDArray[np.float64]:
+    """The probability of the class that is decided on, `[n]`, 0.5 to 1."""
+    return 1 / (1 + np.exp(-np.abs(np.asarray(logit, dtype=float))))
 
 
 def confusion(table: pd.DataFrame) -> NDArray[np.int64]:

@@ -84,6 +84,21 @@ def arrays(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.float64]]
     return label, pd.to_numeric(table["logit"]).to_numpy(dtype=np.float64)
 
 
+def clusters(table: pd.DataFrame) -> tuple[str, NDArray[np.object_]]:
+    """What is independent in a checked table, in a word and for each row: its `group` where groups join several
+    subjects (those who share pictures), else its `subject`, else the `cell` itself."""
+    if not has_subjects(table):
+        return "cell", table["path"].to_numpy(dtype=object)
+    subjects = table["subject"].nunique()
+    joins = (
+        "group" in table
+        and bool(table["group"].notna().all())
+        and table["group"].nunique() < subjects == len(table[["subject", "group"]].drop_duplicates())
+    )
+    name = "group" if joins else "subject"
+    return name, table[name].to_numpy(dtype=object)
+
+
 def _refuse(table: pd.DataFrame, bad: ArrayLike, column: str, remedy: str) -> None:
     rows = np.flatnonzero(np.asarray(bad, dtype=bool))
     if len(rows):

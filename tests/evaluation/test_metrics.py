@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from leukemia.errors import InputError
+from leukemia.evaluation.intervals import wilson_interval
 from leukemia.evaluation.metrics import (
     auroc,
     better_than_majority,
@@ -17,7 +18,6 @@ from leukemia.evaluation.metrics import (
     subject_metrics,
     subject_table,
     validate_predictions,
-    wilson_interval,
 )
 
 

@@ -1,0 +1,225 @@
+"""Choosing a triage policy whose two error rates are bounded, and what it does to a table.
+
+Both rates grow with what is released, so pointwise tests from the strictest threshold on keep the confidence
+without any correction for their number (Bates et al. 2021, JACM 68, Theorem 1: fixed-sequence testing). Every
+observed logit is a candidate.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from leukemia.errors import InputError
+from leukemia.evaluation.bounds import binomial_p_values, floor, mean_p_values, needed
+from leukemia.evaluation.calibration import fit
+from leukemia.evaluation.policy import REVIEW, UNITS, Policy
+from leukemia.evaluation.predictions import arrays, clusters, has_subjects
+
+PValues = Callable[[NDArray[np.float64], int, float], NDArray[np.float64]]
+
+
+def choose(
+    table: pd.DataFrame,
+    max_missed: float = 0.10,
+    max_false_alarm: float = 0.20,
+    confidence: float = 0.95,
+    unit: str = "subject",
+) -> Policy:
+    """The policy that releases as much as both wishes allow, certified if it releases anything.
+
+    A wish of 1 leaves that rate free, a wish of 0 releases nothing on that side; the allowed error is split
+    evenly between the wishes in between. Where a wish lies below the floor, both thresholds are None, `certified`
+    is false and `why_not` says how many subjects it would need.
+
+    Args:
+        table: labelled cells that the model has not seen: neither in training nor for the choice of the epoch.
+        max_missed: of positive cells released as negative.
+        max_false_alarm: of negative cells released as positive.
+        confidence: that both rates lie below their bounds.
+        unit: `subject`: the rate is the mean over subjects of each one's own share, and cells of a subject may
+            depend on each other. `cell`: the share of cells, which have to be independent.
+
+    Raises:
+        InputError: for wishes out of range, an unknown unit, missing subjects, or a table of one class.
+    """
+    label, logit = arrays(table)
+    _check(table, label, max_missed, max_false_alarm, confidence, unit)
+    units = units_of(table, unit)
+    errors = _errors(max_missed, max_false_alarm, confidence)
+    wishes = (max_missed, max_false_alarm)
+    unmet = [
+        f"{name} {wish:g} needs {needed(wish, error)} {unit}s without any error and there are {n}"
+        for name, wish, error, n in zip(NAMES, wishes, errors, counts(table, unit), strict=True)
+        if error and floor(n, error) > wish
+    ]
+    low = high = None
+    if not unmet:
+        below = _limit(logit[label], units[label], max_missed, errors[0], unit)
+        above = -_limit(-logit[~label], units[~label], max_false_alarm, errors[1], unit)
+        low, high = _thresholds(np.unique(logit), below, above)
+        if low is None and high is None:
+            unmet = ["no cell can be released within these bounds: the most certain errors lie too far out"]
+    calibration = fit(label, logit)
+    policy = Policy(
+        low, high, calibration.slope, calibration.intercept, max_missed, max_false_alarm, confidence, unit,
+        certified=not unmet, why_not="; ".join(unmet) or None,
+    )  # fmt: skip
+    decided = policy.decide(logit, ("0", "1"))
+    fields = {**vars(policy), "released": float((decided != REVIEW).mean())}
+    positives, negatives = counts(table, unit)
+    fields["fitted_on"] = {"cells": len(table), "positive_units": positives, "negative_units": negatives}
+    return Policy(**fields)
+
+
+NAMES = ("max_missed", "max_false_alarm")
+
+
+def counts(table: pd.DataFrame, unit: str) -> tuple[int, int]:
+    """How many units have positive cells, and how many negative ones."""
+    label, _ = arrays(table)
+    units = units_of(table, unit)
+    return len(np.unique(units[label])), len(np.unique(units[~label]))
+
+
+def floor_lines(
+    table: pd.DataFrame, max_missed: float, max_false_alarm: float, confidence: float, unit: str,
+    classes: Sequence[str],
+) -> list[str]:  # fmt: skip
+    """What any test could certify from this many units, in sentences, and what the wishes would need."""
+    label, _ = arrays(table)
+    _check(table, label, max_missed, max_false_alarm, confidence, unit)
+    wishes, errors = (max_missed, max_false_alarm), _errors(max_missed, max_false_alarm, confidence)
+    lines = []
+    for what, name, wish, error, n in zip(
+        ("missed", "false alarm"), reversed(classes), wishes, errors, counts(table, unit), strict=True
+    ):
+        if not error:
+            said = "nothing is released on that side" if wish == 0 else "no bound is asked for"
+            lines.append(f"{what}: {said}")
+            continue
+        lines.append(
+            f"{what}: from {n:,} {name} {unit}s without any error, the smallest rate that any test can certify is "
+            f"{floor(n, error):.3f}; {wish:g} needs at least {needed(wish, error):,}"
+        )
+    return lines
+
+
+def outcome(table: pd.DataFrame, policy: Policy, classes: Sequence[str]) -> pd.DataFrame:
+    """What the policy does to a table: a row a true class, positive first, with `cells`, `as_negative`,
+    `as_positive`, `review` (cells), `wrong` (share of cells released as the other class), `wrong_by_subject` (mean over
+    subjects of their own shares) and `subjects` (with a cell released as the other class); None where unknown."""
+    label, logit = arrays(table)
+    decided = policy.decide(logit, ("0", "1"))
+    rows = []
+    for positive in (True, False):
+        of_class = label == positive
+        wrong = decided[of_class] == str(int(not positive))
+        row: dict[str, Any] = {
+            "class": classes[int(positive)],
+            "cells": int(of_class.sum()),
+            "as_negative": int((decided[of_class] == "0").sum()),
+            "as_positive": int((decided[of_class] == "1").sum()),
+            "review": int((decided[of_class] == REVIEW).sum()),
+            "wrong": float(wrong.mean()) if of_class.any() else None,
+            "wrong_by_subject": None,
+            "subjects": None,
+        }
+        if has_subjects(table) and of_class.any():
+            shares = pd.Series(wrong).groupby(table["subject"].to_numpy()[of_class]).mean()
+            row |= {"wrong_by_subject": float(shares.mean()), "subjects": int((shares > 0).sum())}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def predictive_values(
+    table: pd.DataFrame, policy: Policy, prevalence: float
+) -> tuple[float | None, float | None]:
+    """The share of truly positive cells among those released as positive, and of truly negative ones among those
+    released as negative, where this share of all cells is positive (Bayes' rule); None where nothing is released.
+
+    Raises:
+        InputError: for a prevalence outside of 0 to 1.
+    """
+    if not 0 < prevalence < 1:
+        raise InputError(f"a prevalence of {prevalence} is out of range: use a share between 0 and 1")
+    label, logit = arrays(table)
+    decided = policy.decide(logit, ("0", "1"))
+
+    def share(of_positive: bool, called: str) -> float:
+        return float((decided[label == of_positive] == called).mean())
+
+    values = []
+    for called, weight in (("1", prevalence), ("0", 1 - prevalence)):
+        right, wrong = weight * share(called == "1", called), (1 - weight) * share(called != "1", called)
+        values.append(right / (right + wrong) if right + wrong else None)
+    return values[0], values[1]
+
+
+def units_of(table: pd.DataFrame, unit: str) -> NDArray[np.object_]:
+    """What is independent, for each row: its cluster (see `predictions.clusters`), or with unit=cell itself."""
+    return table["path"].to_numpy(dtype=object) if unit == "cell" else clusters(table)[1]
+
+
+def _errors(max_missed: float, max_false_alarm: float, confidence: float) -> tuple[float, float]:
+    """The error that each wish may take; 0 for a wish that needs none."""
+    asked = [0 < wish < 1 for wish in (max_missed, max_false_alarm)]
+    error = (1 - confidence) / max(1, sum(asked))
+    return error * asked[0], error * asked[1]
+
+
+def _limit(
+    logit: NDArray[np.float64], units: NDArray[np.object_], wish: float, error: float, unit: str
+) -> float:
+    """The lowest logit of these cells that a lower threshold may not reach; inf where it may be anywhere."""
+    if wish in (0, 1):
+        return -math.inf if wish == 0 else math.inf
+    order = np.argsort(logit, kind="stable")
+    logit, codes = logit[order], pd.factorize(units[order])[0]
+    n = int(codes.max()) + 1
+    if unit == "cell":
+        p_values = binomial_p_values(np.arange(1, len(logit) + 1), n, wish)
+    else:
+        sizes = np.bincount(codes)[codes]
+        rank = (
+            pd.Series(codes).groupby(codes).cumcount().to_numpy()
+        )  # cells of the same subject before this one
+        with np.errstate(divide="ignore"):
+            steps = np.log(sizes - rank - 1) - np.log(sizes - rank)
+        p_values = mean_p_values(np.cumsum(steps), n, wish)
+    last_of_ties = np.append(logit[1:] > logit[:-1], True)
+    breaking = logit[last_of_ties & (p_values > error)]
+    return float(breaking[0]) if len(breaking) else math.inf
+
+
+def _thresholds(logits: NDArray[np.float64], below: float, above: float) -> tuple[float | None, float | None]:
+    """The outermost thresholds among ascending logits, low < `below` and high > `above`; where they would cross,
+    they part at the decision's own threshold, 0, or as near to it as the limits allow."""
+    lows, highs = logits[logits < below], logits[logits > above]
+    if len(lows) and len(highs) and lows[-1] >= highs[0]:
+        parting = min(max(0.0, highs[0]), lows[-1])
+        lows, highs = logits[logits <= parting], logits[logits > parting]
+    return (float(lows[-1]) if len(lows) else None), (float(highs[0]) if len(highs) else None)
+
+
+def _check(
+    table: pd.DataFrame, label: NDArray[np.bool_], max_missed: float, max_false_alarm: float,
+    confidence: float, unit: str,
+) -> None:  # fmt: skip
+    for name, wish in zip(NAMES, (max_missed, max_false_alarm), strict=True):
+        if not 0 <= wish <= 1:
+            raise InputError(f"{name}={wish} is out of range: use a share from 0 to 1, as 0.1")
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence={confidence} is out of range: use a share between 0 and 1, as 0.95")
+    if unit not in UNITS:
+        raise InputError(f"unit={unit} is unknown: use {' or '.join(UNITS)}")
+    if unit == "subject" and not has_subjects(table):
+        raise InputError(
+            "unit=subject needs the subject of every cell: add a column `subject`, or take unit=cell if every cell "
+            "comes from a subject of its own"
+        )
+    if label.all() or not label.any():
+        raise InputError("the table has one class only: both error rates need cells of both classes")

@@ -1,0 +1,114 @@
+"""Every figure of `metrics`, computed for many weightings of the cells at once."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from leukemia.evaluation.metrics import confidence_bins, decision_confidence, subject_table
+from leukemia.evaluation.predictions import arrays
+
+Figures = dict[str, NDArray[np.float64]]  # of each draw, NaN where undefined
+Weighted = tuple[NDArray[np.intp], Callable[[NDArray[np.float64]], Figures]]
+
+
+def cell_figures(table: pd.DataFrame) -> Weighted:
+    """The rows of a table (all), and a function from their weights `[draws, rows]` to figures over cells: those of
+    `metrics.cell_metrics`, but AUROC is the mean within folds where a column `fold` tells models apart."""
+    label, logit = arrays(table)
+    called = logit >= 0
+    loss = np.logaddexp(0, np.where(label, -logit, logit))
+    confidence = decision_confidence(logit)
+    bins = confidence_bins(confidence)
+    surplus = np.zeros((len(table), bins.max() + 1))
+    surplus[np.arange(len(table)), bins] = (called == label) - confidence
+    counts = np.stack([label & called, ~label & called, label & ~called, ~label & ~called, loss], axis=1)
+    folds = _folds(table, np.arange(len(table)))
+
+    def weighted(weights: NDArray[np.float64]) -> Figures:
+        hits, alarms, misses, passes, losses = (weights @ counts.astype(float)).T
+        figures = _rates(hits, alarms, misses, passes)
+        n = hits + alarms + misses + passes
+        f1 = _share((hits + misses) * 2 * hits, 2 * hits + misses + alarms)
+        f1 = f1 + _share((passes + alarms) * 2 * passes, 2 * passes + misses + alarms)
+        return {
+            **figures,
+            "f1_weighted": f1 / n,
+            "auroc": _auroc(label, logit, folds, weights),
+            "ece": np.abs(weights @ surplus).sum(axis=1) / n,
+            "loss": losses / n,
+        }
+
+    return np.arange(len(table)), weighted
+
+
+def subject_figures(table: pd.DataFrame) -> Weighted:
+    """A row of each subject, and a function from their weights `[draws, subjects]` to the figures of
+    `metrics.subject_metrics`."""
+    subjects = subject_table(table)
+    names = table["subject"].to_numpy()
+    rows = pd.Series(np.arange(len(table)), index=names).groupby(level=0).first().loc[subjects.index]
+    label = subjects["label"].fillna(0).to_numpy(dtype=bool)
+    vote = subjects["vote"].to_numpy(dtype=bool)
+    own, logit = subjects["accuracy"].to_numpy(), subjects["mean_logit"].to_numpy()
+    have_labels = bool(subjects["label"].notna().all())
+    folds = _folds(table, rows.to_numpy())
+    if "fold" in table and len(table[["subject", "fold"]].drop_duplicates()) > len(rows):  # of several folds
+        folds = [np.arange(len(rows))]
+    counts = np.stack([label & vote, ~label & vote, label & ~vote, ~label & ~vote], axis=1).astype(float)
+
+    def weighted(weights: NDArray[np.float64]) -> Figures:
+        figures = {**_rates(*(weights @ counts).T), "auroc": _auroc(label, logit, folds, weights)}
+        if not have_labels:
+            figures = {name: np.full(len(weights), np.nan) for name in figures}
+        return {**figures, "mean_cell_accuracy": weights @ own / weights.sum(axis=1)}
+
+    return rows.to_numpy(), weighted
+
+
+def _rates(
+    hits: NDArray[np.float64],
+    alarms: NDArray[np.float64],
+    misses: NDArray[np.float64],
+    passes: NDArray[np.float64],
+) -> Figures:
+    sensitivity, specificity = _share(hits, hits + misses), _share(passes, passes + alarms)
+    return {
+        "accuracy": (hits + passes) / (hits + alarms + misses + passes),
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+    }
+
+
+def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+
+
+def _auroc(
+    label: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    folds: list[NDArray[np.intp]],
+    weights: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The weighted Mann-Whitney statistic of each draw, as the mean over the folds that have both classes."""
+    total, defined = np.zeros(len(weights)), np.zeros(len(weights))
+    for rows in folds:
+        order = rows[np.argsort(score[rows], kind="stable")]
+        starts = np.flatnonzero(np.append(True, np.diff(score[order]) > 0))  # of ties
+        positive = np.add.reduceat(weights[:, order] * label[order], starts, axis=1)
+        negative = np.add.reduceat(weights[:, order] * ~label[order], starts, axis=1)
+        below = np.cumsum(negative, axis=1) - negative / 2
+        area = _share((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+        total += np.nan_to_num(area)
+        defined += ~np.isnan(area)
+    return _share(total, defined)
+
+
+def _folds(table: pd.DataFrame, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Places among these rows, by fold."""
+    if "fold" not in table:
+        return [np.arange(len(rows))]
+    fold = pd.factorize(table["fold"].to_numpy()[rows])[0]
+    return [np.flatnonzero(fold == number) for number in range(fold.max() + 1)]

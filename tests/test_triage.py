@@ -1,0 +1,149 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from leukemia.cli import main
+from leukemia.runs import Run
+
+
+def cells(subjects=60, prefix="", seed=0):
+    """Well separated cells of as many positive as negative subjects."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat([1, 0], subjects * 20)
+    subject = np.repeat([f"{prefix}{number}" for number in range(2 * subjects)], 20)
+    return pd.DataFrame({
+        "path": [f"{prefix}{row}.bmp" for row in range(len(label))], "subject": subject, "label": label,
+        "logit": 3 * (2 * label - 1) + rng.standard_normal(len(label)),
+    })  # fmt: skip
+
+
+def write_run(folder, side="test", subjects=60, leaks=0, **config):
+    run = Run(folder)
+    table = cells(subjects).assign(side=side)
+    run.write_config(
+        {
+            "seed": 0,
+            "data": {"split": "holdout", "fold": 0, **config},
+            "model": {"depth": 18, "trainable_from": "head"},
+        }
+    )
+    run.write_json("status.json", {"status": "done"})
+    run.write_json("metrics.json", {
+        "accuracy": 0.9, "side": side, "epoch_chosen_here": side == "val", "leaks": leaks, "classes": ["HEM", "ALL"],
+        "better_than_majority": True, "majority_accuracy": 0.5, "n_images": len(table),
+    })  # fmt: skip
+    run.write_table("predictions.csv", table)
+    trained = cells(5, prefix="T").assign(side="train")
+    known = pd.concat([table, trained], ignore_index=True)
+    run.write_table(
+        "cells.csv", known.assign(group=known["subject"])[["path", "subject", "group", "label", "side"]]
+    )
+    return run
+
+
+def leukemia(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def test_a_run_is_certified_on_its_test_side(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    assert leukemia("triage", run.folder, "--prevalence", "0.1") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Floor, missed: from 60 ALL subjects")
+    assert "At a prevalence of 10.00 % ALL (as stated)" in said
+    policy = json.loads((run.folder / "triage.json").read_text())
+    assert set(policy) >= {
+        "thresholds", "calibration", "max_missed", "max_false_alarm", "confidence", "unit", "certified", "why_not",
+        "released", "fitted_on",
+    }  # fmt: skip
+    assert policy["certified"] is True
+    assert policy["thresholds"]["low"] < policy["thresholds"]["high"]
+
+
+def test_a_wish_that_cannot_be_met_exits_with_1_and_certifies_nothing(tmp_path, capsys):
+    run = write_run(tmp_path / "run", subjects=13)
+    assert leukemia("triage", run.folder) == 1
+    assert "0.247" in capsys.readouterr().out
+    assert not run.policy.certified
+
+
+def test_an_unmet_wish_leaves_a_certified_policy_alone(tmp_path):
+    run = write_run(tmp_path / "run")
+    assert leukemia("triage", run.folder) == 0
+    before = (run.folder / "triage.json").read_bytes()
+    assert leukemia("triage", run.folder, "--max-missed", "0.001") == 1
+    assert (run.folder / "triage.json").read_bytes() == before
+
+
+def test_where_the_epoch_was_chosen_nothing_is_certified(tmp_path):
+    run = write_run(tmp_path / "run", side="val")
+    assert leukemia("triage", run.folder) == 1
+    assert not run.policy.certified
+    assert "the epoch was chosen on these cells" in run.policy.why_not
+
+
+def test_leaking_cells_certify_nothing(tmp_path):
+    run = write_run(tmp_path / "run", leaks=7)
+    assert leukemia("triage", run.folder) == 1
+    assert "7 of these cells are not independent" in run.policy.why_not
+
+
+def test_a_run_is_certified_on_cells_of_ones_own(tmp_path):
+    run = write_run(tmp_path / "run", side="val")
+    cells(70, prefix="N").to_csv(tmp_path / "own.csv", index=False)
+    assert leukemia("triage", run.folder, "--on", tmp_path / "own.csv") == 0
+    assert run.policy.certified
+
+
+def test_subjects_that_trained_the_model_are_refused(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    own = cells(70, prefix="N")
+    own.loc[own["subject"] == "N3", "subject"] = " t1"
+    own.to_csv(tmp_path / "own.csv", index=False)
+    assert leukemia("triage", run.folder, "--on", tmp_path / "own.csv") == 2
+    assert "1 subjects that trained" in capsys.readouterr().err
+    assert not (run.folder / "triage.json").exists()
+
+
+def test_pooled_folds_are_not_certified_and_say_why(tmp_path):
+    for fold in (0, 1):
+        run = write_run(tmp_path / "sweep" / f"fold-{fold}", split="subject_kfold", fold=fold)
+        run.write_table("predictions.csv", run.predictions.assign(
+            path=f"{fold}-" + run.predictions["path"], subject=f"{fold}-" + run.predictions["subject"]
+        ))  # fmt: skip
+    assert leukemia("triage", tmp_path / "sweep") == 0
+    policy = Run(tmp_path / "sweep").policy
+    assert not policy.certified
+    assert "predictions of several models" in policy.why_not
+    assert policy.released > 0
+
+
+def test_evaluate_prints_intervals_and_json(tmp_path, capsys):
+    run = write_run(tmp_path / "run", side="val")
+    assert leukemia("evaluate", run.folder) == 0
+    said = capsys.readouterr().out
+    assert "epoch chosen on these cells" in said
+    assert "bootstrap of subjects within class" in said
+    assert leukemia("evaluate", run.folder, "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["epoch_chosen_here"] is True
+    assert content["cells"]["accuracy"]["low"] <= content["cells"]["accuracy"]["value"]
+    assert content["subjects"]["n"] == 120
+
+
+def test_evaluate_takes_anybodys_table_and_says_where_subjects_are_missing(tmp_path, capsys):
+    cells(10).drop(columns="subject").to_csv(tmp_path / "table.csv", index=False)
+    assert leukemia("evaluate", tmp_path / "table.csv") == 0
+    assert "too narrow" in capsys.readouterr().out
+
+
+def test_evaluate_compares_two_tables_of_the_same_cells(tmp_path, capsys):
+    cells(10).to_csv(tmp_path / "one.csv", index=False)
+    cells(10, seed=1).to_csv(tmp_path / "two.csv", index=False)
+    assert leukemia("evaluate", tmp_path / "one.csv", "--against", tmp_path / "two.csv", "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert found["accuracy"]["low"] <= found["accuracy"]["difference"] <= found["accuracy"]["high"]
