@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from leukemia.checkpoints import load_classifier
 from leukemia.data.datamodule import CellDataModule
 from leukemia.evaluation.metrics import better_than_majority, cell_metrics, subject_metrics
-from leukemia.predict import predict_logits, predictions_table
+from leukemia.inference import predict_logits, predictions_table
 from leukemia.resume import flatten, is_identity
 from leukemia.runs import Run
 

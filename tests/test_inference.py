@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from leukemia.data.datamodule import CellDataModule
+from leukemia.inference import predict_logits, predictions_table
 from leukemia.models.classifier import CellClassifier
-from leukemia.predict import predict_logits, predictions_table
 
 
 def test_predictions_are_the_networks_eval_output_cell_by_cell(demo_root):
