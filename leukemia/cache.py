@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from leukemia.errors import UNUSABLE_PLACE, InputError
 
 log = logging.getLogger(__name__)
-KINDS = ("pixels-", "features-", "demo-", "precision-")  # how the names of cache folders begin
+KINDS = ("pixels-", "features-", "shapes-", "demo-", "precision-")  # how the names of cache folders begin
 
 
 class UnusableCacheError(InputError):

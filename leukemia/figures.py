@@ -1,12 +1,14 @@
-"""The figures of a fitted run: predictions.csv, metrics.json, and the settings beside them in TensorBoard."""
+"""The figures of a fitted run: predictions.csv, baseline.csv, metrics.json, and the settings beside them in
+TensorBoard."""
 
 import logging
-from typing import Any
 
+import pandas as pd
 import pytorch_lightning as pl
 
 from leukemia.checkpoints import load_classifier
 from leukemia.data.datamodule import CellDataModule
+from leukemia.evaluation.baseline import baseline_logits
 from leukemia.evaluation.metrics import better_than_majority, cell_metrics, subject_metrics
 from leukemia.inference import predict_logits, predictions_table
 from leukemia.resume import flatten, is_identity
@@ -21,15 +23,18 @@ def write_figures(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
     best = model.history[-1]
     device, precision = trainer.strategy.root_device.type, trainer.precision
 
-    def predictions(side: str) -> Any:
-        logits = predict_logits(model, data.batches(side, net=model.net), device, str(precision))
+    def predictions(side: str, views: int = 1) -> pd.DataFrame:
+        batches = data.batches(side, net=model.net if views == 1 else None)
+        logits = predict_logits(model, batches, device, str(precision), views)
         return predictions_table(data.cells[data.cells["side"] == side], logits)
 
     side = data.reported_side
-    table = predictions(side)
+    table = predictions(side, data.test_views)
     run.write_table("predictions.csv", table)
+    run.write_table("baseline.csv", _baseline(data))
     train_accuracy = cell_metrics(predictions("train"))["accuracy"]
-    val_accuracy = cell_metrics(table if side == "val" else predictions("val"))["accuracy"]
+    as_reported = side == "val" and data.test_views == 1
+    val_accuracy = cell_metrics(table if as_reported else predictions("val"))["accuracy"]
     metrics = {
         **cell_metrics(table),
         "side": side,
@@ -59,3 +64,11 @@ def write_figures(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
     log.info(
         "%s is done: %s accuracy %.4f at epoch %d%s", run.name, side, metrics["accuracy"], best["epoch"], said
     )
+
+
+def _baseline(data: CellDataModule) -> pd.DataFrame:
+    """Predictions on the reported side by size, colour and roundness alone, fitted on the training side."""
+    side = data.reported_side
+    of_train = data.cells["label"][data.cells["side"] == "train"]
+    logits = baseline_logits(data.shapes("train"), of_train, data.shapes(side))
+    return predictions_table(data.cells[data.cells["side"] == side], logits)

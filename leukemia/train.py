@@ -59,6 +59,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "GPU available but not used")  # by trainer=cpu
     warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # frozen stages are
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # a sweep is no srun
     with exit_readably():
         try:
             _task()

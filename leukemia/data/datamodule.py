@@ -14,9 +14,10 @@ from leukemia.data.batches import Batch, Batches
 from leukemia.data.cells import read_cells
 from leukemia.data.index import CLASSES, read_index
 from leukemia.data.pixels import CNMC_SIZE, RESIZES, Pixels, load_pixels
+from leukemia.data.shape import cell_shapes
 from leukemia.data.sources import Sources
 from leukemia.data.splits import SIDES, SPLITS, assign_sides, leaking, sides_table
-from leukemia.data.transforms import AUGMENTATIONS, augment
+from leukemia.data.transforms import AUGMENTATIONS, VIEWS, augment
 from leukemia.errors import InputError
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.resnet import StagedResNet
@@ -41,6 +42,7 @@ class CellDataModule(pl.LightningDataModule):
         positive: the class that counts as 1, for `layout="cells"`.
         augment: `none`, `views` or `full`; see `leukemia.data.transforms.augment`.
         features: `auto` trains on stored activations of the frozen stages where that can be, `off` never.
+        test_views: 1, or 8 for mean logits over the flips and quarter turns on the reported side.
         resident: `auto` keeps the data on a GPU that has room for them, `off` never.
         seed: of order and augmentation.
         demo_images: write a synthetic set of this many images, and read it, where no root is given.
@@ -65,6 +67,7 @@ class CellDataModule(pl.LightningDataModule):
         augment: str = "none",
         features: str = "auto",
         resident: str = "auto",
+        test_views: int = 1,
         seed: int = 0,
         demo_images: int = 0,
         max_gb: float | None = None,
@@ -76,6 +79,7 @@ class CellDataModule(pl.LightningDataModule):
         _one_of("data.augment", augment, AUGMENTATIONS)
         _one_of("data.features", features, SWITCH)
         _one_of("data.resident", resident, SWITCH)
+        _one_of("data.test_views", test_views, (1, VIEWS))
         _at_least("data.image_size", image_size, 32)
         _at_least("data.batch_size", batch_size, 2)
         _at_least("data.num_folds", num_folds, 3)
@@ -89,7 +93,7 @@ class CellDataModule(pl.LightningDataModule):
         self.layout, self.split, self.fold, self.num_folds = layout, split, fold, num_folds
         self.split_seed, self.image_size, self.resize = split_seed, image_size, resize
         self.batch_size, self.positive, self.augment = batch_size, positive, augment
-        self.features, self.resident = features, resident
+        self.features, self.resident, self.test_views = features, resident, test_views
         self.seed, self.demo_images, self.max_gb = seed, demo_images, max_gb
 
     @cached_property
@@ -124,6 +128,10 @@ class CellDataModule(pl.LightningDataModule):
         return assign_sides(
             self.index, self.pixels.hashes, self.split, self.fold, self.num_folds, self.split_seed
         )
+
+    def shapes(self, side: str) -> np.ndarray:
+        """Area, colour and roundness of the cells of a side, in the order of `cells`; see `cell_shapes`."""
+        return cell_shapes(self.pixels, self.max_gb)[self._rows(side)]
 
     @property
     def native_size(self) -> int | None:
@@ -196,9 +204,7 @@ class CellDataModule(pl.LightningDataModule):
         They come as pixels; as features where `net` is given and its frozen stages are those whose activations
         training reads.
         """
-        of_side = self.cells[self.cells["side"] == side]
-        row_of_path = pd.Series(np.arange(len(self.index)), index=self.index["path"].to_numpy())
-        rows = row_of_path.loc[of_side["path"]].to_numpy()
+        rows = self._rows(side)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         return Batches(
             self.sources.of(rows, device, net, varied=shuffle),
@@ -217,6 +223,12 @@ class CellDataModule(pl.LightningDataModule):
         """What batches are cut from."""
         split = self.index["split"].to_numpy()
         return Sources(self.pixels, split, self.augment, self.resident == "auto", self.max_gb)
+
+    def _rows(self, side: str) -> np.ndarray:
+        """The rows of `index` that hold the cells of a side."""
+        of_side = self.cells["path"][self.cells["side"] == side]
+        row_of_path = pd.Series(np.arange(len(self.index)), index=self.index["path"].to_numpy())
+        return np.asarray(row_of_path.loc[of_side].to_numpy())
 
     def _share(self, side: str, shuffle: bool = False) -> Batches:
         """The batches of this process among those of the trainer."""
@@ -245,9 +257,9 @@ def _write_demo(folder: Path, images: int) -> None:
     write_demo(folder / "C-NMC_Leukemia", images=images)
 
 
-def _one_of(key: str, value: Any, known: tuple[str, ...]) -> None:
+def _one_of(key: str, value: Any, known: tuple[Any, ...]) -> None:
     if value not in known:
-        raise InputError(f"{key}={value} is unknown: use one of {', '.join(known)}")
+        raise InputError(f"{key}={value} is unknown: use one of {', '.join(map(str, known))}")
 
 
 def _at_least(key: str, value: Any, least: int) -> None:
