@@ -66,6 +66,23 @@ def _parser() -> argparse.ArgumentParser:
     triage.add_argument("--confidence", type=float, default=0.95, metavar="SHARE", help="default 0.95")
     triage.add_argument("--unit", choices=["subject", "cell"], default="subject", help="what is independent")
     triage.add_argument("--prevalence", type=float, metavar="SHARE", help="print predictive values for it")
+
+    predict = _verb(verbs, "predict", _predict, "decide on picture files, with a run's best checkpoint")
+    predict.add_argument("model", type=Path, metavar="RUN")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
+    predict.add_argument(
+        "-o", "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv"
+    )
+    predict.add_argument(
+        "--views", type=int, choices=[1, 8], help="8: mean logits over flips and quarter turns"
+    )
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    predict.add_argument(
+        "--subjects", metavar="PATTERN|CSV", help="as 'UID_(H?[0-9]+)_', or a csv: path, subject[, label]"
+    )
+    predict.add_argument(
+        "--challenge", action="store_true", help="write isbi_valid.predict too, a label a line in image order"
+    )
     return parser
 
 
@@ -118,6 +135,15 @@ def _triage(options: argparse.Namespace) -> int:
     return triage(
         options.folder, options.on, options.max_missed, options.max_false_alarm, options.confidence,
         options.unit, options.prevalence,
+    )  # fmt: skip
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from leukemia.predict import predict
+
+    return predict(
+        options.model, options.paths, options.output, options.views, options.device, options.subjects,
+        options.challenge,
     )  # fmt: skip
 
 

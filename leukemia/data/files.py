@@ -3,7 +3,8 @@
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from glob import glob
 from pathlib import Path
 
 from leukemia.errors import InputError
@@ -87,3 +88,32 @@ def csv_header(path: Path) -> tuple[list[str], str]:
         return [name.strip().lower() for name in next(csv.reader([line], delimiter=delimiter), [])], delimiter
     except csv.Error:
         return [], delimiter
+
+
+def find_pictures(paths: Sequence[str]) -> list[str]:
+    """The picture files that some paths stand for, each once, in the order given; in folders, whatever their layout,
+    by folder and name with numbers taken as numbers. A file that is named itself counts whatever its suffix.
+
+    Args:
+        paths: files, folders, or globs (`**` for any depth).
+
+    Raises:
+        InputError: if a path leads to nothing.
+    """
+    found: dict[str, None] = {}
+    for path in map(str, paths):
+        place = Path(path).expanduser()
+        if place.is_dir():
+            of_path = [str(place / below / name) for below, name in list_files(place) if is_image(name)]
+            of_path.sort(key=natural)
+        elif place.exists():
+            of_path = [str(place)]
+        else:
+            of_path = sorted(filter(is_image, glob(str(place), recursive=True)), key=natural)
+        if not of_path:
+            raise InputError(
+                f"{path}: there is no such file or folder, or no picture in it "
+                f"({', '.join(sorted(suffix[1:] for suffix in SUFFIXES))})"
+            )
+        found.update(dict.fromkeys(of_path))
+    return list(found)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from leukemia.evaluation.intervals import wilson_interval
 from leukemia.evaluation.metrics import subject_table
+from leukemia.evaluation.policy import REVIEW
 
 
 def by_subject(replicates: Sequence[pd.DataFrame], confidence: float = 0.95) -> list[dict[str, Any]]:
@@ -48,6 +49,33 @@ def by_subject(replicates: Sequence[pd.DataFrame], confidence: float = 0.95) -> 
             "mean_logit_high": None if n < 2 else mean + half,
         })  # fmt: skip
     return rows
+
+
+def summary_by_subject(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """What was decided of each subject's cells, by subject; labels are not needed.
+
+    Args:
+        table: `subject, logit, decision` in each row; rows without a subject are left out.
+        classes: the names of class 0 and class 1.
+
+    Returns:
+        `subject`, `cells`, `share_POSITIVE` (of its cells called positive at probability 0.5), `mean_logit`, `vote`
+        (the class of most cells; a tie goes by the mean logit), and how many cells were decided as each class and
+        `review`.
+    """
+    known = table[table["subject"].notna()]
+    called = known["logit"] >= 0
+    groups = known.assign(called=called).groupby("subject", sort=True)
+    n, positive, mean = groups.size(), groups["called"].sum(), groups["logit"].mean()
+    votes = (2 * positive > n) | ((2 * positive == n) & (mean >= 0))
+    decided = pd.crosstab(known["subject"], known["decision"])
+    return pd.DataFrame({
+        "cells": n,
+        f"share_{classes[1]}": positive / n,
+        "mean_logit": mean,
+        "vote": np.where(votes, classes[1], classes[0]),
+        **{f"decided_{name}": decided.get(name, 0) for name in (*classes, REVIEW)},
+    }).reset_index(names="subject")  # fmt: skip
 
 
 def _share(name: str, share: float, n: int, confidence: float) -> dict[str, float]:
