@@ -1,6 +1,7 @@
 """From a run, a sweep or anybody's table to what `evaluation` takes: the predictions of each model, with what has to
 be said beside their figures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from leukemia.runs import Run, Sweep
 
 POOLED = ("subject_kfold", "image")  # splits whose folds have test sides of their own
 TABLE_CLASSES = ("negative", "positive")
+MOST_PAIRED = 6
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Model:
     Attributes:
         name: in words.
         replicates: a table for each seed; with the test sides of its folds pooled, and then a column `fold`.
+        baselines: the same of size, colour and roundness alone (see `leukemia.evaluation.baseline`); None where a run
+            has no baseline.csv.
         classes: the names of class 0 and class 1.
         marks: what has to be said beside its figures.
         runs: the names of its runs.
@@ -35,6 +39,7 @@ class Model:
 
     name: str
     replicates: list[pd.DataFrame]
+    baselines: list[pd.DataFrame] | None
     classes: tuple[str, str]
     marks: list[str]
     runs: list[str]
@@ -53,16 +58,47 @@ def models_of(target: Path) -> list[Model]:
     sweep = Sweep(target)
     results = results_table(sweep)
     by_name = {run.name: run for run in sweep.runs}
-    found = [_of_setting(settings, rows, by_name) for settings, rows in combinations(results)]
+    found = [model_of(settings, rows, by_name) for settings, rows in combinations(results)]
     if not found:
         raise InputError(f"{target} holds no finished run: there are no predictions to evaluate")
     return found
 
 
+def model_of(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Run]) -> Model:
+    """The model of one setting, from its rows of a results table and the runs by name.
+
+    Raises:
+        InputError: if predictions cannot be used.
+    """
+    runs = [by_name[name] for name in rows["run"]]
+    tables = _replicates(rows, [predictions_of(run) for run in runs])
+    of_shape = [run.baseline for run in runs]
+    baselines = None
+    if all(table is not None for table in of_shape):
+        checked = [
+            _checked(run, table, "baseline.csv")
+            for run, table in zip(runs, of_shape, strict=True)
+            if table is not None
+        ]
+        baselines = _replicates(rows, checked)
+    names = str(rows["classes"].iloc[0]).split("/")
+    classes = (names[0], names[1]) if len(names) == 2 else TABLE_CLASSES
+    several = any(len(set(table["fold"])) > 1 for table in tables if "fold" in table)
+    name = words.describe(settings)
+    return Model(name, tables, baselines, classes, words.marks(rows), list(rows["run"]), several)
+
+
 def figures_of(model: Model) -> dict[str, Any]:
     """What `leukemia evaluate` says of a model: intervals, calibration and selective prediction (of the first seed),
-    marks."""
+    marks, and the baselines: the majority class, and size, colour and roundness alone with their intervals and the
+    model's difference to them."""
     first = model.replicates[0]
+    baseline = None
+    if model.baselines:
+        baseline = {
+            "cells": evaluate(model.baselines)["cells"],
+            "model_minus_baseline": compare(model.baselines, model.replicates),
+        }
     return {
         "name": model.name,
         "runs": model.runs,
@@ -71,6 +107,7 @@ def figures_of(model: Model) -> dict[str, Any]:
         "epoch_chosen_here": any(mark.startswith(words.CHOSEN_HERE) for mark in model.marks),
         **evaluate(model.replicates),
         "majority_accuracy": float(max(first["label"].mean(), 1 - first["label"].mean())),
+        "baseline": baseline,
         "calibration": calibration_figures(first),
         "selective": selective_figures(first),
     }
@@ -85,20 +122,38 @@ def comparison(first: Model, second: Model) -> dict[str, Any]:
     return {"first": first.name, "second": second.name, **compare(first.replicates, second.replicates)}
 
 
+def comparisons(models: Sequence[Model]) -> list[dict[str, Any]]:
+    """The differences of those models that report on the same cells: each pair, or of more than MOST_PAIRED models
+    the first with each other one."""
+    firsts = models if len(models) <= MOST_PAIRED else models[:1]
+    found = []
+    for place, first in enumerate(firsts):
+        for second in models[place + 1 :]:
+            try:
+                found.append(comparison(first, second))
+            except InputError:  # other cells, as of another split
+                continue
+    return found
+
+
 def predictions_of(run: Run) -> pd.DataFrame:
     """The predictions of a run, checked, with the `group` of each cell where the run folder tells it.
 
     Raises:
         InputError: if they cannot be used.
     """
+    return _checked(run, run.predictions, "predictions.csv")
+
+
+def _checked(run: Run, table: pd.DataFrame, name: str) -> pd.DataFrame:
     try:
-        validate_predictions(run.predictions)
+        validate_predictions(table)
     except InputError as error:
-        raise InputError(f"{run.folder / 'predictions.csv'}: {error}") from None
+        raise InputError(f"{run.folder / name}: {error}") from None
     if not (run.folder / "cells.csv").is_file():
-        return run.predictions
+        return table
     groups = run.cells.set_index("path")["group"]
-    return run.predictions.assign(group=run.predictions["path"].map(groups))
+    return table.assign(group=table["path"].map(groups))
 
 
 def _of_table(path: Path) -> Model:
@@ -112,22 +167,18 @@ def _of_table(path: Path) -> Model:
         table = table[table["side"] == kept].reset_index(drop=True)
         if kept == "val":
             marks.append(words.CHOSEN_HERE)
-    return Model(path.stem, [table], TABLE_CLASSES, marks, [str(path)], False)
+    return Model(path.stem, [table], None, TABLE_CLASSES, marks, [str(path)], False)
 
 
-def _of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Run]) -> Model:
-    replicates: dict[tuple[Any, ...], list[pd.DataFrame]] = {}
-    for row in rows.to_dict("records"):
+def _replicates(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The tables of some runs, a row of the results each, put together by seed (by seed and fold, where folds do not
+    have test sides of their own)."""
+    parts: dict[tuple[Any, ...], list[pd.DataFrame]] = {}
+    for row, table in zip(rows.to_dict("records"), tables, strict=True):
         pooled = row["split"] in POOLED
-        table = predictions_of(by_name[str(row["run"])])
-        if pooled:
-            table = table.assign(fold=row["fold"])
-        replicates.setdefault((row["seed"], *([] if pooled else [row["fold"]])), []).append(table)
-    tables = [pd.concat(parts, ignore_index=True) for _, parts in sorted(replicates.items(), key=str)]
-    for table in tables:
+        key = (row["seed"],) if pooled else (row["seed"], row["fold"])
+        parts.setdefault(key, []).append(table.assign(fold=row["fold"]) if pooled else table)
+    found = [pd.concat(of_key, ignore_index=True) for _, of_key in sorted(parts.items(), key=str)]
+    for table in found:
         validate_predictions(table)
-    names = str(rows["classes"].iloc[0]).split("/")
-    classes = (names[0], names[1]) if len(names) == 2 else TABLE_CLASSES
-    several = any(len(set(table["fold"])) > 1 for table in tables if "fold" in table)
-    name = words.describe(settings)
-    return Model(name, tables, classes, words.marks(rows), list(rows["run"]), several)
+    return found

@@ -84,6 +84,11 @@ class Run:
         return self._table("predictions.csv")
 
     @cached_property
+    def baseline(self) -> pd.DataFrame | None:
+        """The predictions of size, colour and roundness alone, as `predictions`; None where the run has none."""
+        return self._table("baseline.csv") if (self.folder / "baseline.csv").is_file() else None
+
+    @cached_property
     def cells(self) -> pd.DataFrame:
         """`path, subject, group, label, side, pixel_hash` of every cell of the run."""
         return self._table("cells.csv")

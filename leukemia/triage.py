@@ -54,7 +54,8 @@ def triage(
     reasons = [reason for reason in (why_not, policy.why_not) if reason]
     fitted_on = {"what": said, "subjects": _subjects(table), **policy.fitted_on}
     if single:
-        fitted_on["views"] = int(run.config["data"].get("test_views", 1)) if on is None else 1
+        of_run = int(run.config["data"].get("test_views", 1))
+        fitted_on["views"] = int(table["views"].iloc[0]) if on is not None and "views" in table else of_run
     policy = replace(policy, certified=not reasons, why_not="; ".join(reasons) or None, fitted_on=fitted_on)
     print("\n".join(_told(table, policy, classes, prevalence)))
     place = Run(Path(target))

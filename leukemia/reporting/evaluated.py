@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from leukemia.errors import InputError
-from leukemia.evidence import comparison, figures_of, models_of
+from leukemia.evidence import comparison, comparisons, figures_of, models_of
 from leukemia.reporting.words import count
 
-MOST_PAIRED = 6  # settings; of more, each is compared with the first alone
+MOST_SUBJECTS = 40  # of more, the worst called ones
 
 
 def evaluated(target: Path, against: Path | None = None, as_json: bool = False) -> str:
@@ -22,28 +22,15 @@ def evaluated(target: Path, against: Path | None = None, as_json: bool = False) 
         others = models_of(against)
         if len(models) > 1 or len(others) > 1:
             raise InputError("--against compares two models: name runs, tables or sweeps of one setting")
-        comparisons = [comparison(models[0], others[0])]
+        found = [comparison(models[0], others[0])]
     else:
-        comparisons = _comparisons(models)
+        found = comparisons(models)
     figures = [figures_of(model) for model in models]
     if as_json:
         whole = len(figures) == 1
         content = figures[0] if whole else {"settings": figures}
-        return json.dumps({**content, "comparisons": comparisons}, indent=2)
-    return "\n\n".join([*map(_told, figures), *map(_compared, comparisons)])
-
-
-def _comparisons(models: list[Any]) -> list[dict[str, Any]]:
-    """Differences of the settings that report on the same cells."""
-    firsts = models if len(models) <= MOST_PAIRED else models[:1]
-    found = []
-    for place, first in enumerate(firsts):
-        for second in models[place + 1 :]:
-            try:
-                found.append(comparison(first, second))
-            except InputError:  # other cells, as of another split
-                continue
-    return found
+        return json.dumps({**content, "comparisons": found}, indent=2)
+    return "\n\n".join([*map(_told, figures), *map(_compared, found)])
 
 
 def _told(figures: dict[str, Any]) -> str:
@@ -57,11 +44,18 @@ def _told(figures: dict[str, Any]) -> str:
         lines.append(
             "NOTE: subjects are unknown, so cells are taken as independent: intervals are too narrow"
         )
-    lines.append(f"  {'majority class':22} {figures['majority_accuracy']:.4f}")
     lines += [_line(name, figure) for name, figure in figures["cells"].items()]
+    lines.append("baselines that need no network")
+    lines.append(f"  {'majority, accuracy':22} {figures['majority_accuracy']:.4f}")
+    if figures["baseline"]:
+        alone, above = figures["baseline"]["cells"], figures["baseline"]["model_minus_baseline"]
+        for name in ("accuracy", "auroc"):
+            lines.append(_line(f"shape, {name}", alone[name]))
+            lines.append(_line("  model minus shape", {**above[name], "value": above[name]["difference"]}))
     if figures["subjects"]:
         lines.append(f"by subject ({figures['subjects']['n']})")
         lines += [_line(name, figure) for name, figure in figures["subjects"].items() if name != "n"]
+        lines += _by_subject(figures["by_subject"], figures["classes"])
     calibration, selective = figures["calibration"], figures["selective"]
     for when in ("before", "after"):
         if calibration[when]:
@@ -72,6 +66,24 @@ def _told(figures: dict[str, Any]) -> str:
         f"selective: AURC {selective['aurc']:.4f}, AUGRC {selective['augrc']:.4f}; coverage at risk {reached}"
     )
     return "\n".join(lines)
+
+
+def _by_subject(rows: list[dict[str, Any]], classes: list[str]) -> list[str]:
+    """Each subject, the worst called first."""
+    worst = sorted(rows, key=lambda row: row["accuracy"])[:MOST_SUBJECTS]
+    lines = [
+        f"  {'subject':12} {'class':>10} {'cells':>6} {'accuracy':>26} {'called ' + classes[1]:>14} {'mean logit':>11}"
+    ]
+    for row in worst:
+        label = "both" if row["label"] is None else classes[row["label"]]
+        interval = f"{row['accuracy']:.4f}  [{row['accuracy_low']:.4f}, {row['accuracy_high']:.4f}]"
+        lines.append(
+            f"  {row['subject']:12} {label:>10} {row['n']:>6,} {interval:>26} {row['share_positive']:>14.4f} "
+            f"{row['mean_logit']:>11.3f}"
+        )
+    if len(rows) > len(worst):
+        lines.append(f"  {len(rows) - len(worst):,} more subjects, called better: --json")
+    return lines
 
 
 def _compared(found: dict[str, Any]) -> str:

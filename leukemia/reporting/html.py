@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 
 from leukemia.evaluation.predictions import validate_predictions
 from leukemia.reporting import drawing, plots, printed, summary, words
+from leukemia.reporting.evidence_page import Evidence, evidence
 from leukemia.reporting.markdown import results_md
+from leukemia.reporting.model_card import model_card
 from leukemia.reporting.tables import combinations, read_settings, read_status, results_table
 from leukemia.runs import Run, Sweep, write_text
 
@@ -41,15 +43,16 @@ def write_report(folder: Path) -> Path:
     sweep = Sweep(folder)
     results = results_table(sweep)
     name = folder.resolve().name
-    page = report_html(name, sweep, results)
+    proof = evidence(sweep, results)
+    page = report_html(name, sweep, results, proof)
     write_text(folder / "results.csv", results.to_csv(index=False))
-    write_text(folder / "results.md", results_md(name, results))
+    write_text(folder / "results.md", results_md(name, results, proof))
     write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
-def report_html(name: str, sweep: Sweep, results: pd.DataFrame) -> str:
-    """The page as text, from a sweep and its results table."""
+def report_html(name: str, sweep: Sweep, results: pd.DataFrame, proof: Evidence) -> str:
+    """The page as text, from a sweep, its results table and its evidence."""
     predictions, unread = _predictions(sweep.runs)
     settings = [read_settings(run) for run in sweep.runs]
     finished = bool(results["accuracy"].notna().any())
@@ -59,6 +62,7 @@ def report_html(name: str, sweep: Sweep, results: pd.DataFrame) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     curves, left_out = _curves(sweep, results)
+    policies = [(triaged.name, triaged.policy) for triaged in proof.triaged]
     leaks, leak_statement = summary.leak_statement(results) if finished else (False, None)
     return environment.get_template("report.html.j2").render(
         name=name,
@@ -80,7 +84,12 @@ def report_html(name: str, sweep: Sweep, results: pd.DataFrame) -> str:
         confusions=_pictures(plots.confusion_matrices(results, predictions)),
         curves=curves,
         curves_left_out=left_out,
-        unread=unread,
+        unread=[*unread, *proof.problems],
+        proof=proof,
+        subject_bars=_pictures(proof.subjects),
+        reliability=_pictures(proof.reliability),
+        risk_coverage=_pictures(proof.risk_coverage),
+        card=model_card(results, settings, policies) if finished else {},
         shared=summary.settings_shared(settings),
         varied=summary.settings_varied(settings),
         computed_with=summary.computed_with([read_status(run) for run in sweep.runs]),

@@ -3,11 +3,12 @@
 import pandas as pd
 
 from leukemia.reporting import printed, summary
+from leukemia.reporting.evidence_page import Evidence
 from leukemia.reporting.printed import Printed
 
 
-def results_md(name: str, results: pd.DataFrame) -> str:
-    """The grid, the seed study and every run as GitHub Markdown, with the marks of the HTML report."""
+def results_md(name: str, results: pd.DataFrame, proof: Evidence) -> str:
+    """The grid, its intervals, the seed study and every run as GitHub Markdown, with the marks of the HTML report."""
     blocks = [f"# Results of {_escape(name)}", "\n\n".join(map(_escape, summary.headline(results)))]
     if results["accuracy"].notna().any():
         leaks, statement = summary.leak_statement(results)
@@ -19,6 +20,12 @@ def results_md(name: str, results: pd.DataFrame) -> str:
             "Mean ± standard deviation over seeds and folds; n is their number.",
         ]
         blocks += [table(printed.grid_table(results)), table(printed.grid_figures_table(results))]
+    if proof.tables:
+        blocks += ["## Intervals and baselines", "\n\n".join(map(_escape, proof.notes))]
+        blocks += [table(found) for found in proof.tables.values() if found.rows]
+    for triaged in proof.triaged:
+        blocks += [f"### Triage: {_escape(triaged.name)}", "\n\n".join(map(_escape, triaged.said))]
+        blocks.append(table(triaged.table))
     blocks += ["## Seed study", _escape(summary.study_statement(results)), table(printed.study_table())]
     if results["accuracy"].notna().any():
         blocks += ["## Every run", table(printed.figures_table(results))]

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from leukemia.reporting import printed, words
+from leukemia.reporting.evidence_page import Evidence
 from leukemia.reporting.markdown import results_md
 from leukemia.reporting.tables import FIGURES, combinations, grid, results_table, setting_columns
 from leukemia.runs import Sweep
@@ -204,7 +205,7 @@ class TestPrinted:
 class TestMarkdown:
     def test_it_has_the_grid_the_runs_and_their_marks(self, tmp_path: Path, make_sweep: Maker) -> None:
         results = results_table(make_sweep(tmp_path, seeds=2))
-        text = results_md("paper", results)
+        text = results_md("paper", results, Evidence())
         for table in (printed.grid_table(results), printed.figures_table(results)):
             for row in table.rows:
                 assert " | ".join(row[2:]) in text
@@ -212,13 +213,13 @@ class TestMarkdown:
 
     def test_leaks_are_loud(self, tmp_path: Path, make_run: Maker) -> None:
         make_run(tmp_path, split="image", leaks=240)
-        text = results_md("x", results_table(Sweep(tmp_path)))
+        text = results_md("x", results_table(Sweep(tmp_path)), Evidence())
         assert "**LEAKS: split by image, 240 of 240 cells not independent of training" in text
 
     def test_names_can_not_break_the_table(self, tmp_path: Path, make_run: Maker) -> None:
         make_run(tmp_path, name="a|b`<script>*c*")
         make_run(tmp_path, name="d", status="failed", error="one\ntwo | three")
-        text = results_md("x", results_table(Sweep(tmp_path)))
+        text = results_md("x", results_table(Sweep(tmp_path)), Evidence())
         assert "<script>" not in text
         assert r"one two \| three" in text
         assert r"a\|b\`&lt;script>\*c\*" in text

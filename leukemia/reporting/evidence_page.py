@@ -1,0 +1,150 @@
+"""The report's part of evidence: everything about intervals, subjects, calibration and triage, ready for its page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from leukemia.errors import InputError
+from leukemia.evaluation.policy import Policy
+from leukemia.evidence import Model, comparisons, figures_of, model_of, predictions_of
+from leukemia.reporting import evidence_plots, evidence_tables
+from leukemia.reporting.printed import Printed
+from leukemia.reporting.tables import combinations
+from leukemia.runs import Run, Sweep
+
+MOST_SETTINGS = 12
+MOST_PICTURED = 6  # settings; with more, a page is neither read nor small
+
+
+@dataclass
+class Triaged:
+    """A policy, what it does to the reported cells of its run (or pooled folds), and what is said of it."""
+
+    name: str
+    policy: Policy
+    table: Printed
+    said: list[str]
+
+
+@dataclass
+class Evidence:
+    """What the page shows; a table without rows is left out."""
+
+    tables: dict[str, Printed] = field(default_factory=dict)
+    subjects: list[Figure] = field(default_factory=list)
+    reliability: list[Figure] = field(default_factory=list)
+    risk_coverage: list[Figure] = field(default_factory=list)
+    triaged: list[Triaged] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
+    """The evidence of a sweep's finished runs, by setting; settings whose predictions cannot be used are left out."""
+    found = Evidence()
+    by_name = {run.name: run for run in sweep.runs}
+    models = []
+    for settings, rows in combinations(results):
+        try:
+            models.append(model_of(settings, rows, by_name))
+        except InputError:  # the page says which predictions cannot be used
+            continue
+    if len(models) > MOST_SETTINGS:
+        found.notes.append(f"Intervals of {len(models) - MOST_SETTINGS} more settings: leukemia evaluate")
+        models = models[:MOST_SETTINGS]
+    if not models:
+        return found
+    figures = [figures_of(model) for model in models]
+    found.notes += _said(models, figures)
+    found.tables = {
+        "intervals": evidence_tables.intervals_table(figures),
+        "subject-intervals": evidence_tables.subject_intervals_table(figures),
+        "seeds": evidence_tables.seeds_table(figures),
+        "baselines": evidence_tables.baselines_table(figures),
+        "differences": evidence_tables.differences_table(comparisons(models)),
+        "calibration": evidence_tables.calibration_table(figures),
+        "selective": evidence_tables.selective_table(figures),
+    }
+    policies = _policies(sweep, results, models, found.problems)
+    if len(models) > MOST_PICTURED:
+        found.notes.append(f"Pictures are of the first {MOST_PICTURED} of {len(models)} settings.")
+    for model, of in list(zip(models, figures, strict=True))[:MOST_PICTURED]:
+        table, name, marks = model.replicates[0], model.name, of["marks"]
+        if of["by_subject"]:
+            found.subjects.append(evidence_plots.subject_bars(of["by_subject"], model.classes, name, marks))
+        found.reliability.append(evidence_plots.reliability_diagram(table, name, marks))
+        if not any(title == name for title, *_ in policies):
+            found.risk_coverage.append(evidence_plots.risk_coverage_plot(table, None, name, marks))
+    for name, policy, model, table in policies:
+        found.triaged.append(_triaged(name, policy, table, model.classes))
+        found.risk_coverage.append(evidence_plots.risk_coverage_plot(table, policy, name, model.marks))
+    return found
+
+
+def _said(models: Sequence[Model], figures: Sequence[dict[str, Any]]) -> list[str]:
+    units = sorted({of["unit"] for of in figures})
+    said = [
+        f"Intervals are 95 %, from a bootstrap of {' or '.join(f'{unit}s' for unit in units)} within class "
+        f"({figures[0]['draws']:,} draws)."
+    ]
+    if any(of["too_narrow"] for of in figures):
+        said.append(
+            "Where subjects are unknown cells are taken as independent: those intervals are too narrow."
+        )
+    if any(model.pooled for model in models):
+        said.append(
+            "Threshold figures pool the test sides of all folds; AUROC is the mean within folds, for the logits of "
+            "different models are not one scale."
+        )
+    if any(len(model.replicates) > 1 for model in models):
+        said.append(
+            "Of several seeds, intervals are of their mean; pictures and calibration are of the first seed."
+        )
+    return said
+
+
+def _policies(
+    sweep: Sweep, results: pd.DataFrame, models: Sequence[Model], problems: list[str]
+) -> list[tuple[str, Policy, Model, pd.DataFrame]]:
+    """The policies beside the runs and beside the sweep, with the cells that they are shown on."""
+    found = []
+    for model in models:
+        runs = [run for run in sweep.runs if run.name in model.runs]
+        for run in runs:
+            policy = _policy(run, problems)
+            if policy is not None:
+                name = model.name if len(runs) == 1 else f"{model.name}, {run.name}"
+                found.append((name, policy, model, predictions_of(run)))
+    of_sweep = Run(sweep.folder)
+    is_run = (sweep.folder / "status.json").is_file()
+    policy = None if is_run else _policy(of_sweep, problems)
+    if policy is not None and len(models) == 1:
+        found.append((models[0].name, policy, models[0], models[0].replicates[0]))
+    return found
+
+
+def _policy(run: Run, problems: list[str]) -> Policy | None:
+    try:
+        return run.policy
+    except InputError as problem:
+        problems.append(f"{run.name}, triage.json: {problem}")
+        return None
+
+
+def _triaged(name: str, policy: Policy, table: pd.DataFrame, classes: tuple[str, str]) -> Triaged:
+    bounds = (
+        f"missed at most {policy.max_missed:g} and false alarm at most {policy.max_false_alarm:g}, "
+        f"unit: {policy.unit}, confidence {policy.confidence:g}"
+    )
+    said = [f"Certified: {bounds}." if policy.certified else f"NOT CERTIFIED ({bounds}): {policy.why_not}."]
+    low = "nothing" if policy.low is None else f"logit at or below {policy.low:.4g}"
+    high = "nothing" if policy.high is None else f"logit at or above {policy.high:.4g}"
+    said.append(f"Released as {classes[0]}: {low}; as {classes[1]}: {high}; the rest is reviewed.")
+    if policy.fitted_on.get("what"):
+        said.append(
+            f"Thresholds were chosen on {policy.fitted_on['what']}; the table is of the reported cells."
+        )
+    return Triaged(name, policy, evidence_tables.triage_table(name, table, policy, classes), said)

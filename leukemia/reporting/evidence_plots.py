@@ -1,0 +1,130 @@
+"""The report's pictures of evidence: subjects, reliability, risk against coverage."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from leukemia.evaluation.calibration import cross_fitted, reliability
+from leukemia.evaluation.policy import Policy
+from leukemia.evaluation.predictions import arrays
+from leukemia.evaluation.selective import curve_of
+from leukemia.evaluation.triage import outcome
+from leukemia.reporting import drawing
+
+ROW = 0.125  # inches of a subject's bar
+
+
+def subject_bars(
+    rows: Sequence[dict[str, Any]], classes: Sequence[str], title: str, marks: list[str]
+) -> Figure:
+    """A bar for each subject: the share of its cells that are called correctly, with its 95 % interval (Wilson's),
+    sorted, the positive class apart from the negative one.
+
+    Args:
+        rows: as `leukemia.evaluation.subjects.by_subject` gives them.
+        classes: the names of class 0 and class 1.
+    """
+    groups = [
+        (name, [row for row in rows if row["label"] == label])
+        for label, name in ((1, classes[1]), (0, classes[0]))
+    ]
+    groups += [("both classes", [row for row in rows if row["label"] is None])]
+    groups = [(name, sorted(of, key=lambda row: row["accuracy"])) for name, of in groups if of]
+    heights = [len(of) for _, of in groups]
+    figure = drawing.new_figure(drawing.WIDTH, ROW * sum(heights) + 0.55 * len(groups) + 0.5)
+    axes = figure.subplots(len(groups), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    colours = {classes[1]: drawing.VERMILLION, classes[0]: drawing.BLUE}
+    for ax, (name, of) in zip(axes, groups, strict=True):
+        value = 100 * np.array([row["accuracy"] for row in of])
+        ends = 100 * np.array([[row["accuracy_low"], row["accuracy_high"]] for row in of]).T
+        place = np.arange(len(of))
+        colour = colours.get(name, drawing.GREY)
+        ax.barh(place, value, color=colour, alpha=0.45, height=0.75)
+        ax.errorbar(value, place, xerr=np.abs(ends - value), fmt="o", color=colour, ms=2.5, lw=1, capsize=1.5)
+        ax.axvline(50, color=drawing.GREY, lw=0.8, ls=":")
+        ax.set_yticks(place, [f"{drawing.plain(row['subject'])} ({row['n']:,})" for row in of])
+        ax.set_ylim(-0.7, len(of) - 0.3)
+        drawing.style(ax, "", f"{drawing.plain(name)} subjects")
+        ax.tick_params(axis="y", labelsize=5.5)
+        ax.grid(axis="y", visible=False)
+    axes[-1].set_xlim(0, 100)
+    axes[-1].set_xlabel("Cells called correctly, % (95 % interval)", fontsize=drawing.TEXT)
+    drawing.set_title(figure, axes[0], f"Subjects (cells), {title}", marks)
+    return figure
+
+
+def reliability_diagram(table: pd.DataFrame, title: str, marks: list[str]) -> Figure:
+    """Accuracy against the decision's confidence in bins of equal mass, with counts, as predicted and as recalibrated
+    on other subjects (where that can be)."""
+    label, logit = arrays(table)
+    figure = drawing.new_figure(drawing.WIDTH, 3.9)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([50, 100], [50, 100], color="#999999", lw=0.8)
+    lines = [
+        ("as predicted", logit, drawing.VERMILLION, "o--"),
+        ("recalibrated", cross_fitted(table), drawing.BLUE, "s-"),
+    ]
+    for name, logits, colour, look in lines:
+        if logits is None:
+            continue
+        bins = reliability(label, logits)
+        value = 100 * bins["accuracy"]
+        below, above = value - 100 * bins["low"], 100 * bins["high"] - value
+        upper.errorbar(
+            100 * bins["confidence"], value, yerr=[below, above], fmt=look, color=colour, ms=3.5, lw=1.2,
+            elinewidth=0.7, capsize=1.5, label=name,
+        )  # fmt: skip
+        _counts(lower, logits, colour, name)
+    drawing.style(upper, "", "Accuracy, %")
+    drawing.style(lower, "Confidence of the decision, %", "Cells")
+    upper.set(xlim=(49, 101), ylim=(min(45.0, upper.get_ylim()[0]), 101))
+    drawing.set_title(figure, upper, f"Reliability, {title}", marks)
+    drawing.legend_below(figure, upper)
+    return figure
+
+
+def risk_coverage_plot(table: pd.DataFrame, policy: Policy | None, title: str, marks: list[str]) -> Figure:
+    """The share of wrong decisions among the most certain cells, against the share that is decided, and where the
+    triage policy stands."""
+    curve = curve_of(table)
+    kept = curve[curve["whole"]]
+    figure = drawing.new_figure(drawing.WIDTH, 3.0)
+    ax = figure.subplots()
+    ax.plot(
+        100 * kept["coverage"], 100 * kept["risk"], drawstyle="steps-post", color=drawing.BLUE, lw=1.4,
+        label="most certain first",
+    )  # fmt: skip
+    if policy is not None:
+        coverage, risk = operating_point(table, policy)
+        if coverage:
+            sure = "certified" if policy.certified else "not certified"
+            ax.plot(
+                [100 * coverage], [100 * risk], "D", color=drawing.VERMILLION, mfc="white", ms=6,
+                label=f"triage, {sure}: {100 * coverage:.1f} % released",
+            )  # fmt: skip
+    drawing.style(ax, "Coverage: cells decided without review, %", "Risk: wrong among them, %")
+    ax.set(xlim=(0, 101), ylim=(0, None))
+    drawing.set_title(figure, ax, f"Risk and coverage, {title}", marks)
+    drawing.legend_below(figure, ax)
+    return figure
+
+
+def operating_point(table: pd.DataFrame, policy: Policy) -> tuple[float, float]:
+    """Coverage of a policy on a table, and the share of the released cells that are released wrongly."""
+    rows = outcome(table, policy, ("0", "1"))
+    released = int((rows["cells"] - rows["review"]).sum())
+    wrong = int(rows["as_negative"][0] + rows["as_positive"][1])  # positive cells come first
+    return released / len(table), wrong / released if released else 0.0
+
+
+def _counts(ax: Any, logits: NDArray[np.float64], colour: str, name: str) -> None:
+    confidence = 100 / (1 + np.exp(-np.abs(logits)))
+    filled = name == "as predicted"
+    ax.hist(
+        confidence, bins=np.linspace(50, 100, 26), color=colour, alpha=0.45 if filled else 1,
+        histtype="stepfilled" if filled else "step", lw=1.2,
+    )  # fmt: skip
