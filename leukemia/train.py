@@ -210,7 +210,7 @@ def _already_done(run: Run, skip_done: bool) -> Run:
 
 def _end_sweep(folder: Path) -> int:
     """Write the report, list what failed, and give the exit code."""
-    from leukemia.reporting.html import write_report
+    from leukemia.finish import finish_sweep
 
     errors = [error for _, error in SweepWatch.ended if error is not None]
     if errors and len(errors) == len(SweepWatch.ended) and all(_is_refusal(error) for error in errors):
@@ -225,7 +225,7 @@ def _end_sweep(folder: Path) -> int:
         failed = {run_folder.name: str(error) for run_folder, error in SweepWatch.ended if error is not None}
     else:  # a launcher ran the jobs in other processes: their folders tell
         failed = {run.name: run.status["error"] for run in Sweep(folder).with_status("failed")}
-    print(write_report(folder))
+    print(finish_sweep(folder))
     for name, reason in failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if failed else 0

@@ -104,7 +104,8 @@ def _of_sweep(folder: Path) -> tuple[pd.DataFrame, tuple[str, str], str, str]:
 def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
     """Refuse a table with cells or subjects that trained the model or chose its epoch."""
     seen = run.cells[run.cells["side"].isin(["train", "val"])]
-    paths = table["path"][table["path"].isin(set(seen["path"]))]
+    known_paths = set(seen["path"])
+    paths = table["path"][[_is_among(path, known_paths) for path in table["path"].astype(str)]]
     if len(paths):
         raise InputError(
             f"{on} holds {len(paths):,} cells that trained {run.name} or chose its epoch, as {paths.iloc[0]}: "
@@ -120,6 +121,12 @@ def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
             f"{on} holds cells of {len(both)} subjects that trained {run.name} or chose its epoch "
             f"({', '.join(both[:5])}{', ...' if len(both) > 5 else ''}): remove their rows"
         )
+
+
+def _is_among(path: str, known: set[str]) -> bool:
+    """Whether a path, or what is left of it without the folders in front, is one of those known."""
+    parts = path.replace("\\", "/").split("/")
+    return any("/".join(parts[start:]) in known for start in range(len(parts)))
 
 
 def _subjects(table: pd.DataFrame) -> int | None:

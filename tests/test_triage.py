@@ -109,6 +109,15 @@ def test_subjects_that_trained_the_model_are_refused(tmp_path, capsys):
     assert not (run.folder / "triage.json").exists()
 
 
+def test_cells_that_trained_the_model_are_refused_whatever_folder_they_are_named_in(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    own = cells(70, prefix="N").drop(columns="subject")
+    own.loc[3, "path"] = f"somewhere/else/{run.cells['path'].iloc[-1]}"
+    own.to_csv(tmp_path / "own.csv", index=False)
+    assert leukemia("triage", run.folder, "--on", tmp_path / "own.csv", "--unit", "cell") == 2
+    assert "1 cells that trained run" in capsys.readouterr().err
+
+
 def test_pooled_folds_are_not_certified_and_say_why(tmp_path):
     for fold in (0, 1):
         run = write_run(tmp_path / "sweep" / f"fold-{fold}", split="subject_kfold", fold=fold)

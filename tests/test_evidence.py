@@ -1,0 +1,80 @@
+"""From run folders to what is evaluated: which tables are put together, and what is said beside them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from leukemia.evidence import comparisons, figures_of, models_of
+from leukemia.runs import Run
+
+
+def write_run(folder, stage, seed, fold, split="subject_kfold", shift=0.0):
+    rng = np.random.default_rng([seed, fold, len(stage)])
+    subject = np.repeat([f"{fold}-{number}" for number in range(8)], 12)
+    label = np.repeat([1, 0, 1, 0, 1, 0, 1, 0], 12)
+    logit = 2 * label - 1 + rng.normal(0, 1.5, 96) + shift * fold  # models of folds differ in scale
+    table = pd.DataFrame({"path": [f"{fold}/{row}.bmp" for row in range(96)], "subject": subject, "side": "test",
+                          "label": label, "logit": logit})  # fmt: skip
+    run = Run(folder / f"{stage}-{seed}-{fold}")
+    run.write_config(
+        {
+            "seed": seed,
+            "data": {"split": split, "fold": fold},
+            "model": {"depth": 18, "trainable_from": stage},
+        }
+    )
+    run.write_json("status.json", {"status": "done"})
+    run.write_json("metrics.json", {
+        "accuracy": 0.5, "side": "test", "epoch_chosen_here": False, "leaks": 0, "better_than_majority": True,
+        "classes": ["HEM", "ALL"], "n_images": 96,
+    })  # fmt: skip
+    run.write_table("predictions.csv", table)
+    run.write_table(
+        "cells.csv", table.assign(group=table["subject"])[["path", "subject", "group", "label", "side"]]
+    )
+    return table
+
+
+def test_folds_pool_their_threshold_figures_and_average_auroc_within(tmp_path):
+    tables = {
+        (seed, fold): write_run(tmp_path, "head", seed, fold, shift=3)
+        for seed in (0, 1)
+        for fold in (0, 1, 2)
+    }
+    (model,) = models_of(tmp_path)
+    assert model.pooled
+    assert len(model.replicates) == 2
+    found = figures_of(model)
+    accuracies, areas = [], []
+    for seed in (0, 1):
+        pooled = pd.concat([tables[seed, fold] for fold in (0, 1, 2)])
+        accuracies.append(((pooled["logit"] >= 0) == pooled["label"]).mean())
+        areas.append(
+            np.mean([roc_auc_score(tables[seed, k]["label"], tables[seed, k]["logit"]) for k in (0, 1, 2)])
+        )
+        assert (
+            abs(roc_auc_score(pooled["label"], pooled["logit"]) - areas[-1]) > 0.02
+        )  # pooling would tell another
+    accuracy, area = found["cells"]["accuracy"], found["cells"]["auroc"]
+    assert accuracy["value"] == pytest.approx(np.mean(accuracies))
+    assert accuracy["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert (accuracy["lowest"], accuracy["highest"]) == (min(accuracies), max(accuracies))
+    assert area["value"] == pytest.approx(np.mean(areas))
+    assert (found["n_images"], found["n_subjects"], found["unit"]) == (288, 24, "subject")
+
+
+def test_settings_of_a_sweep_are_compared_on_the_same_cells(tmp_path):
+    a = pd.concat([write_run(tmp_path, "head", 0, fold) for fold in (0, 1)])
+    b = pd.concat([write_run(tmp_path, "layer4", 0, fold) for fold in (0, 1)])
+    (found,) = comparisons(models_of(tmp_path))
+    means = [((table["logit"] >= 0) == table["label"]).mean() for table in (a, b)]
+    assert found["accuracy"]["difference"] == pytest.approx(means[1] - means[0])
+    assert (found["first"], found["second"]) == ("ResNet18 from head", "ResNet18 from layer4")
+
+
+def test_a_split_by_image_is_marked(tmp_path):
+    for fold in (0, 1):
+        write_run(tmp_path, "head", 0, fold, split="image")
+    (model,) = models_of(tmp_path)
+    assert model.marks == ["LEAKS: split by image"]
