@@ -83,6 +83,22 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--challenge", action="store_true", help="write isbi_valid.predict too, a label a line in image order"
     )
+
+    explain = _verb(verbs, "explain", _explain, "heat maps: what speaks for the decision (extra: explain)")
+    explain.add_argument("run_folder", type=Path, metavar="RUN")
+    explain.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="files, folders or globs; none: a sample of the run's own cells",
+    )
+    explain.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="default explained, without PATH the run folder"
+    )
+    explain.add_argument(
+        "--sample", type=int, default=200, metavar="N", help="of the run's cells, default 200"
+    )
+    explain.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     return parser
 
 
@@ -145,6 +161,13 @@ def _predict(options: argparse.Namespace) -> int:
         options.model, options.paths, options.output, options.views, options.device, options.subjects,
         options.challenge,
     )  # fmt: skip
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from leukemia.attention import explain
+    from leukemia.runs import Run
+
+    return explain(Run(options.run_folder), options.paths, options.output, options.sample, options.device)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from leukemia.data.transforms import normalise
 from leukemia.errors import InputError
@@ -13,6 +14,7 @@ from leukemia.models.classifier import CellClassifier
 from leukemia.models.resnet import STAGES, StagedResNet
 
 AT_ONCE = 32  # cells: a graph of layer4 is kept for each
+PLACE = 32  # pixels of the picture for one value of layer4, each way
 BLACK = 10  # of 255: darker than any stain, brighter than what JPEG makes of black
 
 
@@ -29,8 +31,8 @@ def heat_maps(model: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.fl
         pixels: uint8 (N, S, S, 3), as `leukemia.data.pixels.fit` gives them.
 
     Returns:
-        float32 (N, S, S): each cell's map from 0 to its own highest value, 1; all 0 where nothing speaks for the
-        decision, or where the picture is a single place (32 pixels).
+        float32 (N, S, S): each cell's map from 0, its lowest value, to 1, its highest; all 0 where nothing speaks
+        for the decision, or where the picture is a single place (32 pixels).
 
     Raises:
         InputError: if the package `grad-cam` is not installed.
@@ -61,8 +63,8 @@ def heat_maps(model: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.fl
 def on_background(heat: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The share of each heat map that lies on black background: (N,), from 0 to 1, nan for an empty map.
 
-    A network that looks there has learned the mask and not the cell. Compare with `background`, the share that a
-    map of one even value has.
+    A network that looks there has learned the mask and not the cell. Compare with that of `cell_alone`, the least
+    to expect, and with `background`, the share that a map of one even value has.
 
     Args:
         heat: (N, S, S), 0 or more.
@@ -71,6 +73,21 @@ def on_background(heat: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArr
     total = heat.sum(axis=(1, 2), dtype=np.float64)
     outside = np.where(_is_black(pixels), heat, 0).sum(axis=(1, 2), dtype=np.float64)
     return np.divide(outside, total, out=np.full(len(heat), np.nan), where=total > 0)
+
+
+def cell_alone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The heat map of a network that looks at the cell, at all of it and at nothing else: (N, S, S), 0 to 1.
+
+    As coarse as `heat_maps` are, for a map of 7x7 values reaches over the edge of a cell however well it is meant:
+    what `on_background` gives for this one is the least to expect.
+
+    Args:
+        pixels: uint8 (N, S, S, 3).
+    """
+    cell = torch.from_numpy(~_is_black(pixels)).float()[:, None]
+    places = functional.adaptive_avg_pool2d(cell, -(-pixels.shape[1] // PLACE))
+    enlarged = functional.interpolate(places, size=pixels.shape[1:3], mode="bilinear", align_corners=False)
+    return enlarged[:, 0].numpy()
 
 
 def background(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:

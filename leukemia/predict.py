@@ -85,9 +85,9 @@ def score(scorer: Scorer, files: Sequence[str]) -> pd.DataFrame:
     logit = np.full(len(files), np.nan)
     errors: list[str | None] = [None] * len(files)
     with tqdm(desc="predicting", total=len(files), unit="cell", disable=None) as bar:
-        for start, decoded in _decoded(scorer, files):
+        for start, items in decoded(scorer, files):
             good, pixels = [], []
-            for place, item in enumerate(decoded, start):
+            for place, item in enumerate(items, start):
                 if isinstance(item, InputError):
                     errors[place] = str(item)
                 else:
@@ -95,7 +95,7 @@ def score(scorer: Scorer, files: Sequence[str]) -> pd.DataFrame:
                     pixels.append(item)
             if good:
                 logit[good] = scorer.logits(np.stack(pixels))
-            bar.update(len(decoded))
+            bar.update(len(items))
     read = np.isfinite(logit)
     for place in np.flatnonzero(~read).tolist():
         errors[place] = errors[place] or f"{files[place]}: the model gives no finite number"
@@ -112,7 +112,7 @@ def score(scorer: Scorer, files: Sequence[str]) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _decoded(
+def decoded(
     scorer: Scorer, files: Sequence[str]
 ) -> Iterator[tuple[int, list[NDArray[np.uint8] | InputError]]]:
     """Each AT_ONCE files as pixels, or the reason why not; the next are read while these are in use."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from leukemia.data.transforms import normalise
 from leukemia.errors import InputError
-from leukemia.explain import background, heat_maps, on_background
+from leukemia.explain import background, cell_alone, heat_maps, on_background
 from leukemia.models.classifier import CellClassifier
 
 
@@ -128,3 +128,16 @@ def test_without_the_package_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"leukemia\[explain\]"):
         heat_maps(CellClassifier(weights="none"), cells(1, 64))
+
+
+def test_the_least_to_expect_is_less_than_an_even_map_and_reaches_over_the_edge():
+    picture = np.zeros((1, 224, 224, 3), np.uint8)
+    picture[:, 48:176, 48:176] = 120
+    alone = cell_alone(picture)
+    assert alone.shape == (1, 224, 224)
+    assert alone[0, 112, 112] == 1
+    assert alone[0, 0, 0] == 0
+    assert 0.1 < on_background(alone, picture) < background(picture)
+    aligned = np.zeros_like(picture)
+    aligned[:, 32:96] = 120  # on the edges of places: only the smooth enlargement reaches over
+    assert on_background(cell_alone(aligned), aligned) < 0.3
