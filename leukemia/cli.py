@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     triage.add_argument("--unit", choices=["subject", "cell"], default="subject", help="what is independent")
     triage.add_argument("--prevalence", type=float, metavar="SHARE", help="print predictive values for it")
 
-    predict = _verb(verbs, "predict", _predict, "decide on picture files, with a run's best checkpoint")
-    predict.add_argument("model", type=Path, metavar="RUN")
+    predict = _verb(verbs, "predict", _predict, "decide on picture files, with a run or an exported model")
+    predict.add_argument("model", type=Path, metavar="RUN|MODEL.onnx")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
     predict.add_argument(
         "-o", "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv"
@@ -99,6 +99,16 @@ def _parser() -> argparse.ArgumentParser:
         "--sample", type=int, default=200, metavar="N", help="of the run's cells, default 200"
     )
     explain.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+
+    export = _verb(verbs, "export", _export, "the network as one file, ONNX or safetensors (extra: onnx)")
+    export.add_argument("run_folder", type=Path, metavar="RUN")
+    export.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the run's name, here")
+    export.add_argument(
+        "--format",
+        choices=["onnx", "state_dict"],
+        default="onnx",
+        help="state_dict: under torchvision's names",
+    )
     return parser
 
 
@@ -168,6 +178,14 @@ def _explain(options: argparse.Namespace) -> int:
     from leukemia.runs import Run
 
     return explain(Run(options.run_folder), options.paths, options.output, options.sample, options.device)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from leukemia.export import export
+    from leukemia.runs import Run
+
+    export(Run(options.run_folder), options.output, options.format)
+    return 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from leukemia.data.owners import owners_of
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import REVIEW
 from leukemia.evaluation.subjects import summary_by_subject
+from leukemia.exported import SUFFIX, onnx_scorer
 from leukemia.runs import Run, write_text
 from leukemia.scoring import Scorer
 
@@ -33,7 +34,7 @@ def predict(
     """Score picture files, write the table and say what was decided.
 
     Args:
-        target: a run folder.
+        target: a run folder, or a file that `leukemia export` wrote.
         paths: files, folders (everything in them) or globs.
         output: the csv; a summary by subject lies beside it as NAME_subjects.csv, the challenge's file under its
             own name.
@@ -134,6 +135,8 @@ def decoded(
 
 
 def _scorer(target: Path, device: str, views: int | None) -> Scorer:
+    if target.suffix == SUFFIX:
+        return onnx_scorer(target, device, views)
     from leukemia.inference import run_scorer
 
     return run_scorer(Run(target), device, views)
