@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     triage.add_argument("--unit", choices=["subject", "cell"], default="subject", help="what is independent")
     triage.add_argument("--prevalence", type=float, metavar="SHARE", help="print predictive values for it")
 
-    predict = _verb(verbs, "predict", _predict, "decide on picture files, with a run's best checkpoint")
-    predict.add_argument("model", type=Path, metavar="RUN")
+    predict = _verb(verbs, "predict", _predict, "decide on picture files, with a run or an exported model")
+    predict.add_argument("model", type=Path, metavar="RUN|MODEL.onnx")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
     predict.add_argument(
         "-o", "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv"
@@ -82,6 +82,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--challenge", action="store_true", help="write isbi_valid.predict too, a label a line in image order"
+    )
+
+    explain = _verb(verbs, "explain", _explain, "heat maps: what speaks for the decision (extra: explain)")
+    explain.add_argument("run_folder", type=Path, metavar="RUN")
+    explain.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="files, folders or globs; none: a sample of the run's own cells",
+    )
+    explain.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="default explained, without PATH the run folder"
+    )
+    explain.add_argument(
+        "--sample", type=int, default=200, metavar="N", help="of the run's cells, default 200"
+    )
+    explain.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+
+    export = _verb(verbs, "export", _export, "the network as one file, ONNX or safetensors (extra: onnx)")
+    export.add_argument("run_folder", type=Path, metavar="RUN")
+    export.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the run's name, here")
+    export.add_argument(
+        "--format",
+        choices=["onnx", "state_dict"],
+        default="onnx",
+        help="state_dict: under torchvision's names",
     )
     return parser
 
@@ -145,6 +171,21 @@ def _predict(options: argparse.Namespace) -> int:
         options.model, options.paths, options.output, options.views, options.device, options.subjects,
         options.challenge,
     )  # fmt: skip
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from leukemia.attention import explain
+    from leukemia.runs import Run
+
+    return explain(Run(options.run_folder), options.paths, options.output, options.sample, options.device)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from leukemia.export import export
+    from leukemia.runs import Run
+
+    export(Run(options.run_folder), options.output, options.format)
+    return 0
 
 
 if __name__ == "__main__":

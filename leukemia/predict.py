@@ -14,6 +14,7 @@ from leukemia.data.owners import owners_of
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import REVIEW
 from leukemia.evaluation.subjects import summary_by_subject
+from leukemia.exported import SUFFIX, onnx_scorer
 from leukemia.runs import Run, write_text
 from leukemia.scoring import Scorer
 
@@ -33,7 +34,7 @@ def predict(
     """Score picture files, write the table and say what was decided.
 
     Args:
-        target: a run folder.
+        target: a run folder, or a file that `leukemia export` wrote.
         paths: files, folders (everything in them) or globs.
         output: the csv; a summary by subject lies beside it as NAME_subjects.csv, the challenge's file under its
             own name.
@@ -85,9 +86,9 @@ def score(scorer: Scorer, files: Sequence[str]) -> pd.DataFrame:
     logit = np.full(len(files), np.nan)
     errors: list[str | None] = [None] * len(files)
     with tqdm(desc="predicting", total=len(files), unit="cell", disable=None) as bar:
-        for start, decoded in _decoded(scorer, files):
+        for start, items in decoded(scorer, files):
             good, pixels = [], []
-            for place, item in enumerate(decoded, start):
+            for place, item in enumerate(items, start):
                 if isinstance(item, InputError):
                     errors[place] = str(item)
                 else:
@@ -95,7 +96,7 @@ def score(scorer: Scorer, files: Sequence[str]) -> pd.DataFrame:
                     pixels.append(item)
             if good:
                 logit[good] = scorer.logits(np.stack(pixels))
-            bar.update(len(decoded))
+            bar.update(len(items))
     read = np.isfinite(logit)
     for place in np.flatnonzero(~read).tolist():
         errors[place] = errors[place] or f"{files[place]}: the model gives no finite number"
@@ -112,7 +113,7 @@ def score(scorer: Scorer, files: Sequence[str]) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _decoded(
+def decoded(
     scorer: Scorer, files: Sequence[str]
 ) -> Iterator[tuple[int, list[NDArray[np.uint8] | InputError]]]:
     """Each AT_ONCE files as pixels, or the reason why not; the next are read while these are in use."""
@@ -134,6 +135,8 @@ def _decoded(
 
 
 def _scorer(target: Path, device: str, views: int | None) -> Scorer:
+    if target.suffix == SUFFIX:
+        return onnx_scorer(target, device, views)
     from leukemia.inference import run_scorer
 
     return run_scorer(Run(target), device, views)

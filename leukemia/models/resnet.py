@@ -82,10 +82,11 @@ class StagedResNet(nn.Module):
     def _run(self, values: Tensor, frozen: bool) -> Tensor:
         for stage in STAGES:
             if self.is_frozen(stage) == frozen:
-                values = self._stage(stage, values)
+                values = self.run_stage(stage, values)
         return values
 
-    def _stage(self, stage: str, values: Tensor) -> Tensor:
+    def run_stage(self, stage: str, values: Tensor) -> Tensor:
+        """One stage of STAGES, from what the stage before it gave; `layer4` to pooled features (N, 512 or 2048)."""
         net = self.net
         if stage == "stem":
             return net.maxpool(net.relu(net.bn1(net.conv1(values))))
