@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leukemia.allocator import keep_freed_memory
 from leukemia.callbacks import HistoryFile, Pictures
-from leukemia.checkpoints import WholeCheckpointIO, read_checkpoint
+from leukemia.checkpoints import WholeCheckpointIO, checkpoint_to_continue, read_checkpoint
 from leukemia.config import (
     SweepWatch,
     absolute_paths,
@@ -119,7 +119,7 @@ def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
         run.write_config(_plain(config))
         run.write_table("cells.csv", data.cells)
     with recorded(run) if first else nullcontext():
-        checkpoint = run.last_checkpoint if state == "continue" else None
+        checkpoint = checkpoint_to_continue(run) if state == "continue" else None
         if checkpoint is None or not _is_over(checkpoint, trainer.max_epochs):
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
@@ -194,7 +194,7 @@ def _is_over(checkpoint: Path, max_epochs: int | None) -> bool:
     """Whether training had come to its end when the checkpoint was written."""
     state = read_checkpoint(checkpoint)
     stopped = any(callback.get("stopped_epoch") for callback in state["callbacks"].values())
-    return bool(stopped) or state["epoch"] + 1 >= (max_epochs or float("inf"))
+    return bool(stopped) or len(state["history"]) >= (max_epochs or float("inf"))
 
 
 def _already_done(run: Run, skip_done: bool) -> Run:
