@@ -75,10 +75,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        place = Path(path)
-        for left_behind in place.parent.glob(f".{place.name}.*"):
-            left_behind.unlink(missing_ok=True)
-        with written_whole(place) as file:
+        with written_whole(Path(path)) as file:
             torch.save(checkpoint, file)
 
 
