@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
+from leukemia.checksums import damage, write_checksums
 from leukemia.errors import UNUSABLE_PLACE, InputError
 
 log = logging.getLogger(__name__)
 KINDS = ("pixels-", "features-", "shapes-", "demo-", "precision-")  # how the names of cache folders begin
+_found_whole: set[tuple[str, int]] = set()  # folders that this process has read to the end, by path and inode
 
 
 class UnusableCacheError(InputError):
@@ -32,20 +34,23 @@ def cached_folder(name: str, build: Callable[[Path], None], max_gb: float | None
     """The cache folder `name`, filled by `build(folder)` when it is first asked for.
 
     One process builds while others that ask for the same name wait. The folder appears under its name only
-    when it is complete; what a killed builder left behind is removed by the next. With `max_gb` the folders
-    that were longest unused make room.
+    when it is complete; what a killed builder left behind is removed by the next. When a process opens a folder
+    for the first time it reads it once and compares checksums, and what is damaged is built again. With
+    `max_gb` the folders that were longest unused make room.
 
     Raises:
         UnusableCacheError: if the cache cannot be written, or its disk is full.
     """
     assert name.startswith(KINDS)
     folder = cache_dir() / name
-    if not folder.is_dir():
+    if not _is_whole(folder):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder):
-                if not folder.is_dir():
+                if not _is_whole(folder):
+                    _remove_damaged(folder)
                     _build(folder, build)
+                    _found_whole.add((str(folder), folder.stat().st_ino))
         except OSError as error:
             if error.errno not in UNUSABLE_PLACE:
                 raise
@@ -88,6 +93,24 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder is there as it was written. Its contents are read the first time that this process asks."""
+    try:
+        known = (str(folder), folder.stat().st_ino)
+    except OSError:
+        return False
+    if damage(folder, contents=known not in _found_whole) is not None:
+        return False
+    _found_whole.add(known)
+    return True
+
+
+def _remove_damaged(folder: Path) -> None:
+    if folder.is_dir():
+        log.warning("the cache %s is damaged: %s. It is built again", folder, damage(folder))
+        shutil.rmtree(folder)  # readers that have it mapped keep their pages
+
+
 def _build(folder: Path, build: Callable[[Path], None]) -> None:
     prefix = f".{folder.name}.tmp-"
     for left_behind in folder.parent.glob(f"{prefix}*"):
@@ -95,6 +118,7 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         build(temporary)
+        write_checksums(temporary)
         temporary.chmod(0o755)
         temporary.rename(folder)
     except BaseException:

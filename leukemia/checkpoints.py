@@ -1,7 +1,7 @@
 """Checkpoints: written whole, found again where the run folder lies now, opened without Hydra and without code."""
 
+import logging
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from leukemia.errors import InputError
 from leukemia.models.classifier import CellClassifier
-from leukemia.runs import written_whole
+from leukemia.runs import Run, written_whole
+from leukemia.torch_files import read_torch_file
+
+log = logging.getLogger(__name__)
 
 
 def load_classifier(checkpoint: Path | str) -> CellClassifier:
@@ -22,10 +25,10 @@ def load_classifier(checkpoint: Path | str) -> CellClassifier:
     """
     content = read_checkpoint(Path(checkpoint))
     try:
-        model = CellClassifier(**content["hyper_parameters"])
+        model = CellClassifier(**{**content["hyper_parameters"], "weights": "none"})
         model.load_state_dict(content["state_dict"])
         model.on_load_checkpoint(content)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"{checkpoint} is no checkpoint of a CellClassifier: {error}") from None
     return model.eval()
 
@@ -37,15 +40,33 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: if it cannot be read.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        content = read_torch_file(path)
+    except InputError as error:
         raise InputError(
-            f"{path} cannot be read ({reason}): run again with resume=restart, which moves the run aside"
+            f"{path} cannot be read ({error}): run again with resume=restart, which moves the run aside"
         ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path} is no checkpoint")
     return content
+
+
+def checkpoint_to_continue(run: Run) -> Path:
+    """last.ckpt; where that is damaged best.ckpt, an earlier epoch of the same run: it then only takes longer to
+    come to the same figures, because all randomness derives from seed, epoch and batch.
+
+    Raises:
+        InputError: if neither can be read, or last.ckpt can and the best epoch is lost.
+    """
+    try:
+        content = read_checkpoint(run.last_checkpoint)
+    except InputError as error:
+        epoch = len(read_checkpoint(run.best_checkpoint)["history"])
+        reason = str(error).partition(": run again")[0]
+        log.warning("%s: the run goes on from best.ckpt, after epoch %d", reason, epoch)
+        return run.best_checkpoint
+    if content["history"]:
+        read_checkpoint(run.best_checkpoint)  # better refused now than at the end
+    return run.last_checkpoint
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -54,10 +75,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        place = Path(path)
-        for left_behind in place.parent.glob(f".{place.name}.*"):
-            left_behind.unlink(missing_ok=True)
-        with written_whole(place) as file:
+        with written_whole(Path(path)) as file:
             torch.save(checkpoint, file)
 
 
@@ -68,8 +86,8 @@ class MovableCheckpoint(ModelCheckpoint):
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        def here(path: str) -> str:
-            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+        def here(path: str) -> str:  # one file each, whatever a stranger's checkpoint says
+            return str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}") if path else path
 
         paths = ("best_model_path", "kth_best_model_path", "last_model_path")
         moved = {name: here(state_dict[name]) for name in paths}

@@ -4,7 +4,9 @@ import difflib
 import hashlib
 import inspect
 import re
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +18,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from leukemia.errors import InputError
+from leukemia.locks import alone_in
 from leukemia.resume import flatten, is_identity
+from leukemia.runs import remove_left_behind
 
 TOLD_FIRST = ("model.depth", "model.trainable_from", "data.split", "data.fold", "seed")  # in a folder's name
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
@@ -208,10 +212,22 @@ def _did_you_mean(name: str, known: list[str]) -> str:
 
 
 class SweepWatch(Callback):
-    """What this process saw of a sweep; Hydra builds it and calls it."""
+    """What this process saw of a sweep, whose folder it keeps others out of; Hydra builds it and calls it."""
 
     folder: ClassVar[Path | None] = None
     ended: ClassVar[list[tuple[Path, Exception | None]]] = []  # run folder, and why it failed
+    held: ClassVar[ExitStack] = ExitStack()  # what is given back when the program ends
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir).absolute()
+        try:
+            SweepWatch.held.enter_context(alone_in(folder))
+        except InputError as error:  # of exceptions Hydra would only warn, and go on
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError:
+            return  # a place that cannot be: Hydra is about to say so
+        remove_left_behind(folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         SweepWatch.folder = Path(config.hydra.sweep.dir).absolute()

@@ -13,7 +13,11 @@ UNUSABLE_PLACE = {
     errno.EDQUOT,
     errno.ENOTDIR,
     errno.EEXIST,
+    errno.EFBIG,
+    errno.EIO,
 }
+FULL = {errno.ENOSPC, errno.EDQUOT}
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
 class InputError(ValueError):
@@ -26,6 +30,37 @@ class InputError(ValueError):
 
 class DivergedError(InputError):
     """Training ended in a loss that is no number."""
+
+
+class OutOfMemoryError(InputError):
+    """The machine or the device has less memory than the settings need."""
+
+
+def unusable_place(error: BaseException | None) -> str | None:
+    """What keeps a place from being written to, with the remedy, where that is behind an error; else None."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in UNUSABLE_PLACE):
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if error is None:
+        return None
+    full = error.errno in FULL
+    remedy = "make room there and start again, or choose another" if full else "choose another"
+    return f"{error.strerror}; {remedy} output folder"
+
+
+@contextmanager
+def clear_about_memory(remedy: str) -> Iterator[None]:
+    """Turn the many ways of running out of memory into one error that names the remedy.
+
+    Raises:
+        OutOfMemoryError: for them.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError, or its own kind of it on a GPU
+        text = " ".join(str(error).split())
+        if isinstance(error, RuntimeError) and not any(words in text.lower() for words in OUT_OF_MEMORY):
+            raise
+        raise OutOfMemoryError(f"out of memory ({text[:200] or type(error).__name__}): {remedy}") from None
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from leukemia.errors import InputError
-from leukemia.runs import Run
+from leukemia.runs import Run, remove_left_behind
 
 log = logging.getLogger(__name__)
+WRITTEN_FIRST = {"config.yaml", "cells.csv"}
 RESUMES = ("auto", "never", "restart")
 NOT_IDENTITY = (  # settings that do not make another run: where things lie, names, hardware
     "data.root",
@@ -48,9 +49,11 @@ def claim(run: Run, config: dict[str, Any], cells: pd.DataFrame, resume: str = "
     """
     if resume not in RESUMES:
         raise InputError(f"resume={resume} is unknown: use one of {', '.join(RESUMES)}")
+    remove_left_behind(run.folder)
+    remove_left_behind(run.last_checkpoint.parent)
     if not (run.folder / "status.json").is_file():
         found = sorted(path.name for path in run.folder.glob("*")) if run.folder.exists() else []
-        if found:
+        if not set(found) <= WRITTEN_FIRST:  # else a run was killed before it said what it does
             raise InputError(
                 f"{run.folder} holds {', '.join(found[:3])} and no run: choose an empty output folder"
             )

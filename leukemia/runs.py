@@ -18,10 +18,11 @@ from typing import Any, BinaryIO
 import pandas as pd
 import yaml
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, unusable_place
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import parse_table
 
+UNFINISHED = ".tmp"  # how the names of files end that are being written
 STATES = ("running", "done", "interrupted", "failed")
 
 
@@ -166,25 +167,32 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def remove_left_behind(folder: Path) -> None:
+    """Remove what killed writers left in a folder that nobody writes to now."""
+    for path in folder.glob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its place only once it is complete and on the disk: a killed writer leaves the old one.
 
     Raises:
-        InputError: if the folder cannot be written to.
+        InputError: if it cannot be written, or the disk is full; the old file stays.
     """
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another output folder") from None
-    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        if temporary is not None:
+            os.unlink(temporary)
+        if reason := unusable_place(error):
+            raise InputError(f"cannot write {path}: {reason}") from None
         raise

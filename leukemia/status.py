@@ -4,12 +4,13 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from leukemia.errors import InputError
 from leukemia.runs import Run
 
 PACKAGES = ("leukemia", "torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
@@ -39,10 +40,12 @@ def recorded(run: Run) -> Iterator[None]:
     try:
         yield
     except (SystemExit, KeyboardInterrupt):
-        write("interrupted")
+        with suppress(InputError):  # on a full disk it stays `running`
+            write("interrupted")
         raise
     except BaseException as error:
-        write("failed", f"{type(error).__name__}: {error}")
+        with suppress(InputError):
+            write("failed", f"{type(error).__name__}: {error}")
         raise
     write("done")
 

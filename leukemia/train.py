@@ -3,19 +3,16 @@
 import logging
 import os
 import shutil
-import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -23,9 +20,10 @@ from lightning_fabric.utilities.rank_zero import _get_rank
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from leukemia import signals
 from leukemia.allocator import keep_freed_memory
 from leukemia.callbacks import HistoryFile, Pictures
-from leukemia.checkpoints import WholeCheckpointIO, read_checkpoint
+from leukemia.checkpoints import WholeCheckpointIO, checkpoint_to_continue, read_checkpoint
 from leukemia.config import (
     SweepWatch,
     absolute_paths,
@@ -36,8 +34,15 @@ from leukemia.config import (
     resolve_auto,
 )
 from leukemia.data.datamodule import CellDataModule
-from leukemia.errors import DivergedError, InputError, exit_readably
+from leukemia.errors import (
+    DivergedError,
+    InputError,
+    OutOfMemoryError,
+    clear_about_memory,
+    exit_readably,
+)
 from leukemia.figures import write_figures
+from leukemia.locks import alone_in
 from leukemia.models.classifier import CellClassifier
 from leukemia.resume import claim
 from leukemia.runs import Run, Sweep
@@ -49,8 +54,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """The command line: exit 0 done, 1 done with failures listed, 2 refused, 130 / 143 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its errors instead of exiting with 1
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda signum, frame: sys.exit(128 + signum))
+    signals.install()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
     warnings.filterwarnings(
@@ -60,7 +64,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # frozen stages are
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", "The `srun` command is available")  # a sweep is no srun
-    with exit_readably():
+    with exit_readably(), ExitStack() as SweepWatch.held:
         try:
             _task()
         except (HydraException, OmegaConfBaseException) as error:
@@ -84,7 +88,7 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
         InputError: if the settings, the data or the folder cannot be used; nothing is lost then.
     """
     first = _get_rank() in (None, 0)
-    with _alone_in(folder) if first else nullcontext():
+    with alone_in(folder) if first else nullcontext(), clear_about_memory(_less_memory(config)):
         return _train(config, Run(folder), first, skip_done)
 
 
@@ -119,31 +123,13 @@ def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
         config.data.root = str(data.root.absolute())
         run.write_config(_plain(config))
         run.write_table("cells.csv", data.cells)
-    with recorded(run) if first else nullcontext():
-        checkpoint = run.last_checkpoint if state == "continue" else None
+    with recorded(run) if first else nullcontext(), clear_about_memory(_less_memory(config)):
+        checkpoint = checkpoint_to_continue(run) if state == "continue" else None
         if checkpoint is None or not _is_over(checkpoint, trainer.max_epochs):
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
             write_figures(run, data, trainer)
     return run
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep every other process out of a run folder; the lock goes with the process, however it ends."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"{folder} is in the hands of another process: wait for it, or choose another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")
@@ -167,6 +153,7 @@ def _task(config: DictConfig) -> None:
             log.error("%s failed: %s", folder.name, error)
             if not isinstance(error, InputError):
                 traceback.print_exc()
+            error.__traceback__ = error.__context__ = error.__cause__ = None  # they hold what the run held
         else:
             _remove_if_empty(folder)
     SweepWatch.ended.append((folder, failure))
@@ -178,6 +165,7 @@ def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
         if node is not None and (name != "progress" or sys.stderr.isatty()):
             of_checkpoint = {"dirpath": str(run.best_checkpoint.parent)} if name in ("best", "last") else {}
             callbacks.append(build(node, **of_checkpoint))
+    callbacks.append(signals.LeaveWithCheckpoint(run))
     plugins = [WholeCheckpointIO()]
     logger = build(config.logger, save_dir=str(run.folder)) if config.logger else False
     shown = {"enable_progress_bar": "progress" in config.callbacks and sys.stderr.isatty()}
@@ -191,11 +179,18 @@ def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
     )
 
 
+def _less_memory(config: DictConfig) -> str:
+    return (
+        f"take a smaller data.batch_size (it is {config.data.batch_size}) or data.image_size "
+        f"(it is {config.data.image_size}), or a machine with more; what was finished is kept"
+    )
+
+
 def _is_over(checkpoint: Path, max_epochs: int | None) -> bool:
     """Whether training had come to its end when the checkpoint was written."""
     state = read_checkpoint(checkpoint)
     stopped = any(callback.get("stopped_epoch") for callback in state["callbacks"].values())
-    return bool(stopped) or state["epoch"] + 1 >= (max_epochs or float("inf"))
+    return bool(stopped) or len(state["history"]) >= (max_epochs or float("inf"))
 
 
 def _already_done(run: Run, skip_done: bool) -> Run:
@@ -219,6 +214,7 @@ def _end_sweep(folder: Path) -> int:
                 shutil.rmtree(run_folder)
         if {path.name for path in folder.iterdir()} == {"multirun.yaml"}:  # Hydra's, about nothing
             (folder / "multirun.yaml").unlink()
+            SweepWatch.held.close()
             _remove_if_empty(folder)
         raise InputError("; ".join(dict.fromkeys(map(str, errors))))
     if SweepWatch.ended:
@@ -232,7 +228,7 @@ def _end_sweep(folder: Path) -> int:
 
 
 def _is_refusal(error: Exception) -> bool:
-    return isinstance(error, InputError) and not isinstance(error, DivergedError)
+    return isinstance(error, InputError) and not isinstance(error, DivergedError | OutOfMemoryError)
 
 
 def _remove_if_empty(folder: Path) -> None:

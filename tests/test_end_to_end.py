@@ -149,7 +149,7 @@ def test_a_signal_leaves_an_interrupted_run_that_goes_on(leukemia_train, small, 
         "import time; from leukemia import CellClassifier; from leukemia.train import main\n"
         "step = CellClassifier.training_step\n"
         "def slow(self, batch, number):\n"
-        "    if self.current_epoch == 1: print('now', flush=True); time.sleep(60)\n"
+        "    if self.current_epoch == 1: print('now', flush=True); time.sleep(3)\n"
         "    return step(self, batch, number)\n"
         "CellClassifier.training_step = slow; main()\n"
     )

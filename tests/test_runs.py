@@ -52,7 +52,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match=r"No space left on device; make room there"):
         write_text(tmp_path / "a.json", "new")
     assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

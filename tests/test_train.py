@@ -206,14 +206,53 @@ def test_a_run_moved_between_start_and_resume_keeps_its_best_epoch(small, tmp_pa
     assert train(compose(settings), tmp_path / "after").metrics["best_epoch"] == 1
 
 
-def test_a_checkpoint_cut_short_is_named_with_the_remedy(small, tmp_path, monkeypatch):
+def test_where_the_last_checkpoint_is_damaged_the_best_one_ends_in_the_same_figures(
+    small, tmp_path, monkeypatch, caplog
+):
+    """The first epoch is made the best, so that there is something to compute again."""
+    settings = [*small, "trainer.max_epochs=3", "model.schedule=cosine", "data.augment=full"]
+    finish = Curves.finish
+
+    def first_is_best(self):
+        figures, confusion = finish(self)
+        if len(figures_seen) % 2:  # validation comes before training's end
+            figures["loss"] = figures["loss"] + len(figures_seen)
+        figures_seen.append(figures)
+        return figures, confusion
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Curves, "finish", first_is_best)
+        figures_seen = [None]
+        whole = train(compose(settings), tmp_path / "whole")
+        patch.setattr("leukemia.train.write_figures", lambda *arguments: sys.exit(143))
+        figures_seen = [None]
+        with pytest.raises(SystemExit):
+            train(compose(settings), tmp_path / "run")
+        last = Run(tmp_path / "run").last_checkpoint
+        content = bytearray(last.read_bytes())
+        content[len(content) // 2] ^= 16
+        last.write_bytes(content)
+        patch.undo()
+        patch.setattr(Curves, "finish", first_is_best)
+        figures_seen = [None] * 3
+        run = train(compose(settings), tmp_path / "run")
+    assert whole.metrics["best_epoch"] == 1
+    assert "last.ckpt cannot be read (it is damaged" in caplog.text
+    assert "goes on from best.ckpt, after epoch 1" in caplog.text
+    assert_same_run(run, whole)
+
+
+def test_where_both_checkpoints_are_damaged_the_run_is_refused_with_the_remedy(small, tmp_path, monkeypatch):
     settings = [*small, "model.trainable_from=head"]
     monkeypatch.setattr("leukemia.train.write_figures", lambda *arguments: sys.exit(143))
     with pytest.raises(SystemExit):
         train(compose(settings), tmp_path / "run")
-    last = Run(tmp_path / "run").last_checkpoint
-    last.write_bytes(last.read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"last\.ckpt cannot be read .*resume=restart"):
+    run = Run(tmp_path / "run")
+    run.best_checkpoint.write_bytes(run.best_checkpoint.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"best\.ckpt cannot be read .*resume=restart"):
+        train(compose(settings), tmp_path / "run")  # the figures would be of that one
+    run.last_checkpoint.write_bytes(run.last_checkpoint.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"best\.ckpt cannot be read .*resume=restart"):
         train(compose(settings), tmp_path / "run")
 
 

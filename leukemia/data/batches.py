@@ -49,6 +49,8 @@ class Batches:
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self._handed_out = 0  # batches, in the epoch that is gone through
+        self._skipped = 0  # of the next one, for a run that goes on within an epoch
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -61,13 +63,23 @@ class Batches:
         order = self._order()
         starts = self._starts(len(order))
         parts = np.split(order, starts[1:]) if starts else []
+        first, self._skipped = self._skipped % max(len(parts), 1), 0
         with ThreadPoolExecutor(1, "next-batch") as reader:
-            following = [reader.submit(self._read, number, rows) for number, rows in enumerate(parts[:1])]
-            for number in range(len(parts)):
+            following = [reader.submit(self._read, n, parts[n]) for n in range(first, len(parts))[:1]]
+            for number in range(first, len(parts)):
                 batch = following.pop().result()
                 if number + 1 < len(parts):
                     following.append(reader.submit(self._read, number + 1, parts[number + 1]))
+                self._handed_out = number + 1
                 yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of this epoch were handed out, for a run that goes on within an epoch."""
+        return {"handed_out": self._handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next epoch that is gone through begin behind the batches that were handed out."""
+        self._skipped = state["handed_out"]
 
     def _read(self, number: int, rows: np.ndarray) -> Batch:
         words = np.random.SeedSequence([self.seed, self.epoch, number, self.rank]).generate_state(2)

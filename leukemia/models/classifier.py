@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchmetrics.utilities import dim_zero_cat
 
 from leukemia.data.batches import Batch
 from leukemia.data.transforms import normalise
@@ -136,6 +137,9 @@ class CellClassifier(pl.LightningModule):
             positive = cells.loc[cells["side"] == "train", "label"].mean()
             self.positive_weight.fill_((1 - positive) / positive)
 
+    def on_train_start(self) -> None:
+        self.on_train_epoch_start()  # which Lightning leaves out where a run goes on within an epoch
+
     def on_train_epoch_start(self) -> None:
         self.net.freeze(thawed_from(self.trainable_from, self.unfreeze_at, self.current_epoch + 1))
         self.train()
@@ -164,11 +168,17 @@ class CellClassifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        if self.train_curves.logits:  # within an epoch
+            checkpoint["train_curves"] = [
+                dim_zero_cat(values).cpu() for values in (self.train_curves.logits, self.train_curves.labels)
+            ]
         # The weights are in the checkpoint: to open it, nothing has to be loaded or downloaded again.
         checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "weights": "none"}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
+        if "train_curves" in checkpoint:
+            self.train_curves.update(*(values.to(self.device) for values in checkpoint["train_curves"]))
 
     def on_validation_epoch_end(self) -> None:
         figures, self.confusion = self.val_curves.finish()

@@ -11,6 +11,7 @@ from torchvision.models import get_model_weights
 
 from leukemia.errors import InputError
 from leukemia.models.resnet import StagedResNet
+from leukemia.torch_files import read_torch_file, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,8 @@ def load_weights(model: StagedResNet, depth: int, weights: str) -> None:
         model: of the given depth.
         depth: names torchvision's weights.
         weights: `imagenet` (IMAGENET1K_V1 at every depth, so that depths compare on equal terms), `none`
-            (as initialised), or the path of a state dict or checkpoint, half precision too. A head of another
+            (as initialised), or the path of a state dict (.safetensors or torch's) or of a checkpoint, half
+            precision too. A head of another
             size is left out, and said.
 
     Raises:
@@ -38,7 +40,8 @@ def load_weights(model: StagedResNet, depth: int, weights: str) -> None:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict or checkpoint under torchvision's names, no code being unpickled.
+    """The tensors of a state dict or checkpoint under torchvision's names, no code being unpickled. Of the formats
+    safetensors is the one to prefer: it cannot carry code at all.
 
     Raises:
         InputError: if the file is missing or holds no weights.
@@ -48,12 +51,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"model.weights={path}: no such file; give a state dict or checkpoint, imagenet or none"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        content = read_torch_file(path)
+    except InputError as error:
         raise InputError(
-            f"model.weights={path} holds no weights that can be read safely ({reason}); "
-            "give a file that torch.load(..., weights_only=True) opens"
+            f"model.weights={path} holds no weights that can be read safely ({error}); "
+            "give a .safetensors file, or one that torch.load(..., weights_only=True) opens"
         ) from None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -72,12 +74,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def _imagenet(depth: int) -> dict[str, Tensor]:
     weights = get_model_weights(f"resnet{depth}")["IMAGENET1K_V1"]
     try:
-        return dict(weights.get_state_dict(progress=True, check_hash=True))
-    except (URLError, OSError, RuntimeError) as error:
+        # What lies in torch's folder already is not hashed again: it is opened as plain data too.
+        return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         file = weights.url.rsplit("/", 1)[-1]
+        reason = reason_of(error)
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise InputError(
-            f"model.weights=imagenet: {file} could not be loaded ({error}). Put {file} (from {weights.url}) into "
+            f"model.weights=imagenet: {file} could not be loaded ({reason}). Put {file} (from {weights.url}) into "
             f"{folder}, or use model.weights=PATH or model.weights=none"
         ) from None
 

@@ -6,6 +6,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torchvision.models import ResNet18_Weights, resnet18
 
 from leukemia.errors import InputError
@@ -107,4 +108,27 @@ def test_a_file_that_carries_code_is_refused_and_the_code_never_runs(tmp_path, s
     save({"conv1.weight": Payload(tmp_path / "executed")}, tmp_path / "evil.pth")
     with pytest.raises(InputError, match="read safely"):
         load_weights(StagedResNet(18), 18, str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_safetensors_fill_a_network_and_a_damaged_file_of_them_is_refused(tmp_path):
+    state = resnet18().state_dict()
+    save_file(state, tmp_path / "r18.safetensors")
+    model = StagedResNet(18)
+    load_weights(model, 18, str(tmp_path / "r18.safetensors"))
+    assert_same_body(model, state)
+    content = (tmp_path / "r18.safetensors").read_bytes()
+    (tmp_path / "r18.safetensors").write_bytes(content[:-5])
+    with pytest.raises(InputError, match="holds no weights"):
+        load_weights(model, 18, str(tmp_path / "r18.safetensors"))
+
+
+def test_code_in_torchs_own_folder_is_refused_too(tmp_path, monkeypatch):
+    """torch hashes what it downloads, not what lies there already."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
+    file.parent.mkdir(parents=True)
+    torch.save({"conv1.weight": Payload(tmp_path / "executed")}, file)
+    with pytest.raises(InputError, match=r"could not be loaded \(it carries"):
+        load_weights(StagedResNet(18), 18, "imagenet")
     assert not (tmp_path / "executed").exists()

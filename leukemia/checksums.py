@@ -1,0 +1,77 @@
+"""Checksums of what a folder holds, block by block: what a disk, a cable or a cut-off write has changed is noticed."""
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+NAME = "checksums.json"
+BLOCK = 4 << 20  # bytes: large enough that reading is not slowed, small enough to bound what waits in memory
+
+
+def write_checksums(folder: Path) -> None:
+    """Write checksums.json beside the files of a folder: the size of each, and the CRC-32 of each of its blocks."""
+    files: dict[str, Any] = {name: {"size": (folder / name).stat().st_size} for name in _files(folder)}
+    for name, sums in _sums(folder, files):
+        files[name]["crc32"] = sums
+    (folder / NAME).write_text(json.dumps(files), encoding="utf-8")
+
+
+def damage(folder: Path, contents: bool = True) -> str | None:
+    """What is wrong with a folder, in words, or None where it is as `write_checksums` found it.
+
+    Args:
+        folder: with its checksums.json.
+        contents: read every block; else only whether every file is there with its size, which costs nothing.
+    """
+    try:
+        files: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        found = {name: os.stat(folder / name).st_size for name in _files(folder)}
+        if missing := sorted(set(files) - set(found)):
+            return f"{missing[0]} is missing"
+        if strange := sorted(set(found) - set(files)):
+            return f"{strange[0]} does not belong there"
+        for name, size in found.items():
+            if size != files[name]["size"]:
+                return f"{name} has {size:,} bytes and not {files[name]['size']:,}"
+        if not contents:
+            return None
+        for name, sums in _sums(folder, files):
+            expected = files[name]["crc32"]
+            wrong = [
+                block for block, (one, other) in enumerate(zip(sums, expected, strict=True)) if one != other
+            ]
+            if wrong:
+                return f"{len(wrong)} of {len(sums)} blocks of {name} differ from what was written"
+    except FileNotFoundError:
+        return f"{NAME} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"it cannot be read ({error})"
+    return None
+
+
+def _files(folder: Path) -> list[str]:
+    """Every file below a folder but the checksums, as paths below it."""
+    below = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+    return sorted(name for name in below if name != NAME)
+
+
+def _sums(folder: Path, files: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    """The CRC-32 of each block of each file. Reading and summing release the interpreter's lock: threads pay."""
+    parts = [(name, start) for name, file in files.items() for start in range(0, max(file["size"], 1), BLOCK)]
+
+    def checksum(part: tuple[str, int]) -> int:
+        with open(folder / part[0], "rb") as file:
+            file.seek(part[1])
+            return zlib.crc32(file.read(BLOCK))
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        sums: dict[str, list[int]] = {name: [] for name in files}
+        for first in range(0, len(parts), 256):  # bounds what is queued
+            some = parts[first : first + 256]
+            for (name, _), value in zip(some, pool.map(checksum, some), strict=True):
+                sums[name].append(value)
+    yield from sums.items()

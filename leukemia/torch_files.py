@@ -1,0 +1,80 @@
+"""Files of tensors from wherever they come: read without running what they carry, and with every byte compared."""
+
+import pickle
+import re
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from leukemia.errors import InputError
+
+UNREADABLE = (
+    OSError,
+    RuntimeError,  # RecursionError and NotImplementedError among them
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+    SafetensorError,
+)
+
+
+def read_torch_file(path: Path) -> Any:
+    """The content of a file of `torch.save` or of safetensors, its tensors mapped from the file where that can be.
+
+    Only tensors and plain values are opened (`weights_only=True`). torch itself does not compare the checksums that
+    it writes, so they are compared here: a tenth of a second for 300 MB. Files in the format of torch before 1.6,
+    and safetensors, carry none.
+
+    Raises:
+        InputError: if the file is damaged, carries anything else, or is none of these; the reason only, in words.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with open(path, "rb") as file:
+            zipped = file.read(2) == b"PK"
+        if zipped:
+            _compare_checksums(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except UNREADABLE as error:
+        raise InputError(reason_of(error)) from None
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file could not be opened, on one line, without torch's advice to open it all the same."""
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        if named := re.search(r"GLOBAL (\S+)", text):
+            return f"it carries {named.group(1)}, and what is no tensor or plain value is never run"
+        if said := re.search(r"WeightsUnpickler error:\s*(.+)", text):
+            return f"it is no file of tensors and plain values: {said.group(1).strip()}"
+        if "Weights only load failed" in text:
+            return "it holds more than tensors and plain values"
+    return text.splitlines()[0] if text.strip() else type(error).__name__
+
+
+def _compare_checksums(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("it is compressed, which torch.save never does")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its entries are larger than the file")
+        if wrong := archive.testzip():
+            raise ValueError(f"it is damaged: {wrong} differs from what was written")

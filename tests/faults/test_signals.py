@@ -1,0 +1,148 @@
+"""Ctrl-C and SIGTERM within an epoch: a checkpoint is written, and the run ends as an undisturbed one does."""
+
+import os
+import signal
+
+import pandas as pd
+import pytest
+import torch
+
+from leukemia import signals
+from leukemia.checkpoints import read_checkpoint
+from leukemia.config import compose
+from leukemia.models.classifier import CellClassifier
+from leukemia.runs import Run
+from leukemia.train import train
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals.install()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    signals._State.waits, signals._State.received = False, 0
+
+
+@pytest.fixture(scope="module")
+def settings(demo_root):
+    """All that could differ on resume: shuffling, views or features, a schedule by steps, weights in the loss."""
+    return [
+        f"data.root={demo_root}",
+        "data.augment=full",
+        "data.image_size=32",
+        "data.batch_size=16",
+        "model.weights=none",
+        "model.trainable_from=layer4",
+        "model.unfreeze={2: layer3}",
+        "model.schedule=cosine",
+        "model.warmup_epochs=1",
+        "model.class_weights=balanced",
+        "trainer=cpu",
+        "trainer.precision=32-true",
+        "trainer.max_epochs=3",
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings, tmp_path_factory):
+    return train(compose(settings), tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+def interrupt(monkeypatch, folder, settings, number, epoch, batch, hook="training_step", times=1):
+    """Start a run that gets a signal in this batch of this epoch; its exit code."""
+    real = getattr(CellClassifier, hook)
+
+    def signalled(self, values, at):
+        if (self.current_epoch + 1, at) == (epoch, batch):
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+        return real(self, values, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CellClassifier, hook, signalled)
+        with pytest.raises(SystemExit) as left:
+            train(compose(settings), folder)
+    signals.install()
+    return left.value.code
+
+
+def assert_same(one: Run, other: Run):
+    first, second = (read_checkpoint(run.last_checkpoint)["state_dict"] for run in (one, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    pd.testing.assert_frame_equal(one.history, other.history)
+    pd.testing.assert_frame_equal(one.predictions, other.predictions)
+    assert one.metrics == other.metrics
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "epoch", "batch"),
+    [(signal.SIGTERM, 143, 1, 0), (signal.SIGINT, 130, 2, 2), (signal.SIGTERM, 143, 3, 1)],
+)
+def test_within_an_epoch_a_checkpoint_is_written_and_nothing_is_computed_twice(
+    monkeypatch, tmp_path, settings, undisturbed, number, code, epoch, batch
+):
+    folder = tmp_path / "run"
+    assert interrupt(monkeypatch, folder, settings, number, epoch, batch) == code
+    assert Run(folder).status["status"] == "interrupted"
+    content = read_checkpoint(Run(folder).last_checkpoint)
+    assert len(content["history"]) == epoch - 1
+    steps = undisturbed_steps = read_checkpoint(undisturbed.last_checkpoint)["global_step"]
+    assert content["global_step"] == undisturbed_steps // 3 * (epoch - 1) + batch + 1
+
+    seen = []
+    real = CellClassifier.training_step
+    monkeypatch.setattr(
+        CellClassifier,
+        "training_step",
+        lambda self, values, at: seen.append((self.current_epoch + 1, at)) or real(self, values, at),
+    )
+    assert_same(train(compose(settings), folder), undisturbed)
+    assert seen[0] == (epoch, batch + 1)
+    assert len(seen) == steps - content["global_step"]
+
+
+def test_twice_interrupted_in_one_epoch_ends_alike(monkeypatch, tmp_path, settings, undisturbed):
+    folder = tmp_path / "run"
+    assert interrupt(monkeypatch, folder, settings, signal.SIGTERM, 2, 1) == 143
+    assert interrupt(monkeypatch, folder, settings, signal.SIGTERM, 2, 3) == 143
+    assert_same(train(compose(settings), folder), undisturbed)
+
+
+@pytest.mark.parametrize(("hook", "batch"), [("validation_step", 0), ("training_step", -1)])
+def test_at_the_end_of_an_epoch_its_own_checkpoint_serves(
+    monkeypatch, tmp_path, settings, undisturbed, hook, batch
+):
+    last = read_checkpoint(undisturbed.last_checkpoint)["global_step"] // 3 - 1
+    folder = tmp_path / "run"
+    assert interrupt(monkeypatch, folder, settings, signal.SIGTERM, 2, last if batch else 0, hook) == 143
+    assert len(read_checkpoint(Run(folder).last_checkpoint)["history"]) == 2
+    assert_same(train(compose(settings), folder), undisturbed)
+
+
+def test_a_second_signal_does_not_wait(monkeypatch, tmp_path, settings, undisturbed):
+    folder = tmp_path / "run"
+    assert interrupt(monkeypatch, folder, settings, signal.SIGINT, 2, 1, times=2) == 130
+    assert Run(folder).status["status"] == "interrupted"
+    assert len(read_checkpoint(Run(folder).last_checkpoint)["history"]) == 1
+    assert_same(train(compose(settings), folder), undisturbed)
+
+
+def test_on_stored_activations_too(monkeypatch, tmp_path, settings):
+    frozen = [*settings, "model.unfreeze=null", "data.augment=views", "model.trainable_from=head"]
+    whole = train(compose(frozen), tmp_path / "whole")
+    assert interrupt(monkeypatch, tmp_path / "run", frozen, signal.SIGTERM, 2, 1) == 143
+    assert_same(train(compose(frozen), tmp_path / "run"), whole)
+
+
+def test_outside_of_training_a_signal_ends_the_run_at_once(monkeypatch, tmp_path, settings):
+    def signalled(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+
+    monkeypatch.setattr("leukemia.train.write_figures", signalled)
+    with pytest.raises(SystemExit) as left:
+        train(compose([*settings, "trainer.max_epochs=1"]), tmp_path / "run")
+    assert left.value.code == 143
+    assert Run(tmp_path / "run").status["status"] == "interrupted"
