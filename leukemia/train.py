@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from lightning_fabric.utilities.rank_zero import _get_rank
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -39,6 +38,7 @@ from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import DivergedError, InputError, exit_readably
 from leukemia.figures import write_figures
 from leukemia.models.classifier import CellClassifier
+from leukemia.ranks import Meeting, cluster_plugins, meeting
 from leukemia.resume import claim
 from leukemia.runs import Run, Sweep
 from leukemia.status import record_refusal, recorded
@@ -49,17 +49,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """The command line: exit 0 done, 1 done with failures listed, 2 refused, 130 / 143 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its errors instead of exiting with 1
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda signum, frame: sys.exit(128 + signum))
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
-    warnings.filterwarnings(
-        "ignore", "The number of training batches .* is smaller than the logging interval"
-    )
-    warnings.filterwarnings("ignore", "GPU available but not used")  # by trainer=cpu
-    warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # frozen stages are
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", "The `srun` command is available")  # a sweep is no srun
+    prepare_process()
     with exit_readably():
         try:
             _task()
@@ -70,6 +60,21 @@ def main() -> None:
         for _, failure in SweepWatch.ended:
             if failure is not None:
                 raise failure
+
+
+def prepare_process() -> None:
+    """End on signals as on an error, so that a run is recorded as interrupted; say nothing of what is meant so."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda signum, frame: sys.exit(128 + signum))
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    warnings.filterwarnings(
+        "ignore", "The number of training batches .* is smaller than the logging interval"
+    )
+    warnings.filterwarnings("ignore", "GPU available but not used")  # by trainer=cpu
+    warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # frozen stages are
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # of a run on this machine itself
 
 
 def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
@@ -83,14 +88,27 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
     Raises:
         InputError: if the settings, the data or the folder cannot be used; nothing is lost then.
     """
-    first = _get_rank() in (None, 0)
-    with _alone_in(folder) if first else nullcontext():
-        return _train(config, Run(folder), first, skip_done)
+    with meeting(config.trainer.num_nodes) as processes:
+        if processes.first:
+            with _alone_in(folder):
+                return _train(config, Run(folder), processes, skip_done)
+        return _train(config, Run(folder), processes, skip_done)
 
 
-def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
+def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) -> Run:
+    first = processes.first
     config = absolute_paths(config)
     wanted = _plain(config)
+    if not first:
+        decided = processes.hear()
+        state = decided["state"]
+        if state == "refused":
+            sys.exit(2)  # the first process says why
+        run = Run(Path(decided["folder"]))
+        if state == "done":
+            return run
+        config.trainer.precision = decided["precision"]
+        config.data.features = decided["features"]
     config = resolve_auto(config)
     keep_freed_memory()
     pl.seed_everything(config.seed, verbose=False)
@@ -105,13 +123,13 @@ def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
         data.prepare_data()
         state = claim(run, wanted, data.cells, config.resume)
         if state == "done":
-            return _already_done(run, skip_done)
+            done = _already_done(run, skip_done)
+            processes.tell({"state": "done", "folder": str(run.folder.absolute())}, await_others=True)
+            return done
         log.info("%s %s\n%s", run.name, "goes on" if state == "continue" else "starts", data.describe())
-    else:
-        state = "continue" if run.last_checkpoint.is_file() else "start"
-    if state == "continue":  # as it was chosen then
-        config.trainer.precision = run.config["trainer"]["precision"]
-        data.features = run.config["data"].get("features", "off")
+        if state == "continue":  # as it was chosen then
+            config.trainer.precision = run.config["trainer"]["precision"]
+            data.features = run.config["data"].get("features", "off")
     trainer = _build_trainer(config, run)
     device = trainer.strategy.root_device.type
     config.data.features = data.choose_features(model, device, str(trainer.precision))
@@ -119,6 +137,9 @@ def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
         config.data.root = str(data.root.absolute())
         run.write_config(_plain(config))
         run.write_table("cells.csv", data.cells)
+    if first:
+        chosen = {"precision": str(config.trainer.precision), "features": config.data.features}
+        processes.tell({"state": state, "folder": str(run.folder.absolute()), **chosen})
     with recorded(run) if first else nullcontext():
         checkpoint = run.last_checkpoint if state == "continue" else None
         if checkpoint is None or not _is_over(checkpoint, trainer.max_epochs):
@@ -178,7 +199,7 @@ def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
         if node is not None and (name != "progress" or sys.stderr.isatty()):
             of_checkpoint = {"dirpath": str(run.best_checkpoint.parent)} if name in ("best", "last") else {}
             callbacks.append(build(node, **of_checkpoint))
-    plugins = [WholeCheckpointIO()]
+    plugins = [WholeCheckpointIO(), *cluster_plugins()]
     logger = build(config.logger, save_dir=str(run.folder)) if config.logger else False
     shown = {"enable_progress_bar": "progress" in config.callbacks and sys.stderr.isatty()}
     return build(
