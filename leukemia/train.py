@@ -40,7 +40,7 @@ from leukemia.figures import write_figures
 from leukemia.models.classifier import CellClassifier
 from leukemia.ranks import Meeting, cluster_plugins, meeting
 from leukemia.resume import claim
-from leukemia.runs import Run, Sweep
+from leukemia.runs import PLAN, Run, Sweep
 from leukemia.status import record_refusal, recorded
 
 log = logging.getLogger(__name__)
@@ -153,9 +153,9 @@ def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) ->
 def _alone_in(folder: Path) -> Iterator[None]:
     """Keep every other process out of a run folder; the lock goes with the process, however it ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock = FileLock(Run(folder).lock_file)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # who only looks whether it is held has let go of it by then
     except Timeout:
         raise InputError(
             f"{folder} is in the hands of another process: wait for it, or choose another folder"
@@ -180,6 +180,8 @@ def _task(config: DictConfig) -> None:
                 "a sweep runs each job on one device, and trainer.devices or num_nodes asks for several: take "
                 "trainer=auto with a launcher that gives each job a device, or run trainer=ddp without -m"
             )
+        if sweeping and (total := Sweep(folder.parent).total):
+            log.info("run %d of %d", hydra_config.job.num + 1, total)
         train(config, folder, skip_done=sweeping)
     except Exception as error:
         failure = error
@@ -233,23 +235,40 @@ def _end_sweep(folder: Path) -> int:
     """Write the report, list what failed, and give the exit code."""
     from leukemia.reporting.html import write_report
 
-    errors = [error for _, error in SweepWatch.ended if error is not None]
-    if errors and len(errors) == len(SweepWatch.ended) and all(_is_refusal(error) for error in errors):
-        for run_folder, _ in SweepWatch.ended:
+    ended = SweepWatch.ended or _ended_elsewhere(Sweep(folder))
+    errors = [error for _, error in ended if error is not None]
+    if errors and len(errors) == len(ended) and all(_is_refusal(error) for error in errors):
+        for run_folder, _ in ended:
             if {path.name for path in run_folder.iterdir()} == {"config.yaml", "status.json"}:
                 shutil.rmtree(run_folder)
-        if {path.name for path in folder.iterdir()} == {"multirun.yaml"}:  # Hydra's, about nothing
-            (folder / "multirun.yaml").unlink()
+        if not any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
+            for about_nothing in ("multirun.yaml", PLAN):
+                (folder / about_nothing).unlink(missing_ok=True)
             _remove_if_empty(folder)
         raise InputError("; ".join(dict.fromkeys(map(str, errors))))
-    if SweepWatch.ended:
-        failed = {run_folder.name: str(error) for run_folder, error in SweepWatch.ended if error is not None}
-    else:  # a launcher ran the jobs in other processes: their folders tell
-        failed = {run.name: run.status["error"] for run in Sweep(folder).with_status("failed")}
     print(write_report(folder))
-    for name, reason in failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+    for run_folder, error in ended:
+        if error is not None:
+            print(f"failed: {run_folder.name}: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _ended_elsewhere(sweep: Sweep) -> list[tuple[Path, Exception | None]]:
+    """What became of a sweep's runs whose launcher had them run by other processes, by their folders."""
+    from leukemia.reporting.tables import read_status
+
+    ended: list[tuple[Path, Exception | None]] = []
+    for name in sweep.planned:
+        run = Run(sweep.folder / name)
+        status = read_status(run)
+        kind, _, reason = str(status.get("error") or "").partition(": ")
+        failure: Exception | None = None
+        if status["status"] == "failed" and kind in ("InputError", "DivergedError"):
+            failure = (DivergedError if kind == "DivergedError" else InputError)(reason)
+        elif status["status"] != "done":
+            failure = RuntimeError(f"{status['status']}: {status.get('error') or 'see its job'}")
+        ended.append((run.folder, failure))
+    return ended
 
 
 def _is_refusal(error: Exception) -> bool:
