@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -146,6 +145,3 @@ def _free_ports(number: int) -> list[int]:
     finally:
         for one in sockets:
             one.close()
-
-
-PYTHON = sys.executable
