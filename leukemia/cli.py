@@ -143,8 +143,13 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from leukemia.reporting.html import write_report
+    from leukemia.reporting.summary import states
+    from leukemia.reporting.tables import results_table
+    from leukemia.runs import Sweep
 
-    print(write_report(options.folder))
+    page = write_report(options.folder)
+    print(states(results_table(Sweep(options.folder))))
+    print(page)
     return 0
 
 

@@ -6,21 +6,23 @@ import inspect
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import hydra.utils
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.errors import OverrideParseException
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from leukemia.errors import InputError
 from leukemia.locks import alone_in
 from leukemia.resume import flatten, is_identity
-from leukemia.runs import remove_left_behind
+from leukemia.runs import Sweep, remove_left_behind
 
 TOLD_FIRST = ("model.depth", "model.trainable_from", "data.split", "data.fold", "seed")  # in a folder's name
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
@@ -32,6 +34,8 @@ WHOLE_NUMBERS = (  # key, least, most
     ("trainer.num_nodes", 1, 10_000),
     ("callbacks.early_stopping.patience", 0, 100_000),
 )
+GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+SUBDIR = "${leukemia.slug:${hydra.overrides.task}}"
 ALLOWED = ("leukemia.", "pytorch_lightning.", "torch.")
 
 
@@ -211,6 +215,18 @@ def _did_you_mean(name: str, known: list[str]) -> str:
     return f"; did you mean {' or '.join(unique)}?" if unique else ""
 
 
+def grid_names(config: DictConfig) -> list[str]:
+    """The names of the run folders of a multirun's grid; none where it is no grid, or names them in another way."""
+    hydra_config = OmegaConf.to_container(config.hydra, resolve=False)
+    assert isinstance(hydra_config, dict)
+    if hydra_config["sweeper"]["_target_"] != GRID or hydra_config["sweep"]["subdir"] != SUBDIR:
+        return []
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return list(dict.fromkeys(slug(job) for job in jobs))
+
+
 class SweepWatch(Callback):
     """What this process saw of a sweep, whose folder it keeps others out of; Hydra builds it and calls it."""
 
@@ -228,6 +244,9 @@ class SweepWatch(Callback):
         except OSError:
             return  # a place that cannot be: Hydra is about to say so
         remove_left_behind(folder)
+        with suppress(HydraException, InputError):  # which the sweep itself meets, and tells
+            if names := grid_names(config):
+                Sweep(folder).plan(names, len(names))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         SweepWatch.folder = Path(config.hydra.sweep.dir).absolute()

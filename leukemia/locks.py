@@ -19,7 +19,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # who only looks whether it is held has let go of it by then
     except Timeout:
         raise InputError(
             f"{folder} is in the hands of another process: wait for it, or choose another folder"

@@ -8,7 +8,7 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 import yaml
+from filelock import FileLock, Timeout
 
 from leukemia.errors import InputError, unusable_place
 from leukemia.evaluation.policy import Policy
@@ -24,6 +25,7 @@ from leukemia.evaluation.predictions import parse_table
 
 UNFINISHED = ".tmp"  # how the names of files end that are being written
 STATES = ("running", "done", "interrupted", "failed")
+PLAN = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,21 @@ class Run:
     @property
     def last_checkpoint(self) -> Path:
         return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def lock_file(self) -> Path:
+        """Who trains in this folder holds it."""
+        return self.folder.with_name(f".{self.name}.lock")
+
+    def is_held(self) -> bool:
+        """Whether a process trains in this folder, as far as this file system knows of locks."""
+        if not self.lock_file.exists():
+            return False
+        try:
+            with FileLock(self.lock_file, timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -145,20 +162,55 @@ class Sweep:
         Raises:
             InputError: if there is none.
         """
+        if not self.begun:
+            raise InputError(
+                f"{self.folder} holds no run (a folder with a status.json): give a run or a sweep"
+            )
+        return self.begun
+
+    @property
+    def pending(self) -> list[Run]:
+        """Runs of the last command into this folder that have not begun."""
+        begun = {run.name for run in self.begun}
+        return [Run(self.folder / name) for name in self.planned if name not in begun]
+
+    @property
+    def planned(self) -> list[str]:
+        """The names of all runs of the last command into this folder, as far as they are known; see `plan`."""
+        names = self._plan.get("runs")
+        kept = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        return [name for name in kept if Path(name).name == name and not name.startswith(".")]
+
+    @property
+    def total(self) -> int:
+        """How many runs the last command into this folder is to end with; 0 where that is not known."""
+        total = self._plan.get("total")
+        return total if isinstance(total, int) else 0
+
+    def plan(self, names: Sequence[str], total: int) -> None:
+        """Write down which runs a command is to make, so that those that have not begun are known."""
+        write_text(self.folder / PLAN, json.dumps({"total": total, "runs": list(names)}, indent=2) + "\n")
+
+    def with_status(self, status: str) -> list[Run]:
+        return [run for run in self.runs if run.status["status"] == status]
+
+    @cached_property
+    def begun(self) -> list[Run]:
+        """As `runs`, and empty where there is none."""
         if not self.folder.is_dir():
             raise InputError(f"{self.folder} is not a folder: give the folder of a run or of a sweep")
         if (self.folder / "status.json").is_file():
             return [Run(self.folder)]
         found = sorted(path.parent for path in self.folder.glob("*/status.json"))
-        runs = [Run(path) for path in found if not path.name.startswith(".")]  # dotted: moved aside
-        if not runs:
-            raise InputError(
-                f"{self.folder} holds no run (a folder with a status.json): give a run or a sweep"
-            )
-        return runs
+        return [Run(path) for path in found if not path.name.startswith(".")]  # dotted: moved aside
 
-    def with_status(self, status: str) -> list[Run]:
-        return [run for run in self.runs if run.status["status"] == status]
+    @property
+    def _plan(self) -> dict[str, Any]:
+        try:
+            plan = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return plan if isinstance(plan, dict) else {}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,7 +16,6 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from lightning_fabric.utilities.rank_zero import _get_rank
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -44,8 +43,9 @@ from leukemia.errors import (
 from leukemia.figures import write_figures
 from leukemia.locks import alone_in
 from leukemia.models.classifier import CellClassifier
+from leukemia.ranks import Meeting, cluster_plugins, meeting
 from leukemia.resume import claim
-from leukemia.runs import Run, Sweep
+from leukemia.runs import PLAN, Run, Sweep
 from leukemia.status import record_refusal, recorded
 
 log = logging.getLogger(__name__)
@@ -54,16 +54,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """The command line: exit 0 done, 1 done with failures listed, 2 refused, 130 / 143 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its errors instead of exiting with 1
-    signals.install()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
-    warnings.filterwarnings(
-        "ignore", "The number of training batches .* is smaller than the logging interval"
-    )
-    warnings.filterwarnings("ignore", "GPU available but not used")  # by trainer=cpu
-    warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # frozen stages are
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", "The `srun` command is available")  # a sweep is no srun
+    prepare_process()
     with exit_readably(), ExitStack() as SweepWatch.held:
         try:
             _task()
@@ -74,6 +65,20 @@ def main() -> None:
         for _, failure in SweepWatch.ended:
             if failure is not None:
                 raise failure
+
+
+def prepare_process() -> None:
+    """End on signals as on an error, so that a run is recorded as interrupted; say nothing of what is meant so."""
+    signals.install()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    warnings.filterwarnings(
+        "ignore", "The number of training batches .* is smaller than the logging interval"
+    )
+    warnings.filterwarnings("ignore", "GPU available but not used")  # by trainer=cpu
+    warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # frozen stages are
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # of a run on this machine itself
 
 
 def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
@@ -87,14 +92,27 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
     Raises:
         InputError: if the settings, the data or the folder cannot be used; nothing is lost then.
     """
-    first = _get_rank() in (None, 0)
-    with alone_in(folder) if first else nullcontext(), clear_about_memory(_less_memory(config)):
-        return _train(config, Run(folder), first, skip_done)
+    with meeting(config.trainer.num_nodes) as processes, clear_about_memory(_less_memory(config)):
+        if processes.first:
+            with alone_in(folder):
+                return _train(config, Run(folder), processes, skip_done)
+        return _train(config, Run(folder), processes, skip_done)
 
 
-def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
+def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) -> Run:
+    first = processes.first
     config = absolute_paths(config)
     wanted = _plain(config)
+    if not first:
+        decided = processes.hear()
+        state = decided["state"]
+        if state == "refused":
+            sys.exit(2)  # the first process says why
+        run = Run(Path(decided["folder"]))
+        if state == "done":
+            return run
+        config.trainer.precision = decided["precision"]
+        config.data.features = decided["features"]
     config = resolve_auto(config)
     keep_freed_memory()
     pl.seed_everything(config.seed, verbose=False)
@@ -109,13 +127,13 @@ def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
         data.prepare_data()
         state = claim(run, wanted, data.cells, config.resume)
         if state == "done":
-            return _already_done(run, skip_done)
+            done = _already_done(run, skip_done)
+            processes.tell({"state": "done", "folder": str(run.folder.absolute())}, await_others=True)
+            return done
         log.info("%s %s\n%s", run.name, "goes on" if state == "continue" else "starts", data.describe())
-    else:
-        state = "continue" if run.last_checkpoint.is_file() else "start"
-    if state == "continue":  # as it was chosen then
-        config.trainer.precision = run.config["trainer"]["precision"]
-        data.features = run.config["data"].get("features", "off")
+        if state == "continue":  # as it was chosen then
+            config.trainer.precision = run.config["trainer"]["precision"]
+            data.features = run.config["data"].get("features", "off")
     trainer = _build_trainer(config, run)
     device = trainer.strategy.root_device.type
     config.data.features = data.choose_features(model, device, str(trainer.precision))
@@ -123,6 +141,9 @@ def _train(config: DictConfig, run: Run, first: bool, skip_done: bool) -> Run:
         config.data.root = str(data.root.absolute())
         run.write_config(_plain(config))
         run.write_table("cells.csv", data.cells)
+    if first:
+        chosen = {"precision": str(config.trainer.precision), "features": config.data.features}
+        processes.tell({"state": state, "folder": str(run.folder.absolute()), **chosen})
     with recorded(run) if first else nullcontext(), clear_about_memory(_less_memory(config)):
         checkpoint = checkpoint_to_continue(run) if state == "continue" else None
         if checkpoint is None or not _is_over(checkpoint, trainer.max_epochs):
@@ -145,6 +166,8 @@ def _task(config: DictConfig) -> None:
                 "a sweep runs each job on one device, and trainer.devices or num_nodes asks for several: take "
                 "trainer=auto with a launcher that gives each job a device, or run trainer=ddp without -m"
             )
+        if sweeping and (total := Sweep(folder.parent).total):
+            log.info("run %d of %d", hydra_config.job.num + 1, total)
         train(config, folder, skip_done=sweeping)
     except Exception as error:
         failure = error
@@ -166,7 +189,7 @@ def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
             of_checkpoint = {"dirpath": str(run.best_checkpoint.parent)} if name in ("best", "last") else {}
             callbacks.append(build(node, **of_checkpoint))
     callbacks.append(signals.LeaveWithCheckpoint(run))
-    plugins = [WholeCheckpointIO()]
+    plugins = [WholeCheckpointIO(), *cluster_plugins()]
     logger = build(config.logger, save_dir=str(run.folder)) if config.logger else False
     shown = {"enable_progress_bar": "progress" in config.callbacks and sys.stderr.isatty()}
     return build(
@@ -207,24 +230,41 @@ def _end_sweep(folder: Path) -> int:
     """Write the report, list what failed, and give the exit code."""
     from leukemia.finish import finish_sweep
 
-    errors = [error for _, error in SweepWatch.ended if error is not None]
-    if errors and len(errors) == len(SweepWatch.ended) and all(_is_refusal(error) for error in errors):
-        for run_folder, _ in SweepWatch.ended:
+    ended = SweepWatch.ended or _ended_elsewhere(Sweep(folder))
+    errors = [error for _, error in ended if error is not None]
+    if errors and len(errors) == len(ended) and all(_is_refusal(error) for error in errors):
+        for run_folder, _ in ended:
             if {path.name for path in run_folder.iterdir()} == {"config.yaml", "status.json"}:
                 shutil.rmtree(run_folder)
-        if {path.name for path in folder.iterdir()} == {"multirun.yaml"}:  # Hydra's, about nothing
-            (folder / "multirun.yaml").unlink()
+        if not any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
+            for about_nothing in ("multirun.yaml", PLAN):
+                (folder / about_nothing).unlink(missing_ok=True)
             SweepWatch.held.close()
             _remove_if_empty(folder)
         raise InputError("; ".join(dict.fromkeys(map(str, errors))))
-    if SweepWatch.ended:
-        failed = {run_folder.name: str(error) for run_folder, error in SweepWatch.ended if error is not None}
-    else:  # a launcher ran the jobs in other processes: their folders tell
-        failed = {run.name: run.status["error"] for run in Sweep(folder).with_status("failed")}
     print(finish_sweep(folder))
-    for name, reason in failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+    for run_folder, error in ended:
+        if error is not None:
+            print(f"failed: {run_folder.name}: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _ended_elsewhere(sweep: Sweep) -> list[tuple[Path, Exception | None]]:
+    """What became of a sweep's runs whose launcher had them run by other processes, by their folders."""
+    from leukemia.reporting.tables import read_status
+
+    ended: list[tuple[Path, Exception | None]] = []
+    for name in sweep.planned:
+        run = Run(sweep.folder / name)
+        status = read_status(run)
+        kind, _, reason = str(status.get("error") or "").partition(": ")
+        failure: Exception | None = None
+        if status["status"] == "failed" and kind in ("InputError", "DivergedError"):
+            failure = (DivergedError if kind == "DivergedError" else InputError)(reason)
+        elif status["status"] != "done":
+            failure = RuntimeError(f"{status['status']}: {status.get('error') or 'see its job'}")
+        ended.append((run.folder, failure))
+    return ended
 
 
 def _is_refusal(error: Exception) -> bool:

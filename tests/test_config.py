@@ -1,11 +1,13 @@
 """Composing and building: near names for typing errors, nothing built that is not allowed, readable slugs."""
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from leukemia.config import asks_for_several_devices, build, compose, resolve_auto, slug
+from leukemia.config import asks_for_several_devices, build, compose, conf_dir, grid_names, resolve_auto, slug
 from leukemia.errors import InputError
 
 
@@ -113,3 +115,17 @@ def test_a_slug_leaves_out_what_does_not_change_the_result_and_keeps_the_rest():
     assert plain.startswith("depth-18_seed-1-")
     assert len({slug([f"seed={seed}"]) for seed in range(50)}) == 50
     assert slug(["model.depth=18", "model.depth=50"]) == slug(["model.depth=50"])
+
+
+def test_the_names_of_a_grid_are_those_of_its_run_folders():
+    """As `-m experiment=demo seed=0,1` composes it: the grid of the experiment, times the seeds."""
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        config = hydra_compose("train", ["experiment=demo", "seed=0"], return_hydra_config=True)
+    config.hydra.overrides.task = ["experiment=demo", "seed=0,1", "model.depth=18"]
+    names = grid_names(config)
+    assert (
+        len(set(names)) == 6
+    )  # 3 stages, 2 seeds, and the depth of the command line over that of the experiment
+    assert slug(["model.depth=18", "model.trainable_from=stem", "experiment=demo", "seed=1"]) in names
+    config.hydra.sweep.subdir = "${hydra.job.num}"
+    assert grid_names(config) == []

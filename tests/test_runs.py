@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from leukemia.errors import InputError
 from leukemia.runs import Run, Sweep, write_text
@@ -66,3 +67,26 @@ def test_a_single_run_is_a_sweep_of_one_and_a_folder_without_runs_is_refused(tmp
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no run"):
         _ = Sweep(tmp_path / "empty").runs
+
+
+def test_a_sweep_knows_its_runs_before_they_begin_and_a_strange_plan_leads_nowhere(tmp_path):
+    sweep = Sweep(tmp_path)
+    assert (sweep.planned, sweep.total, sweep.pending) == ([], 0, [])
+    sweep.plan(["a", "b"], total=2)
+    Run(tmp_path / "a").write_json("status.json", {"status": "done"})
+    assert [run.name for run in Sweep(tmp_path).pending] == ["b"]
+    assert [run.name for run in Sweep(tmp_path).runs] == ["a"]
+    write_text(
+        tmp_path / "sweep.json", json.dumps({"runs": ["../up", "/etc", ".hidden", 3, "b"], "total": "x"})
+    )
+    assert (Sweep(tmp_path).planned, Sweep(tmp_path).total) == (["b"], 0)
+    write_text(tmp_path / "sweep.json", "[")
+    assert Sweep(tmp_path).planned == []
+
+
+def test_a_run_is_held_for_as_long_as_a_process_has_its_lock(tmp_path):
+    run = Run(tmp_path / "run")
+    assert not run.is_held()
+    with FileLock(run.lock_file):
+        assert run.is_held()
+    assert not run.is_held()  # although the file of a killed process stays

@@ -53,8 +53,8 @@ def write_report(folder: Path) -> Path:
 
 def report_html(name: str, sweep: Sweep, results: pd.DataFrame, proof: Evidence) -> str:
     """The page as text, from a sweep, its results table and its evidence."""
-    predictions, unread = _predictions(sweep.runs)
-    settings = [read_settings(run) for run in sweep.runs]
+    predictions, unread = _predictions(sweep.begun)
+    settings = [read_settings(run) for run in sweep.begun]
     finished = bool(results["accuracy"].notna().any())
     # Names come from data and are escaped by the template, without exception.
     environment = Environment(
@@ -92,7 +92,7 @@ def report_html(name: str, sweep: Sweep, results: pd.DataFrame, proof: Evidence)
         card=model_card(results, settings, policies) if finished else {},
         shared=summary.settings_shared(settings),
         varied=summary.settings_varied(settings),
-        computed_with=summary.computed_with([read_status(run) for run in sweep.runs]),
+        computed_with=summary.computed_with([read_status(run) for run in sweep.begun]),
         most_panels=MOST_PANELS,
         loud=words.LEAKS,
     )
@@ -116,7 +116,7 @@ def _predictions(runs: Sequence[Run]) -> tuple[dict[str, pd.DataFrame], list[str
 def _curves(sweep: Sweep, results: pd.DataFrame) -> tuple[list[Picture], int]:
     """Learning curves of the finished runs, then of those cut off; beyond MOST_CURVES the first seed and fold
     of each setting goes first. Also how many runs are left out."""
-    by_name = {run.name: run for run in sweep.runs}
+    by_name = {run.name: run for run in [*sweep.begun, *sweep.pending]}
     candidates: list[tuple[int, str, dict[Any, Any], list[str]]] = []
     for settings, rows in combinations(results):
         for place, run in enumerate(rows.to_dict("records")):

@@ -12,10 +12,7 @@ from leukemia.reporting.tables import combinations, differing
 
 def headline(results: pd.DataFrame) -> list[str]:
     """The states of the runs, the highest accuracy, and what fine-tuning brings at each depth."""
-    states = Counter(results["status"])
-    lines = [
-        f"{words.count(len(results), 'run')}: " + ", ".join(f"{n:,} {s}" for s, n in states.items()) + "."
-    ]
+    lines = [f"{states(results)}."]
     found = combinations(results)
     if not found:
         return [*lines, "No run has figures yet."]
@@ -28,6 +25,12 @@ def headline(results: pd.DataFrame) -> list[str]:
         return [*lines, f"{best}."]
     picked = f"It is the highest of {len(found)} settings on the cells that are reported, which flatters it."
     return [*lines, f"Highest mean accuracy: {best}. {picked}", *_against_frozen(found)]
+
+
+def states(results: pd.DataFrame) -> str:
+    """How many runs there are, and how many of them in which state."""
+    counts = Counter(results["status"])
+    return f"{words.count(len(results), 'run')}: " + ", ".join(f"{n:,} {s}" for s, n in counts.items())
 
 
 def leak_statement(results: pd.DataFrame) -> tuple[bool, str]:

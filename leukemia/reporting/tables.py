@@ -22,24 +22,27 @@ SUBJECT_FIGURES = (
 INTEGERS = ("depth", "seed", "fold", "best_epoch", "n_images", "n_subjects", "leaks", "subjects.n")
 WORDS = ("side", "epoch_chosen_here", "better_than_majority", "classes", "synthetic")
 OWN_COLUMNS = ("model.depth", "model.trainable_from", "seed", "data.split", "data.fold")
+GONE = "its process is gone; it goes on when its job or the same command is started again"
 VALUES_THAT_ARE_DICTS = ("model.unfreeze", "model.stage_lr")
 
 
 def results_table(sweep: Sweep) -> pd.DataFrame:
-    """A row a run: `run, status, error, depth, trainable_from`, then every other setting that differs between
-    the runs by its dotted name, then `seed, split, fold`, the keys of metrics.json, those of its `subjects`
-    as `subjects.NAME`, and `seconds`. Only finished runs have figures; what is unknown is missing.
+    """A row a run, those that have not begun last: `run, status, error, depth, trainable_from`, then every other
+    setting that differs between the runs by its dotted name, then `seed, split, fold`, the keys of metrics.json,
+    those of its `subjects` as `subjects.NAME`, and `seconds`. Only finished runs have figures; what is unknown is
+    missing.
 
     A run that cannot be read stays in the table, with the reason as its `error`.
 
     Raises:
         InputError: if the folder holds no run.
     """
-    statuses = [read_status(run) for run in sweep.runs]
-    settings = [read_settings(run) for run in sweep.runs]
+    runs = [*sweep.begun, *sweep.pending] or sweep.runs
+    statuses = [read_status(run) for run in runs]
+    settings = [read_settings(run) for run in runs]
     varied = [name for name in differing(settings) if name not in OWN_COLUMNS]
     rows = []
-    for run, status, of_run in zip(sweep.runs, statuses, settings, strict=True):
+    for run, status, of_run in zip(runs, statuses, settings, strict=True):
         error, metrics = status.get("error"), {}
         if status["status"] == "done":
             try:
@@ -109,13 +112,18 @@ def setting_columns(results: pd.DataFrame) -> list[str]:
 
 
 def read_status(run: Run) -> dict[str, Any]:
-    """The status of a run; where it cannot be read, a `status` of "unreadable" with the `error`."""
+    """The status of a run: "pending" where it has not begun, "unreadable" with the `error` where that is so, and
+    "interrupted" where it says that it is running and no process does."""
+    if not (run.folder / "status.json").exists():
+        return {"status": "pending"}
     try:
         status = run.status
     except InputError as problem:
         return {"status": "unreadable", "error": str(problem)}
     if not isinstance(status, dict) or "status" not in status:
         return {"status": "unreadable", "error": f"{run.folder / 'status.json'} names no status"}
+    if status["status"] == "running" and not run.is_held():
+        return {**status, "status": "interrupted", "error": GONE}
     return status
 
 

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from leukemia.errors import InputError
 from leukemia.reporting import html
 from leukemia.reporting.html import write_report
+from leukemia.reporting.tables import GONE
+from leukemia.runs import Sweep
 
 Maker = Callable[..., Any]
 
@@ -190,11 +193,17 @@ def test_runs_without_figures_are_listed_with_their_error(tmp_path: Path, make_r
     make_run(tmp_path, name="a")
     make_run(tmp_path, name="b", status="failed", error="out of memory")
     make_run(tmp_path, name="c", status="running")
-    page = page_of(tmp_path)
-    assert "3 runs: 1 done, 1 failed, 1 running." in page.text
+    make_run(tmp_path, name="d", status="running")
+    Sweep(tmp_path).plan(["a", "b", "c", "d", "e", "f"], total=6)
+    with FileLock(tmp_path / ".c.lock"):  # somebody trains in c; the process of d was killed
+        page = page_of(tmp_path)
+    assert "6 runs: 1 done, 1 failed, 1 running, 1 interrupted, 2 pending." in page.text
     assert [list(row.values()) for row in page.rows("failures")] == [
         ["b", "failed", "out of memory"],
         ["c", "running", "–"],
+        ["d", "interrupted", GONE],
+        ["e", "pending", "–"],
+        ["f", "pending", "–"],
     ]
     assert "c (running)" in " ".join(page.alts)
 
