@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from leukemia import __version__
-from leukemia.errors import exit_readably
+from leukemia.errors import InputError, exit_readably
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,6 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     triage.add_argument("--confidence", type=float, default=0.95, metavar="SHARE", help="default 0.95")
     triage.add_argument("--unit", choices=["subject", "cell"], default="subject", help="what is independent")
     triage.add_argument("--prevalence", type=float, metavar="SHARE", help="print predictive values for it")
+
+    app = _verb(verbs, "app", _app, "the page on which an expert reviews the cells of a run (extra: app)")
+    app.add_argument("folder", type=Path, metavar="RUN", help="the folder of a finished run")
+    app.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="the run's pictures where they moved to, or others to review",
+    )
+    app.add_argument("--host", default="127.0.0.1", metavar="H", help="any but this machine needs a token")
+    app.add_argument("--port", type=int, default=8765, metavar="P", help="default 8765; 0 for any")
     return parser
 
 
@@ -119,6 +130,16 @@ def _triage(options: argparse.Namespace) -> int:
         options.folder, options.on, options.max_missed, options.max_false_alarm, options.confidence,
         options.unit, options.prevalence,
     )  # fmt: skip
+
+
+def _app(options: argparse.Namespace) -> int:
+    try:
+        from leukemia.app.serve import serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
+    return serve(options.folder, options.images, options.host, options.port)
 
 
 if __name__ == "__main__":
