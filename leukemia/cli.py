@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from leukemia import __version__
-from leukemia.errors import exit_readably
+from leukemia.errors import InputError, exit_readably
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -109,6 +109,17 @@ def _parser() -> argparse.ArgumentParser:
         default="onnx",
         help="state_dict: under torchvision's names",
     )
+
+    app = _verb(verbs, "app", _app, "the page on which an expert reviews the cells of a run (extra: app)")
+    app.add_argument("folder", type=Path, metavar="RUN", help="the folder of a finished run")
+    app.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="the run's pictures where they moved to, or others to review",
+    )
+    app.add_argument("--host", default="127.0.0.1", metavar="H", help="any but this machine needs a token")
+    app.add_argument("--port", type=int, default=8765, metavar="P", help="default 8765; 0 for any")
     return parser
 
 
@@ -191,6 +202,16 @@ def _export(options: argparse.Namespace) -> int:
 
     export(Run(options.run_folder), options.output, options.format)
     return 0
+
+
+def _app(options: argparse.Namespace) -> int:
+    try:
+        from leukemia.app.serve import serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
+    return serve(options.folder, options.images, options.host, options.port)
 
 
 if __name__ == "__main__":

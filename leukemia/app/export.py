@@ -1,0 +1,102 @@
+"""What leaves the page: the history as csv, and a manifest to train on."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from leukemia.app.cells import Cell
+from leukemia.app.store import COLUMNS, UNSURE, Store
+from leukemia.errors import InputError
+from leukemia.runs import Run
+
+UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """What the reviewers say together.
+
+    Attributes:
+        labels: a class for each cell on which everybody who is sure agrees.
+        differ: cells on which they do not.
+        unsure: cells on which nobody is sure.
+    """
+
+    labels: dict[str, str]
+    differ: int
+    unsure: int
+
+
+def decisions_csv(store: Store) -> str:
+    """The whole history, a row a decision, oldest first."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for decision in store.history():
+        row = asdict(decision)
+        writer.writerow(row | {"blind": int(decision.blind)})
+    return file.getvalue()
+
+
+def consensus(store: Store) -> Consensus:
+    """The label of each cell that was decided."""
+    votes: dict[str, set[str]] = {}
+    for reviewer in store.reviewers():
+        for cell, label in store.labels(reviewer).items():
+            votes.setdefault(cell, set()).add(label)
+    sure = {cell: labels - {UNSURE} for cell, labels in votes.items()}
+    kinds = Counter(min(len(labels), 2) for labels in sure.values())
+    agreed = {cell: next(iter(labels)) for cell, labels in sure.items() if len(labels) == 1}
+    return Consensus(agreed, differ=kinds[2], unsure=kinds[0])
+
+
+def manifest_csv(
+    labels: Mapping[str, str],
+    cells: Mapping[str, Cell],
+    run: Run | None = None,
+    root: Path | None = None,
+    classes: tuple[str, str] = ("", ""),
+) -> str:
+    """A manifest for `data=cells`: `path,label,subject,split` of reviewed cells, with absolute paths.
+
+    Cells without a subject stand together as one subject UNKNOWN where others have one, so that no split can part
+    what may belong together.
+
+    Args:
+        labels: a class for each reviewed cell.
+        cells: by id.
+        run: where given, the cells that it trained and chose its epoch on come first, with the labels of the data
+            unless they were reviewed. Its other cells are left out: a subject of theirs may have been reviewed.
+        root: the folder that the run's paths are relative to.
+        classes: negative and positive, with `run`.
+
+    Raises:
+        InputError: if nothing was reviewed, or if what there is has one class only.
+    """
+    rows: dict[str, tuple[str, str | None]] = {}  # label and subject by path
+    if run is not None and root is not None:
+        known = run.cells[run.cells["side"].isin(["train", "val"])]
+        columns = (known[name] for name in ("path", "pixel_hash", "label", "subject"))
+        for path, cell_id, label, subject in zip(*columns, strict=True):
+            named = labels.get(cell_id, classes[int(label)])
+            rows[str((root / path).absolute())] = named, subject if isinstance(subject, str) else None
+    for cell_id, label in labels.items():
+        if cell_id in cells:
+            cell = cells[cell_id]
+            rows.setdefault(str(cell.file.absolute()), (label, cell.subject))
+    found = {label for label, _ in rows.values()}
+    if len(found) < 2:
+        raise InputError(
+            f"the manifest would hold {'cells of ' + found.pop() if found else 'no cell'} only, and training needs two "
+            "classes: review more cells, or take the run's training cells along"
+        )
+    with_subjects = any(subject for _, subject in rows.values())
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["path", "label", *(["subject"] if with_subjects else []), "split"])
+    for path, (label, subject) in rows.items():
+        writer.writerow([path, label, *([subject or UNKNOWN] if with_subjects else []), "train"])
+    return file.getvalue()

@@ -1,0 +1,114 @@
+"""A run's network in a process of its own.
+
+Importing torch takes seconds and holds the interpreter, and a heat map takes a processor; the page waits for neither,
+because both happen elsewhere. The process starts when it is first asked for something.
+"""
+
+import io
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from leukemia.runs import Run
+
+OPACITY = 0.7  # of the overlay where the heat is greatest
+_network: dict[str, Any] = {}  # of this process, if it is the one of a network
+
+
+class Network:
+    """The best checkpoint of a run, elsewhere.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._pool: ProcessPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Of pixels as the network sees them, uint8 (n, s, s, 3): the logits of the positive class, (n,).
+
+        Raises:
+            InputError: if the network cannot be used.
+        """
+        return np.asarray(self._ask(_logits, pixels))
+
+    def overlay(self, pixels: NDArray[np.uint8]) -> bytes:
+        """The Grad-CAM heat map of one cell, uint8 (s, s, 3), as a PNG of that size to lay over it.
+
+        Raises:
+            InputError: if the network cannot be used.
+        """
+        found: bytes = self._ask(_overlay, pixels)
+        return found
+
+    def close(self) -> None:
+        with self._lock:
+            if self._pool is not None:
+                self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, question: Callable[[NDArray[np.uint8]], Any], pixels: NDArray[np.uint8]) -> Any:
+        with self._lock:
+            if self._pool is None:
+                context = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(
+                    1, context, initializer=_start, initargs=(str(self._folder),)
+                )
+        return self._pool.submit(question, pixels).result()
+
+
+def _start(folder: str) -> None:
+    """What the process does first. Ctrl-C is the page's affair, and when that is gone, so is this."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _network["folder"] = Path(folder)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    if "scorer" not in _network:
+        from leukemia.inference import run_scorer
+
+        _network["scorer"] = run_scorer(Run(_network["folder"]))
+    logits: NDArray[np.float64] = _network["scorer"].logits(pixels)
+    return logits
+
+
+def _overlay(pixels: NDArray[np.uint8]) -> bytes:
+    from leukemia.explain import heat_maps
+
+    if "model" not in _network:
+        from leukemia.checkpoints import load_classifier
+
+        _network["model"] = load_classifier(Run(_network["folder"]).best_checkpoint)
+    (heat,) = heat_maps(_network["model"], pixels[None])
+    return coloured(heat)
+
+
+def coloured(heat: NDArray[np.float32]) -> bytes:
+    """A heat map from 0 to 1, (h, w), as a PNG: clear where there is none, dark red to pale yellow where it grows."""
+    from matplotlib import colormaps
+
+    heat = np.clip(heat, 0, 1)
+    picture = colormaps["inferno"](0.25 + 0.75 * heat, bytes=True)
+    picture[..., 3] = np.rint(255 * OPACITY * heat).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture, "RGBA").save(file, "png")
+    return file.getvalue()

@@ -1,0 +1,100 @@
+"""`leukemia app`: start the review page of a run."""
+
+import os
+import secrets
+import socket
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+
+from leukemia.app.guard import is_loopback
+from leukemia.app.intake import Intake
+from leukemia.app.network import Network
+from leukemia.app.pictures import Pictures
+from leukemia.app.review import Review
+from leukemia.app.server import create_app
+from leukemia.errors import InputError
+from leukemia.runs import Run
+
+PORT = 8765
+TOKEN = "LEUKEMIA_APP_TOKEN"
+SHORTEST_TOKEN = 16
+
+
+def serve(folder: Path, images: Path | None = None, host: str = "127.0.0.1", port: int = PORT) -> int:
+    """Serve the review page of a run until Ctrl-C, and print its address.
+
+    Args:
+        folder: of the run.
+        images: see `Review`.
+        host: the address to bind to. Any but this machine's own needs a token, which is made up and printed, or taken
+            from LEUKEMIA_APP_TOKEN.
+        port: to bind to; 0 for any that is free.
+
+    Raises:
+        InputError: if the run, the pictures, the address or the token cannot be used.
+    """
+    token = chosen_token(host)
+    listening = _bound(host, port)
+    with listening:
+        port = listening.getsockname()[1]
+        review = Review(Run(folder), images)
+        network = Network(folder)
+        intake = Intake(review, network.logits)
+        try:
+            intake.restore()
+            if images is not None and review.root is None:
+                print(f"{intake.scan(images):,} pictures of {images} are being scored.")
+            app = create_app(review, intake, Pictures(review, network), token, port)
+            shown = f"[{host}]" if ":" in host else host
+            print(
+                f"Review of {review.run.name}: {len(review.cells):,} cells, {len(review.orders['review']):,} to review"
+            )
+            print(f"Decisions go into {review.folder}")
+            print(f"http://{shown}:{port}/" + (f"?token={token}" if token else ""), flush=True)
+            _run(app, listening)
+        finally:
+            intake.close()
+            network.close()
+            review.store.close()
+    return 0
+
+
+def chosen_token(host: str) -> str | None:
+    """The token that requests have to bring; None where the page is for this machine alone and none was given.
+
+    Raises:
+        InputError: if the given one is too short to be a secret.
+    """
+    given = os.environ.get(TOKEN, "")
+    if given and (len(given) < SHORTEST_TOKEN or not given.isascii() or not given.isalnum()):
+        raise InputError(
+            f"{TOKEN} is no token: give at least {SHORTEST_TOKEN} letters and digits, or leave it out"
+        )
+    if given:
+        return given
+    return None if is_loopback(host) else secrets.token_hex(16)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}, port {port} ({error.strerror}): give another with --port or --host"
+        ) from None
+    except OverflowError:
+        raise InputError(f"--port {port} is out of range: use 0 to 65535") from None
+    return listening
+
+
+def _run(app: Starlette, listening: socket.socket) -> None:
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=2,
+        server_header=False,
+    )  # fmt: skip
+    uvicorn.Server(config).run(sockets=[listening])

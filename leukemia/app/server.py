@@ -1,0 +1,282 @@
+"""The addresses of the review page, and what lies behind each."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from leukemia.app.cells import Cell
+from leukemia.app.dashboard import figures
+from leukemia.app.export import consensus, decisions_csv, manifest_csv
+from leukemia.app.guard import Guard
+from leukemia.app.intake import Intake
+from leukemia.app.keys import keys_of
+from leukemia.app.pictures import Pictures
+from leukemia.app.queue import QUEUES, following
+from leukemia.app.review import Review
+from leukemia.app.store import UNSURE
+from leukemia.app.uploads import MAX_BYTES, checked_name, decoded, too_large
+from leukemia.app.views import cell_view, progress
+from leukemia.app.words import NOTICE, duration, policy_words
+from leukemia.errors import InputError
+
+HERE = Path(__file__).parent
+COOKIE = "leukemia_reviewer"
+YEAR = 365 * 24 * 3600
+REQUEST = re.compile(r"[0-9A-Za-z-]{8,64}")
+
+
+def create_app(
+    review: Review, intake: Intake, pictures: Pictures, token: str | None = None, port: int = 0
+) -> Starlette:
+    """The review page as an ASGI application.
+
+    Args:
+        review: a run and its decisions.
+        intake: takes pictures that are dropped on the page.
+        pictures: of the cells.
+        token: see `Guard`.
+        port: see `Guard`.
+    """
+    pages = _Pages(review, intake, pictures)
+    return Starlette(
+        routes=[
+            Route("/", pages.review_page),
+            Route("/dashboard", pages.dashboard),
+            Route("/api/cell", pages.cell),
+            Route("/api/changes", pages.changes),
+            Route("/api/decisions", pages.decide, methods=["POST"]),
+            Route("/api/undo", pages.undo, methods=["POST"]),
+            Route("/api/reviewer", pages.set_reviewer, methods=["POST"]),
+            Route("/api/pictures", pages.add_picture, methods=["POST"]),
+            Route("/cells/{cell:str}.png", pages.whole),
+            Route("/cells/{cell:str}/thumb.png", pages.thumb),
+            Route("/cells/{cell:str}/overlay.png", pages.overlay),
+            Route("/export/decisions.csv", pages.decisions),
+            Route("/export/manifest.csv", pages.manifest),
+            Mount("/static", StaticFiles(directory=HERE / "static")),
+        ],
+        middleware=[Middleware(Guard, token=token, port=port)],
+        exception_handlers={InputError: _refuse, HTTPException: _http},
+    )
+
+
+class _Pages:
+    def __init__(self, review: Review, intake: Intake, pictures: Pictures) -> None:
+        self.desk, self.intake, self.pictures = review, intake, pictures
+        self.store = review.store
+        self.environment = Environment(
+            loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        self.environment.filters |= {"percent": _percent, "signed": _signed, "duration": duration}
+
+    def review_page(self, request: Request) -> Response:
+        queue = _queue(request.query_params.get("queue"))
+        low, high = self.desk.thresholds()
+        return self._html("review.html.j2", request, queue=queue, low=low, high=high,
+                          keys=keys_of(self.desk.classes), is_calibrated=self.desk.is_calibrated)  # fmt: skip
+
+    def dashboard(self, request: Request) -> Response:
+        return self._html("dashboard.html.j2", request, queue="", figures=figures(self.desk),
+                          last=self.store.last_id())  # fmt: skip
+
+    def cell(self, request: Request) -> Response:
+        """The cell `at`, or else the next one of the queue after it that the reviewer has not decided."""
+        reviewer, query = self._reviewer(request), request.query_params
+        queue = _queue(query.get("queue"))
+        at, after = query.get("at"), query.get("after")
+        chosen = self.desk.cells.get(at) if at else None
+        return JSONResponse(self._state(reviewer, queue, chosen or self._next(reviewer, queue, after)))
+
+    def changes(self, request: Request) -> Response:
+        """What happened after the decision `since`, whoever made it."""
+        reviewer, query = self._reviewer(request), request.query_params
+        since = query.get("since", "0")
+        if not (since.isascii() and since.isdecimal() and len(since) < 16):
+            raise HTTPException(400, "since is the number of a decision")
+        history = self.store.history(int(since))
+        return JSONResponse({
+            "last": history[-1].id if history else int(since),
+            "cells": sorted({decision.cell for decision in history}),
+            "progress": progress(self.desk, reviewer, _queue(query.get("queue"))),
+            "pending": self.intake.pending,
+            "problems": self.intake.problems,
+        })  # fmt: skip
+
+    async def decide(self, request: Request) -> Response:
+        given = await _json(request)
+        return await run_in_threadpool(self._decide, self._reviewer(request), given)
+
+    def _decide(self, reviewer: str, given: dict[str, Any]) -> Response:
+        cell = self._cell(given.get("cell"))
+        queue, label, seconds = _queue(given.get("queue")), given.get("label"), given.get("seconds")
+        if label not in (*self.desk.classes, UNSURE):
+            raise HTTPException(400, f"a label is one of {', '.join((*self.desk.classes, UNSURE))}")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e6:
+            seconds = None
+        seen = self.desk.seen(cell, queue, bool(given.get("blind")), seconds)
+        self.store.decide(reviewer, seen, str(label), _request_id(given))
+        return JSONResponse(self._state(reviewer, queue, self._next(reviewer, queue, cell.id)))
+
+    async def undo(self, request: Request) -> Response:
+        given = await _json(request)
+        return await run_in_threadpool(self._undo, self._reviewer(request), given)
+
+    def _undo(self, reviewer: str, given: dict[str, Any]) -> Response:
+        queue = _queue(given.get("queue"))
+        undone = self.store.undo(reviewer, _request_id(given))
+        if undone is None:
+            raise HTTPException(409, "There is nothing to undo.")
+        cell = self.desk.cells.get(undone.cell) or self._next(reviewer, queue, None)
+        return JSONResponse(self._state(reviewer, queue, cell) | {"undone": undone.new_label})
+
+    async def set_reviewer(self, request: Request) -> Response:
+        name = " ".join(str((await _json(request)).get("name", "")).split())
+        if not name or len(name) > 60 or not name.isprintable() or name[0] in "=+-@":
+            raise HTTPException(
+                400, "Give a name of 1 to 60 letters that does not begin with one of = + - @."
+            )
+        answer = JSONResponse({"reviewer": name})
+        answer.set_cookie(COOKIE, quote(name), max_age=YEAR, samesite="lax", httponly=True)
+        return answer
+
+    async def add_picture(self, request: Request) -> Response:
+        self._reviewer(request)
+        name = checked_name(request.query_params.get("name", ""))
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > MAX_BYTES:
+            raise too_large(name)
+        content = bytearray()
+        async for part in request.stream():
+            content += part
+            if len(content) > MAX_BYTES:
+                raise too_large(name)
+        picture = await run_in_threadpool(decoded, bytes(content), name)
+        cell_id, new = await run_in_threadpool(self.intake.add, picture, name)
+        return JSONResponse({"cell": cell_id, "new": new}, status_code=202 if new else 200)
+
+    def whole(self, request: Request) -> Response:
+        return self._picture(request, self.pictures.whole)
+
+    def thumb(self, request: Request) -> Response:
+        return self._picture(request, self.pictures.thumb)
+
+    def overlay(self, request: Request) -> Response:
+        return self._picture(request, self.pictures.overlay)
+
+    def decisions(self, request: Request) -> Response:
+        return _download(decisions_csv(self.store), "decisions.csv")
+
+    def manifest(self, request: Request) -> Response:
+        labels = consensus(self.store).labels
+        if request.query_params.get("with") != "training":
+            return _download(manifest_csv(labels, self.desk.cells), "manifest.csv")
+        if self.desk.root is None:
+            raise InputError(
+                "the run's own pictures are not where they were: its training cells cannot be taken along"
+            )
+        whole = manifest_csv(labels, self.desk.cells, self.desk.run, self.desk.root, self.desk.classes)
+        return _download(whole, "manifest-with-training.csv")
+
+    def _picture(self, request: Request, drawn: Callable[[str], bytes]) -> Response:
+        cell = self._cell(request.path_params["cell"])
+        headers = {"cache-control": "private, max-age=3600, immutable"}  # an id is a hash of the pixels
+        return Response(drawn(cell.id), media_type="image/png", headers=headers)
+
+    def _state(self, reviewer: str, queue: str, cell: Cell | None) -> dict[str, Any]:
+        return {
+            "cell": None if cell is None else cell_view(self.desk, cell, reviewer, queue),
+            "progress": progress(self.desk, reviewer, queue),
+        }
+
+    def _next(self, reviewer: str, queue: str, after: str | None) -> Cell | None:
+        found = following(self.desk.orders[queue], self.store.labels(reviewer), after)
+        return None if found is None else self.desk.cells[found]
+
+    def _cell(self, cell_id: Any) -> Cell:
+        cell = self.desk.cells.get(cell_id) if isinstance(cell_id, str) else None
+        if cell is None:
+            raise HTTPException(404, "There is no such cell.")
+        return cell
+
+    def _reviewer(self, request: Request) -> str:
+        name = _reviewer(request)
+        if not name:
+            raise HTTPException(400, "Say first who reviews.")
+        return name
+
+    def _html(self, template: str, request: Request, **values: Any) -> Response:
+        headline, explanation, certified = policy_words(self.desk.policy, self.desk.classes)
+        page = self.environment.get_template(template).render(
+            run=self.desk.run.name, classes=self.desk.classes, reviewer=_reviewer(request),
+            known=self.store.reviewers(), headline=headline, explanation=explanation, certified=certified,
+            notice=NOTICE, added=len(self.desk.orders["added"]), **values,
+        )  # fmt: skip
+        return HTMLResponse(page)
+
+
+def _reviewer(request: Request) -> str:
+    return unquote(request.cookies.get(COOKIE, ""))[:60]
+
+
+def _queue(name: Any) -> str:
+    return name if name in QUEUES else QUEUES[0]
+
+
+def _request_id(given: dict[str, Any]) -> str:
+    request = given.get("request")
+    if not isinstance(request, str) or not REQUEST.fullmatch(request):
+        raise HTTPException(400, "a decision comes with an id of its own")
+    return request
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise HTTPException(415, "this address takes JSON")
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > 10_000:
+            raise HTTPException(413, "this is too long")
+    try:
+        given = json.loads(content)
+    except ValueError:
+        raise HTTPException(400, "this is no JSON") from None
+    if not isinstance(given, dict):
+        raise HTTPException(400, "this is no JSON object")
+    return given
+
+
+def _download(text: str, name: str) -> Response:
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _refuse(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, status_code=422)
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, status_code=error.status_code)
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"

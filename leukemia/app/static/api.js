@@ -1,0 +1,54 @@
+// Talking to the server, and who reviews.
+
+export async function get(address) {
+  return answer(await fetch(address, { headers: { accept: "application/json" } }));
+}
+
+export async function post(address, content) {
+  return answer(await fetch(address, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(content),
+  }));
+}
+
+export async function answer(response) {
+  const text = await response.text();
+  let content;
+  try {
+    content = JSON.parse(text);
+  } catch {
+    content = { error: text.trim() };
+  }
+  if (!response.ok) throw new Error(content.error || `The server answers ${response.status}.`);
+  return content;
+}
+
+export function said(error) {
+  return error instanceof TypeError
+    ? "The server does not answer: is `leukemia app` still running? Nothing is lost; try again when it does."
+    : error.message;
+}
+
+// Resolves with the reviewer's name, once there is one.
+export function reviewer() {
+  const dialog = document.getElementById("who-dialog");
+  const name = document.getElementById("who-name");
+  const error = document.getElementById("who-error");
+  const required = dialog.hasAttribute("data-required");
+  document.getElementById("who-button").addEventListener("click", () => dialog.showModal());
+  if (required) {
+    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    dialog.showModal();
+  }
+  document.getElementById("who-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      await post("api/reviewer", { name: name.value });
+      location.reload();
+    } catch (problem) {
+      error.textContent = said(problem);
+    }
+  });
+  return required ? new Promise(() => {}) : Promise.resolve(document.getElementById("who").textContent);
+}

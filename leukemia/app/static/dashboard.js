@@ -1,0 +1,44 @@
+// The dashboard: drawn anew when somebody decides, and a refused export says why.
+
+import { answer, get, reviewer, said } from "./api.js";
+
+const POLL = 2000; // milliseconds
+
+async function poll() {
+  const main = document.getElementById("main");
+  try {
+    const news = await get(`api/changes?since=${main.dataset.last}`);
+    if (String(news.last) !== main.dataset.last) {
+      const page = new DOMParser().parseFromString(await (await fetch("dashboard")).text(), "text/html");
+      const focused = document.activeElement?.getAttribute("href");
+      main.replaceChildren(...page.getElementById("main").childNodes);
+      main.dataset.last = page.getElementById("main").dataset.last;
+      if (focused) main.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
+    }
+  } catch {
+    // the server is away; the figures stay as they are
+  }
+  setTimeout(poll, POLL);
+}
+
+document.getElementById("main").addEventListener("click", async (event) => {
+  const link = event.target.closest(".exports a");
+  if (!link) return;
+  event.preventDefault();
+  const error = document.getElementById("export-error");
+  error.textContent = "";
+  try {
+    const response = await fetch(link.href);
+    if (!response.ok) await answer(response);
+    const save = document.createElement("a");
+    save.href = URL.createObjectURL(await response.blob());
+    save.download = /filename="([^"]+)"/.exec(response.headers.get("content-disposition"))[1];
+    save.click();
+    setTimeout(() => URL.revokeObjectURL(save.href), 10000);
+  } catch (problem) {
+    error.textContent = said(problem);
+  }
+});
+
+await reviewer();
+poll();

@@ -1,0 +1,294 @@
+"""What reviewers decided, in an SQLite file that only grows, and the pictures that they added."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from leukemia.errors import InputError
+
+VERSION = 1
+UNSURE = "unsure"
+
+# A decision is never changed or removed, which the triggers see to: undoing one adds another.
+SCHEMA = """
+CREATE TABLE decisions (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  at TEXT NOT NULL,
+  reviewer TEXT NOT NULL,
+  cell TEXT NOT NULL,
+  path TEXT NOT NULL,
+  subject TEXT,
+  data_label TEXT,
+  model TEXT NOT NULL,
+  policy TEXT NOT NULL,
+  logit REAL NOT NULL,
+  probability REAL NOT NULL,
+  triage TEXT NOT NULL,
+  queue TEXT NOT NULL,
+  blind INTEGER NOT NULL,
+  seconds REAL,
+  old_label TEXT,
+  new_label TEXT,
+  undoes INTEGER UNIQUE REFERENCES decisions (id),
+  request TEXT NOT NULL UNIQUE
+);
+CREATE INDEX decisions_of_reviewer ON decisions (reviewer, cell, id);
+CREATE TRIGGER decisions_are_kept BEFORE DELETE ON decisions
+  BEGIN SELECT RAISE(ABORT, 'a decision is never removed'); END;
+CREATE TRIGGER decisions_stay BEFORE UPDATE ON decisions
+  BEGIN SELECT RAISE(ABORT, 'a decision is never changed'); END;
+CREATE TABLE pictures (
+  cell TEXT PRIMARY KEY,
+  at TEXT NOT NULL,
+  name TEXT NOT NULL,
+  subject TEXT,
+  model TEXT,
+  logit REAL
+);
+"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A cell as a reviewer saw it: what is written down beside a decision.
+
+    Attributes:
+        cell: its pixel hash.
+        path, subject, data_label: as the data name it; None where unknown.
+        model: name and hash of the run.
+        policy: the thresholds, as JSON; empty where there is none.
+        logit, probability: of the positive class; the probability as it was shown.
+        triage: a class, or `review`.
+        queue: that it came from.
+        blind: whether the model's opinion was hidden until the decision.
+        seconds: for which it was looked at; None where that is unknown.
+    """
+
+    cell: str
+    path: str
+    subject: str | None
+    data_label: str | None
+    model: str
+    policy: str
+    logit: float
+    probability: float
+    triage: str
+    queue: str
+    blind: bool
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Decision(Seen):
+    """A row of the history. `old_label` and `new_label` are those of this reviewer, None for none; `undoes` is the
+    decision that this one takes back."""
+
+    id: int = 0
+    at: str = ""
+    reviewer: str = ""
+    old_label: str | None = None
+    new_label: str | None = None
+    undoes: int | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was given by a reviewer, and what a model gave it; None while it waits for that."""
+
+    cell: str
+    name: str
+    subject: str | None
+    model: str | None = None
+    logit: float | None = None
+
+
+COLUMNS = ("id", "at", "reviewer", "cell", "path", "subject", "data_label", "old_label", "new_label", "undoes", "model",
+           "policy", "logit", "probability", "triage", "queue", "blind", "seconds")  # fmt: skip
+assert set(COLUMNS) == {field.name for field in fields(Decision)}
+
+
+class Store:
+    """The review file of a run. Safe to use from several threads, and from several processes on one machine.
+
+    Every decision is on the disk when `decide` returns (write-ahead log, synchronous=FULL).
+
+    Raises:
+        InputError: if the file cannot be written, or is no review file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._create()
+        except (OSError, sqlite3.Error) as error:
+            raise InputError(
+                f"decisions cannot be kept in {path} ({error}): make the run folder writable, or move a damaged file "
+                "aside"
+            ) from None
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def decide(self, reviewer: str, seen: Seen, label: str, request: str) -> int:
+        """Write a decision down.
+
+        Args:
+            reviewer: who.
+            seen: what was looked at.
+            label: a class, or `unsure`.
+            request: names this very decision: when it comes again, because its answer was lost, nothing is added.
+
+        Returns:
+            The decision's id.
+        """
+        with self._writing():
+            if (known := self._id_of(request)) is not None:
+                return known
+            return self._add(reviewer, seen, self._label(reviewer, seen.cell), label, None, request)
+
+    def undo(self, reviewer: str, request: str) -> Decision | None:
+        """Take the reviewer's last decision back that is not taken back yet.
+
+        Returns:
+            The decision that was taken back; None where there is none.
+        """
+        with self._writing():
+            if (known := self._id_of(request)) is not None:
+                undone = self._rows("id = (SELECT undoes FROM decisions WHERE id = ?)", known)
+                return undone[0] if undone else None
+            found = self._rows(
+                "reviewer = ? AND undoes IS NULL AND id NOT IN "
+                "(SELECT undoes FROM decisions WHERE undoes IS NOT NULL) ORDER BY id DESC LIMIT 1",
+                reviewer,
+            )
+            if not found:
+                return None
+            last = found[0]
+            seen = Seen(**{field.name: getattr(last, field.name) for field in fields(Seen)})
+            self._add(reviewer, seen, last.new_label, last.old_label, last.id, request)
+            return last
+
+    def labels(self, reviewer: str) -> dict[str, str]:
+        """What a reviewer says of each cell now."""
+        return {cell: decision.new_label for cell, decision in self.current(reviewer).items()
+                if decision.new_label is not None}  # fmt: skip
+
+    def current(self, reviewer: str) -> dict[str, Decision]:
+        """A reviewer's last row of each cell; one whose `new_label` is None was taken back."""
+        rows = self._rows("id IN (SELECT MAX(id) FROM decisions WHERE reviewer = ? GROUP BY cell)", reviewer)
+        return {row.cell: row for row in rows}
+
+    def reviewers(self) -> list[str]:
+        """Who decided, in the order of their first decision."""
+        rows = self._read("SELECT reviewer FROM decisions GROUP BY reviewer ORDER BY MIN(id)")
+        return [name for (name,) in rows]
+
+    def labels_of(self, cell: str) -> dict[str, str]:
+        """What each reviewer says of a cell now."""
+        rows = self._rows(
+            "id IN (SELECT MAX(id) FROM decisions WHERE cell = ? GROUP BY reviewer) ORDER BY id", cell
+        )
+        return {row.reviewer: row.new_label for row in rows if row.new_label is not None}
+
+    def history(self, since: int = 0) -> list[Decision]:
+        """All decisions after the one of this id, in their order."""
+        return self._rows("id > ? ORDER BY id", since)
+
+    def last_id(self) -> int:
+        ((number,),) = self._read("SELECT COALESCE(MAX(id), 0) FROM decisions")
+        return int(number)
+
+    def add_picture(self, picture: Picture) -> None:
+        """Write a picture down, in place of what is known of it."""
+        values = asdict(picture) | {"at": _now()}
+        with self._writing():
+            self._db.execute(
+                f"INSERT OR REPLACE INTO pictures ({', '.join(values)}) VALUES ({_marks(values)})",
+                tuple(values.values()),
+            )
+
+    def pictures(self) -> list[Picture]:
+        rows = self._read("SELECT cell, name, subject, model, logit FROM pictures ORDER BY at, cell")
+        return [Picture(*row) for row in rows]
+
+    def _create(self) -> None:
+        with self._writing():
+            ((version,),) = self._db.execute("PRAGMA user_version").fetchall()
+            if version == 0:
+                for statement in _statements(SCHEMA):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={VERSION}")
+            elif version != VERSION:
+                raise InputError(
+                    f"{self.path} is of another version of leukemia (file {version}, here {VERSION})"
+                )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _add(
+        self, reviewer: str, seen: Seen, old: str | None, new: str | None, undoes: int | None, request: str
+    ) -> int:
+        values = asdict(seen) | {
+            "at": _now(), "reviewer": reviewer, "old_label": old, "new_label": new, "undoes": undoes,
+            "request": request,
+        }  # fmt: skip
+        cursor = self._db.execute(
+            f"INSERT INTO decisions ({', '.join(values)}) VALUES ({_marks(values)})", tuple(values.values())
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def _label(self, reviewer: str, cell: str) -> str | None:
+        rows = self._rows("reviewer = ? AND cell = ? ORDER BY id DESC LIMIT 1", reviewer, cell)
+        return rows[0].new_label if rows else None
+
+    def _id_of(self, request: str) -> int | None:
+        rows = self._read("SELECT id FROM decisions WHERE request = ?", request)
+        return int(rows[0][0]) if rows else None
+
+    def _rows(self, condition: str, *values: Any) -> list[Decision]:
+        rows = self._read(f"SELECT {', '.join(COLUMNS)} FROM decisions WHERE {condition}", *values)
+        found = (dict(zip(COLUMNS, row, strict=True)) for row in rows)
+        return [Decision(**row | {"blind": bool(row["blind"])}) for row in found]
+
+    def _read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script one by one: sqlite3's own `executescript` commits what is open."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _marks(values: dict[str, Any]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,102 @@
+import csv
+import io
+
+import pandas as pd
+import pytest
+
+from leukemia.app.export import consensus, decisions_csv, manifest_csv
+from leukemia.app.review import Review
+from leukemia.data.cells import read_cells
+from leukemia.data.datamodule import CellDataModule
+from leukemia.errors import InputError
+
+
+@pytest.fixture
+def review(run):
+    review = Review(run)
+    yield review
+    review.store.close()
+
+
+def decide(review, reviewer, cell_id, label):
+    decide.count = getattr(decide, "count", 0) + 1
+    seen = review.seen(review.cells[cell_id], "review", False, 1.0)
+    review.store.decide(reviewer, seen, label, f"request-{decide.count}")
+
+
+def test_the_csv_holds_the_whole_history(review):
+    first, second = review.orders["review"][:2]
+    decide(review, 'Ann, "the" first', first, "ALL")
+    decide(review, 'Ann, "the" first', second, "unsure")
+    review.store.undo('Ann, "the" first', "undo-it")
+    rows = list(csv.DictReader(io.StringIO(decisions_csv(review.store))))
+    assert [(row["cell"], row["old_label"], row["new_label"]) for row in rows] == [
+        (first, "", "ALL"), (second, "", "unsure"), (second, "unsure", ""),
+    ]  # fmt: skip
+    assert rows[2]["undoes"] == rows[1]["id"]
+    assert rows[0]["reviewer"] == 'Ann, "the" first'
+    assert rows[0]["model"].startswith("run@")
+    assert '"low": -2.0' in rows[0]["policy"]
+
+
+def test_the_consensus_leaves_out_what_reviewers_differ_on(review):
+    same, differ, unsure, one = review.orders["review"][:4]
+    for reviewer, labels in (
+        ("Ann", ("ALL", "ALL", "unsure", "HEM")),
+        ("Bob", ("ALL", "HEM", "unsure", "unsure")),
+    ):
+        for cell_id, label in zip((same, differ, unsure, one), labels, strict=True):
+            decide(review, reviewer, cell_id, label)
+    found = consensus(review.store)
+    assert found.labels == {same: "ALL", one: "HEM"}
+    assert (found.differ, found.unsure) == (1, 1)
+
+
+def test_the_manifest_trains_with_the_reviewed_labels(review, tmp_path):
+    reviewed = review.orders["review"][:8]
+    labels = {cell_id: ("ALL", "HEM")[place % 2] for place, cell_id in enumerate(reviewed)}
+    (tmp_path / "manifest.csv").write_text(manifest_csv(labels, review.cells))
+    index, classes = read_cells(tmp_path / "manifest.csv", positive="ALL")
+    assert classes == ("HEM", "ALL")
+    assert len(index) == 8
+    of_path = {str(review.cells[cell_id].file): int(label == "ALL") for cell_id, label in labels.items()}
+    assert dict(zip(index["path"], index["label"], strict=True)) == of_path
+    assert set(index["subject"]) == {review.cells[cell_id].subject for cell_id in reviewed}
+
+
+def test_with_the_training_cells_a_next_run_can_be_set_up(review, tmp_path):
+    reviewed = review.orders["review"][:4]
+    labels = dict.fromkeys(reviewed, "ALL")
+    trained = review.run.cells[review.run.cells["side"] == "train"].iloc[0]
+    labels[trained["pixel_hash"]] = ("ALL", "HEM")[int(trained["label"])]  # the reviewers know better
+    text = manifest_csv(labels, review.cells, review.run, review.root, review.classes)
+    (tmp_path / "manifest.csv").write_text(text)
+    data = CellDataModule(
+        str(tmp_path / "manifest.csv"), layout="cells", split="subject_kfold", positive="ALL", image_size=32
+    )
+    data.prepare_data()
+    assert set(data.cells["side"]) == {"train", "val", "test"}
+    known = review.run.cells["side"].isin(["train", "val"]).sum()
+    assert len(data.cells) == known + 4
+    changed = data.cells[data.cells["path"].str.endswith(trained["path"])]
+    assert changed["label"].tolist() == [1 - trained["label"]]
+
+
+def test_cells_without_a_subject_stand_together(review, tmp_path):
+    known, unknown = review.orders["review"][:2]
+    cells = dict(review.cells)
+    from dataclasses import replace
+
+    cells[unknown] = replace(cells[unknown], subject=None)
+    table = pd.read_csv(io.StringIO(manifest_csv({known: "ALL", unknown: "HEM"}, cells)), dtype=str)
+    assert table["subject"].tolist() == [cells[known].subject, "UNKNOWN"]
+    for cell_id in (known, unknown):
+        cells[cell_id] = replace(cells[cell_id], subject=None)
+    assert "subject" not in manifest_csv({known: "ALL", unknown: "HEM"}, cells)
+
+
+@pytest.mark.parametrize("labels", [[], ["ALL", "ALL"]])
+def test_one_class_alone_is_refused_with_what_to_do(review, labels):
+    reviewed = dict(zip(review.orders["review"], labels, strict=False))
+    with pytest.raises(InputError, match="two classes: review more"):
+        manifest_csv(reviewed, review.cells)
