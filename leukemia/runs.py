@@ -118,6 +118,11 @@ class Run:
             Policy.from_json(self._json("triage.json")) if (self.folder / "triage.json").is_file() else None
         )
 
+    @property
+    def attention(self) -> dict[str, Any] | None:
+        """What `leukemia explain` found of the run's own cells; None where it was not run. Read afresh each time."""
+        return self._json("attention.json") if (self.folder / "attention.json").is_file() else None
+
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         write_text(self.folder / name, json.dumps(value, indent=2) + "\n")
 

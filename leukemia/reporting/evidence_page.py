@@ -45,7 +45,7 @@ class Evidence:
 def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     """The evidence of a sweep's finished runs, by setting; settings whose predictions cannot be used are left out."""
     found = Evidence()
-    by_name = {run.name: run for run in sweep.runs}
+    by_name = {run.name: run for run in sweep.begun}
     models = []
     for settings, rows in combinations(results):
         try:
@@ -68,6 +68,7 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
         "calibration": evidence_tables.calibration_table(figures),
         "selective": evidence_tables.selective_table(figures),
     }
+    found.tables["attention"] = evidence_tables.attention_table(_attention(sweep, models, found.problems))
     policies = _policies(sweep, results, models, found.problems)
     if len(models) > MOST_PICTURED:
         found.notes.append(f"Pictures are of the first {MOST_PICTURED} of {len(models)} settings.")
@@ -112,7 +113,7 @@ def _policies(
     """The policies beside the runs and beside the sweep, with the cells that they are shown on."""
     found = []
     for model in models:
-        runs = [run for run in sweep.runs if run.name in model.runs]
+        runs = [run for run in sweep.begun if run.name in model.runs]
         for run in runs:
             policy = _policy(run, problems)
             if policy is not None:
@@ -132,6 +133,22 @@ def _policy(run: Run, problems: list[str]) -> Policy | None:
     except InputError as problem:
         problems.append(f"{run.name}, triage.json: {problem}")
         return None
+
+
+def _attention(
+    sweep: Sweep, models: Sequence[Model], problems: list[str]
+) -> list[tuple[str, dict[str, Any]]]:
+    """What `leukemia explain` left in the runs that it looked at."""
+    found = []
+    for run in sweep.begun:
+        try:
+            attention = run.attention
+            if attention is not None and any(run.name in model.runs for model in models):
+                evidence_tables.attention_table([(run.name, attention)])  # it can be printed
+                found.append((run.name, attention))
+        except (InputError, KeyError, TypeError, AttributeError) as problem:
+            problems.append(f"{run.name}, attention.json: {problem}")
+    return found
 
 
 def _triaged(name: str, policy: Policy, table: pd.DataFrame, classes: tuple[str, str]) -> Triaged:

@@ -141,6 +141,23 @@ def triage_table(name: str, table: pd.DataFrame, policy: Policy, classes: tuple[
     return printed
 
 
+def attention_table(found: list[tuple[str, dict[str, Any]]]) -> Printed:
+    """Two rows a run that `leukemia explain` has looked at: how much of its heat maps falls on black background, by the
+    class that it decides on, beside what a map of the cell alone and an even map would have.
+
+    Args:
+        found: the name of each run and its `attention.json`.
+    """
+    columns = ["Cells", "On background %", "A map of the cell alone %", "An even map %"]
+    table = Printed(["Run", "Decided", *columns], 2)
+    for name, attention in found:
+        for decided, of in attention["classes"].items():
+            shares = [percent(of[key]) for key in ("on_background", "cell_alone", "background")]
+            table.rows.append([name, str(decided), whole(of["cells"]), *shares])
+            table.marks.append([f"of {attention['sample']}"])
+    return table
+
+
 def _with_intervals(found: Found, of_what: str, names: dict[str, str]) -> Printed:
     table = Printed(["Setting", *names.values(), "Cells" if of_what == "cells" else "Subjects"], 1)
     for of in found:

@@ -220,6 +220,30 @@ def test_the_page_has_every_part_and_says_what_the_policy_is(sweep):
     assert "### Triage: " in markdown
 
 
+def test_attention_is_shown_where_it_was_looked_at_and_broken_files_are_named(tmp_path, make_run):
+    first, second = (make_run(tmp_path, split="holdout", seed=seed) for seed in (0, 1))
+    shares = {
+        "cells": 7,
+        "empty": 0,
+        "on_background": 0.25,
+        "cell_alone": 0.1,
+        "background": 0.8,
+        "quartiles": None,
+    }
+    first.write_json(
+        "attention.json",
+        {"sample": "a random 14 of 240 test cells", "classes": {"HEM": shares, "ALL": shares}},
+    )
+    second.write_json("attention.json", {"classes": 3})
+    proof = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path)))
+    assert [row[1:] for row in proof.tables["attention"].rows] == [
+        ["HEM", "7", "25.00", "10.00", "80.00"],
+        ["ALL", "7", "25.00", "10.00", "80.00"],
+    ]
+    assert f"{second.name}, attention.json" in proof.problems[0]
+    assert "Attention</h2>" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
 def test_a_policy_that_is_none_leaves_a_page_that_says_so(tmp_path, make_run):
     run = make_run(tmp_path, split="holdout")
     (run.folder / "triage.json").write_text('{"thresholds": {}}')
