@@ -241,8 +241,6 @@ class SweepWatch(Callback):
         except InputError as error:  # of exceptions Hydra would only warn, and go on
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
-        except OSError:
-            return  # a place that cannot be: Hydra is about to say so
         remove_left_behind(folder)
         with suppress(HydraException, InputError):  # which the sweep itself meets, and tells
             if names := grid_names(config):
