@@ -71,7 +71,7 @@ def build(config: DictConfig, **arguments: Any) -> Any:
     constructor = _allowed_class(target)
     known = inspect.signature(constructor).parameters
     for key in map(str, config):
-        if key != "_target_" and key not in known and "kwargs" not in known:
+        if key != "_target_" and (key.startswith("_") or (key not in known and "kwargs" not in known)):
             raise InputError(f"{target} has no setting {key}{_did_you_mean(key, list(known))}")
     try:
         return hydra.utils.instantiate(config, **arguments, _convert_="all", _recursive_=False)
@@ -192,19 +192,33 @@ def monitor_mode(monitor: str) -> str:
 
 
 def _allowed_class(target: str) -> type:
-    """The class of that name, if it is defined, and not merely reachable, where things may be built from."""
+    """The class of that name, if it is a part of a run and defined, not merely reachable, where those come from.
+
+    Raises:
+        InputError: for anything else. Nothing outside of these packages is imported to find out, and of what lies in
+            them a good deal would start processes or run what it is given.
+    """
     refusal = (
-        f"_target_={target} is not built: only classes of {', '.join(name + '*' for name in ALLOWED)} are"
+        f"_target_={target} is not built: only modules, data modules, callbacks, loggers and the trainer of "
+        f"{', '.join(name + '*' for name in ALLOWED)} are"
     )
-    if not target.startswith(ALLOWED):
+    if not target.startswith(ALLOWED) or not all(part.isidentifier() for part in target.split(".")):
         raise InputError(refusal)
     try:
         found = hydra.utils.get_class(target)
-    except (ImportError, AttributeError, ValueError):
+    except Exception:  # a module of theirs that cannot be imported here raises what it likes
         raise InputError(refusal) from None
-    if not f"{found.__module__}.".startswith(ALLOWED):
+    if not f"{found.__module__}.".startswith(ALLOWED) or not issubclass(found, _parts_of_a_run()):
         raise InputError(refusal)
     return found
+
+
+def _parts_of_a_run() -> tuple[type, ...]:
+    import pytorch_lightning as pl
+    from pytorch_lightning.loggers import Logger
+    from torch import nn
+
+    return nn.Module, pl.LightningDataModule, pl.Callback, Logger, pl.Trainer
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:
@@ -241,8 +255,6 @@ class SweepWatch(Callback):
         except InputError as error:  # of exceptions Hydra would only warn, and go on
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
-        except OSError:
-            return  # a place that cannot be: Hydra is about to say so
         remove_left_behind(folder)
         with suppress(HydraException, InputError):  # which the sweep itself meets, and tells
             if names := grid_names(config):

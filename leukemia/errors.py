@@ -2,8 +2,9 @@
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 UNUSABLE_PLACE = {
     errno.EACCES,
@@ -36,31 +37,43 @@ class OutOfMemoryError(InputError):
     """The machine or the device has less memory than the settings need."""
 
 
-def unusable_place(error: BaseException | None) -> str | None:
+def unusable_place(error: BaseException | None, reasons: Collection[int] = UNUSABLE_PLACE) -> str | None:
     """What keeps a place from being written to, with the remedy, where that is behind an error; else None."""
-    while error is not None and not (isinstance(error, OSError) and error.errno in UNUSABLE_PLACE):
+    while error is not None and not (isinstance(error, OSError) and error.errno in reasons):
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if error is None:
         return None
-    full = error.errno in FULL
-    remedy = "make room there and start again, or choose another" if full else "choose another"
+    remedy = "make room there and start again, or choose another" if error.errno in FULL else "choose another"
     return f"{error.strerror}; {remedy} output folder"
 
 
 @contextmanager
-def clear_about_memory(remedy: str) -> Iterator[None]:
-    """Turn the many ways of running out of memory into one error that names the remedy.
+def clear_about_limits(place: Path, remedy: str) -> Iterator[None]:
+    """Turn the many ways of running out of memory, or of disk, into one error each.
+
+    Args:
+        place: what is written to.
+        remedy: for a lack of memory.
 
     Raises:
-        OutOfMemoryError: for them.
+        OutOfMemoryError: where memory was lacking.
+        InputError: where the disk is full.
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError, or its own kind of it on a GPU
+    except InputError:
+        raise
+    except Exception as error:
         text = " ".join(str(error).split())
-        if isinstance(error, RuntimeError) and not any(words in text.lower() for words in OUT_OF_MEMORY):
-            raise
-        raise OutOfMemoryError(f"out of memory ({text[:200] or type(error).__name__}): {remedy}") from None
+        said = isinstance(error, RuntimeError) and any(words in text.lower() for words in OUT_OF_MEMORY)
+        if said or isinstance(
+            error, MemoryError
+        ):  # torch raises RuntimeError, or its own kind of it on a GPU
+            text = text[:200] or type(error).__name__
+            raise OutOfMemoryError(f"out of memory ({text}): {remedy}") from None
+        if reason := unusable_place(error, FULL):  # of a library, as TensorBoard's
+            raise InputError(f"cannot write into {place}: {reason}") from None
+        raise
 
 
 @contextmanager

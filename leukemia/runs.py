@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pandas as pd
-import yaml
 from filelock import FileLock, Timeout
 
 from leukemia.errors import InputError, unusable_place
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import parse_table
+from leukemia.plain_data import dump_yaml, parse_json, parse_yaml, read_text
 
 UNFINISHED = ".tmp"  # how the names of files end that are being written
 STATES = ("running", "done", "interrupted", "failed")
@@ -71,13 +71,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration, as nested dicts."""
-        try:
-            config = yaml.safe_load(self._text("config.yaml"))
-        except yaml.YAMLError as error:
-            raise InputError(f"{self.folder / 'config.yaml'} is not YAML: {error}") from None
-        if not isinstance(config, dict):
-            raise InputError(f"{self.folder / 'config.yaml'} holds no configuration")
-        return config
+        return parse_yaml(self._text("config.yaml"), str(self.folder / "config.yaml"))
 
     @property
     def status(self) -> dict[str, Any]:
@@ -130,22 +124,16 @@ class Run:
         write_text(self.folder / name, table.to_csv(index=False, quoting=csv.QUOTE_MINIMAL))
 
     def write_config(self, config: dict[str, Any]) -> None:
-        write_text(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_text(self.folder / "config.yaml", dump_yaml(config))
 
     def _text(self, name: str) -> str:
         try:
-            return (self.folder / name).read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
+            return read_text(self.folder / name)
+        except FileNotFoundError:
             raise InputError(f"{self.folder} has no {name}: is it the folder of a finished run?") from None
 
     def _json(self, name: str) -> dict[str, Any]:
-        try:
-            value = json.loads(self._text(name))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{self.folder / name} is not JSON: {error}") from None
-        if not isinstance(value, dict):
-            raise InputError(f"{self.folder / name} holds no JSON object")
-        return value
+        return parse_json(self._text(name), str(self.folder / name))
 
     def _table(self, name: str) -> pd.DataFrame:
         return parse_table(self._text(name), str(self.folder / name))
@@ -212,10 +200,9 @@ class Sweep:
     @property
     def _plan(self) -> dict[str, Any]:
         try:
-            plan = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return parse_json(read_text(self.folder / PLAN), PLAN)
+        except (FileNotFoundError, InputError):
             return {}
-        return plan if isinstance(plan, dict) else {}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,11 +1,13 @@
 """status.json: what a run is doing, or how it ended, and on which machine with which versions."""
 
+import json
 import os
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,21 +33,22 @@ def recorded(run: Run) -> Iterator[None]:
     def write(status: str, error: str | None = None) -> None:
         seconds = round(before + time.time() - started, 1)
         finished = None if status == "running" else time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        run.write_json(
-            "status.json",
-            {"status": status, "error": error, **facts, "finished": finished, "seconds": seconds},
-        )
+        told = {"status": status, "error": error, **facts, "finished": finished, "seconds": seconds}
+        try:
+            run.write_json("status.json", told)
+        except InputError:
+            if status == "running":
+                raise
+            _overwrite(run.folder / "status.json", told)
 
     write("running")
     try:
         yield
     except (SystemExit, KeyboardInterrupt):
-        with suppress(InputError):  # on a full disk it stays `running`
-            write("interrupted")
+        write("interrupted")
         raise
     except BaseException as error:
-        with suppress(InputError):
-            write("failed", f"{type(error).__name__}: {error}")
+        write("failed", f"{type(error).__name__}: {error}")
         raise
     write("done")
 
@@ -55,3 +58,10 @@ def record_refusal(run: Run, config: dict[str, Any], error: Exception) -> None:
     if not (run.folder / "status.json").exists():
         run.write_config(config)
         run.write_json("status.json", {"status": "failed", "error": f"{type(error).__name__}: {error}"})
+
+
+def _overwrite(path: Path, told: dict[str, Any]) -> None:
+    """On a full disk the block that the file has already is all there is to write to."""
+    with suppress(OSError), open(path, "r+", encoding="utf-8") as file:
+        file.write(json.dumps(told))
+        file.truncate()

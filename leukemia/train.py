@@ -37,7 +37,7 @@ from leukemia.errors import (
     DivergedError,
     InputError,
     OutOfMemoryError,
-    clear_about_memory,
+    clear_about_limits,
     exit_readably,
 )
 from leukemia.figures import write_figures
@@ -92,7 +92,7 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
     Raises:
         InputError: if the settings, the data or the folder cannot be used; nothing is lost then.
     """
-    with meeting(config.trainer.num_nodes) as processes, clear_about_memory(_less_memory(config)):
+    with meeting(config.trainer.num_nodes) as processes, clear_about_limits(folder, _less_memory(config)):
         if processes.first:
             with alone_in(folder):
                 return _train(config, Run(folder), processes, skip_done)
@@ -144,7 +144,7 @@ def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) ->
     if first:
         chosen = {"precision": str(config.trainer.precision), "features": config.data.features}
         processes.tell({"state": state, "folder": str(run.folder.absolute()), **chosen})
-    with recorded(run) if first else nullcontext(), clear_about_memory(_less_memory(config)):
+    with recorded(run) if first else nullcontext(), clear_about_limits(run.folder, _less_memory(config)):
         checkpoint = checkpoint_to_continue(run) if state == "continue" else None
         if checkpoint is None or not _is_over(checkpoint, trainer.max_epochs):
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -34,11 +34,62 @@ def test_build_refuses_what_is_not_allowed_by_name():
 
 
 @pytest.mark.parametrize(
-    "target", ["leukemia.data.demo.shutil.rmtree", "torch.serialization.os.system", "leukemia.runs.Path"]
+    "target",
+    [
+        "",
+        "print",
+        "builtins.eval",
+        "subprocess.Popen",
+        "torchvision.models.resnet18",
+        "leukemia",
+        "leukemia.",
+        "leukemia..config",
+        "leukemia.data.demo.shutil.rmtree",  # only passes through an allowed module
+        "torch.serialization.os.system",
+        "leukemia.runs.Path",
+        "leukemia.config.build",  # no class
+        "leukemia.config.SweepWatch",  # Hydra's own callback
+        "torch.hub.load",
+        "torch.load",
+        "torch.package.PackageImporter",  # runs what it is given
+        "pytorch_lightning.cli.LightningCLI",
+        "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",
+        "torch.utils.data.DataLoader",
+        "pytorch_lightning.Trainer.__init__",
+        "pytorch_lightning.Trainer.__class__",
+        "torch.nn.Linear.__subclasses__",
+        "leukemia.train.main",
+        "pytorch_lightning_evil.Callback",
+        "os;leukemia.x",
+        "leukemia.x\n.y",
+        "leukemia/../os.system",
+    ],
 )
-def test_build_refuses_what_only_passes_through_an_allowed_module(target):
-    with pytest.raises(InputError):
+def test_build_refuses_what_is_no_part_of_a_run(target):
+    with pytest.raises(InputError, match=r"is not built|has no setting"):
         build(OmegaConf.create({"_target_": target}))
+
+
+@pytest.mark.parametrize("trick", ["_args_", "_partial_", "_recursive_", "_convert_", "__class__"])
+@pytest.mark.parametrize(
+    "target", ["pytorch_lightning.loggers.TensorBoardLogger", "pytorch_lightning.Trainer"]
+)
+def test_build_passes_no_instruction_on_to_hydra(target, trick):
+    with pytest.raises(InputError, match=f"has no setting {trick}"):
+        build(OmegaConf.create({"_target_": target, trick: True}))
+
+
+def test_what_lies_within_a_node_is_data_and_never_built(tmp_path):
+    evil = {"_target_": "builtins.open", "file": str(tmp_path / "executed"), "mode": "w"}
+    logger = {
+        "_target_": "pytorch_lightning.loggers.TensorBoardLogger",
+        "save_dir": str(tmp_path),
+        "more": evil,
+    }
+    build(OmegaConf.create(logger))
+    with pytest.raises(InputError):
+        build(OmegaConf.create({"_target_": "leukemia.models.classifier.CellClassifier", "stage_lr": evil}))
+    assert not (tmp_path / "executed").exists()
 
 
 def test_build_refuses_an_unknown_argument_with_the_near_ones():

@@ -1,6 +1,7 @@
 """Run folders: read and written as plain data, whole or not at all."""
 
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -90,3 +91,38 @@ def test_a_run_is_held_for_as_long_as_a_process_has_its_lock(tmp_path):
     with FileLock(run.lock_file):
         assert run.is_held()
     assert not run.is_held()  # although the file of a killed process stays
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]"),  # each line doubles it
+        ("config.yaml", "a: " + "[" * 5000),
+        ("config.yaml", "x: '" + "y" * 1_000_001 + "'"),
+        ("config.yaml", "date: 2026-99-99"),
+        ("config.yaml", "a: \x00"),
+        ("status.json", "[" * 100_000),
+        ("status.json", '{"status": ' + "9" * 5000 + "}"),
+        ("history.csv", b"\xff\xfe\x00"),
+        ("metrics.json", b"\xff"),
+    ],
+    ids=range(9),
+)
+def test_a_file_that_would_swallow_memory_or_stack_is_refused_by_name(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=name):
+        getattr(Run(tmp_path), name.partition(".")[0])
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_in_a_run_folder_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(InputError, match=r"config\.yaml is no file"):
+        _ = Run(tmp_path).config
+
+
+def test_a_planned_run_lies_in_its_sweep(tmp_path):
+    names = ["../../etc", "/etc", "a/b", "..", ".", ".hidden", 7, "kept"]
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": names, "total": "many"}))
+    assert Sweep(tmp_path).planned == ["kept"]
+    assert Sweep(tmp_path).total == 0

@@ -205,6 +205,6 @@ class _Existing:
         if below not in self._names:
             try:
                 self._names[below] = set(os.listdir(self._folder / below))
-            except OSError:
+            except (OSError, ValueError):  # a name that no file can have
                 self._names[below] = set()
-        return name in self._names[below] or (self._folder / path).exists()
+        return name in self._names[below] or os.path.exists(self._folder / path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from leukemia.errors import InputError
 
+LARGEST_CSV = 5e8  # bytes; a table of a million cells has about a fifth of that
 SUFFIXES = frozenset((".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"))
 
 
@@ -76,9 +77,13 @@ def csv_header(path: Path) -> tuple[list[str], str]:
     """The column names of a csv, stripped and in lower case, and its delimiter (comma or semicolon).
 
     Raises:
-        InputError: if the file cannot be read.
+        InputError: if the file cannot be read, or is larger than a table of cells can be.
     """
     try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")  # or a pipe, which would be waited for
+        if (size := path.stat().st_size) > LARGEST_CSV:
+            raise InputError(f"{path} has {size / 1e6:,.0f} MB and is no table of cells: move it elsewhere")
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             line = file.readline(10_000)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ RESIZES = ("squash", "crop")
 
 CNMC_SIZE = 450  # the final set is 600x600: its centre 450 is the same scale
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # of 8 bits; deeper ones would be clipped
-MAX_PIXELS = 64_000_000  # a larger picture is no single cell
+MAX_PIXELS = 4096 * 4096  # a larger picture is no single cell; a decoder takes some 300 MB for as many
+FORMATS = ("BMP", "PNG", "JPEG", "TIFF")  # of the many that PIL knows, one of which runs another program
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ def decode(path: Path) -> np.ndarray:
         InputError: if the file is missing, no picture, truncated or larger than MAX_PIXELS.
     """
     try:
-        with Image.open(path) as picture:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"{path}: no file")  # a pipe would be waited for
+        with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise InputError(f"{path}: {picture.width}x{picture.height} pixels is no single cell")
             if picture.mode not in MODES or getattr(picture, "n_frames", 1) > 1:
@@ -126,7 +130,7 @@ def decode(path: Path) -> np.ndarray:
                 black = Image.new("RGBA", picture.size, "black")
                 return np.asarray(Image.alpha_composite(black, picture.convert("RGBA")).convert("RGB"))
             return np.asarray(picture.convert("RGB"))
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None

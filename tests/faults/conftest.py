@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
+
+from leukemia.checkpoints import read_checkpoint
+from leukemia.config import compose
+from leukemia.runs import Run
+from leukemia.train import train
 
 INJECTED = str(Path(__file__).with_name("injected.py"))
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -50,8 +57,8 @@ def run_with(start) -> Callable[..., tuple[int, str]]:
 
 
 @pytest.fixture
-def small_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
-    """Mount a disk in memory, of a size as `2m`: its folder. Also `ro` binds; skips where nothing can be mounted."""
+def small_disk(tmp_path) -> Iterator[Callable[..., Path]]:
+    """`mount` with these options on a folder of the test's, which is returned; skips where that is not allowed."""
     mounted = []
 
     def mount(*options: str, name: str = "disk") -> Path:
@@ -60,7 +67,8 @@ def small_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
         done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"a disk cannot be mounted here: {done.stderr.strip()}")
-        mounted.append(folder)
+        if not any("remount" in option for option in options):
+            mounted.append(folder)
         return folder
 
     yield mount
@@ -68,7 +76,7 @@ def small_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command(demo_root) -> Callable[..., list[str]]:
     """Overrides of a run of three epochs on stored activations."""
 
@@ -90,10 +98,22 @@ def command(demo_root) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(demo_root, tmp_path_factory):
+def undisturbed(command, tmp_path_factory) -> Run:
     """What `command` gives."""
-    from leukemia.config import compose
-    from leukemia.train import train
+    return train(compose(command()), tmp_path_factory.mktemp("undisturbed") / "run")
 
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    return train(compose(command.__wrapped__(demo_root)()), folder)
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[[Run, Run], None]:
+    """Both runs ended in the same weights, history, predictions and metrics, to the bit."""
+
+    def compare(one: Run, other: Run) -> None:
+        one, other = Run(one.folder), Run(other.folder)
+        first, second = (read_checkpoint(run.last_checkpoint)["state_dict"] for run in (one, other))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        pd.testing.assert_frame_equal(one.history, other.history)
+        pd.testing.assert_frame_equal(one.predictions, other.predictions)
+        assert one.metrics == other.metrics
+        assert one.status["status"] == other.status["status"] == "done"
+
+    return compare

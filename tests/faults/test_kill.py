@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
-from leukemia.checkpoints import read_checkpoint
 from leukemia.runs import Run, Sweep
 
 IN_THE_CACHE = (
@@ -33,7 +31,7 @@ IN_THE_RUN = (  # in the order in which they come
 
 @pytest.mark.parametrize("faults", [IN_THE_CACHE, IN_THE_RUN], ids=["cache", "run"])
 def test_killed_at_every_point_in_turn_a_run_ends_as_an_undisturbed_one(
-    run_with, command, monkeypatch, tmp_path, undisturbed, faults
+    run_with, command, assert_same, monkeypatch, tmp_path, undisturbed, faults
 ):
     monkeypatch.setenv("LEUKEMIA_CACHE", str(tmp_path / "cache"))
     overrides = command(f"hydra.run.dir={tmp_path}/run")
@@ -46,7 +44,7 @@ def test_killed_at_every_point_in_turn_a_run_ends_as_an_undisturbed_one(
     assert not left_over(tmp_path)
 
 
-def test_a_sweep_killed_again_and_again_ends_as_an_undisturbed_one(run_with, command, tmp_path):
+def test_a_sweep_killed_again_and_again_ends_as_an_undisturbed_one(run_with, command, assert_same, tmp_path):
     def sweep(name):
         return ["-m", *command("seed=0,1", "trainer.max_epochs=2", f"hydra.sweep.dir={tmp_path}/{name}")]
 
@@ -64,15 +62,6 @@ def test_a_sweep_killed_again_and_again_ends_as_an_undisturbed_one(run_with, com
     one, other = (pd.read_csv(tmp_path / name / "results.csv") for name in ("whole", "cut"))
     pd.testing.assert_frame_equal(one.drop(columns="seconds"), other.drop(columns="seconds"))
     assert not left_over(tmp_path)
-
-
-def assert_same(one: Run, other: Run) -> None:
-    first, second = (read_checkpoint(run.last_checkpoint)["state_dict"] for run in (one, other))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    pd.testing.assert_frame_equal(one.history, other.history)
-    pd.testing.assert_frame_equal(one.predictions, other.predictions)
-    assert one.metrics == other.metrics
-    assert one.status["status"] == other.status["status"] == "done"
 
 
 def left_over(folder: Path) -> list[Path]:

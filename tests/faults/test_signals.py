@@ -3,9 +3,7 @@
 import os
 import signal
 
-import pandas as pd
 import pytest
-import torch
 
 from leukemia import signals
 from leukemia.checkpoints import read_checkpoint
@@ -68,20 +66,12 @@ def interrupt(monkeypatch, folder, settings, number, epoch, batch, hook="trainin
     return left.value.code
 
 
-def assert_same(one: Run, other: Run):
-    first, second = (read_checkpoint(run.last_checkpoint)["state_dict"] for run in (one, other))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    pd.testing.assert_frame_equal(one.history, other.history)
-    pd.testing.assert_frame_equal(one.predictions, other.predictions)
-    assert one.metrics == other.metrics
-
-
 @pytest.mark.parametrize(
     ("number", "code", "epoch", "batch"),
     [(signal.SIGTERM, 143, 1, 0), (signal.SIGINT, 130, 2, 2), (signal.SIGTERM, 143, 3, 1)],
 )
 def test_within_an_epoch_a_checkpoint_is_written_and_nothing_is_computed_twice(
-    monkeypatch, tmp_path, settings, undisturbed, number, code, epoch, batch
+    monkeypatch, tmp_path, settings, assert_same, undisturbed, number, code, epoch, batch
 ):
     folder = tmp_path / "run"
     assert interrupt(monkeypatch, folder, settings, number, epoch, batch) == code
@@ -103,7 +93,7 @@ def test_within_an_epoch_a_checkpoint_is_written_and_nothing_is_computed_twice(
     assert len(seen) == steps - content["global_step"]
 
 
-def test_twice_interrupted_in_one_epoch_ends_alike(monkeypatch, tmp_path, settings, undisturbed):
+def test_twice_interrupted_in_one_epoch_ends_alike(monkeypatch, tmp_path, settings, assert_same, undisturbed):
     folder = tmp_path / "run"
     assert interrupt(monkeypatch, folder, settings, signal.SIGTERM, 2, 1) == 143
     assert interrupt(monkeypatch, folder, settings, signal.SIGTERM, 2, 3) == 143
@@ -112,7 +102,7 @@ def test_twice_interrupted_in_one_epoch_ends_alike(monkeypatch, tmp_path, settin
 
 @pytest.mark.parametrize(("hook", "batch"), [("validation_step", 0), ("training_step", -1)])
 def test_at_the_end_of_an_epoch_its_own_checkpoint_serves(
-    monkeypatch, tmp_path, settings, undisturbed, hook, batch
+    monkeypatch, tmp_path, settings, assert_same, undisturbed, hook, batch
 ):
     last = read_checkpoint(undisturbed.last_checkpoint)["global_step"] // 3 - 1
     folder = tmp_path / "run"
@@ -121,7 +111,7 @@ def test_at_the_end_of_an_epoch_its_own_checkpoint_serves(
     assert_same(train(compose(settings), folder), undisturbed)
 
 
-def test_a_second_signal_does_not_wait(monkeypatch, tmp_path, settings, undisturbed):
+def test_a_second_signal_does_not_wait(monkeypatch, tmp_path, settings, assert_same, undisturbed):
     folder = tmp_path / "run"
     assert interrupt(monkeypatch, folder, settings, signal.SIGINT, 2, 1, times=2) == 130
     assert Run(folder).status["status"] == "interrupted"
@@ -129,7 +119,7 @@ def test_a_second_signal_does_not_wait(monkeypatch, tmp_path, settings, undistur
     assert_same(train(compose(settings), folder), undisturbed)
 
 
-def test_on_stored_activations_too(monkeypatch, tmp_path, settings):
+def test_on_stored_activations_too(monkeypatch, tmp_path, settings, assert_same):
     frozen = [*settings, "model.unfreeze=null", "data.augment=views", "model.trainable_from=head"]
     whole = train(compose(frozen), tmp_path / "whole")
     assert interrupt(monkeypatch, tmp_path / "run", frozen, signal.SIGTERM, 2, 1) == 143

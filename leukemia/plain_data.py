@@ -1,0 +1,90 @@
+"""Texts, YAML and JSON from a folder that may come from a stranger: bounded in size, and nothing but data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from leukemia.errors import InputError
+
+LARGEST = {
+    ".yaml": 1e6,
+    ".json": 1e7,
+    ".csv": 1e9,
+}  # bytes; a table of a million cells has about a tenth of that
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8 that is no larger than files of its kind can be.
+
+    Raises:
+        InputError: if it cannot be read, is larger, or is no file (a pipe would be waited for).
+        FileNotFoundError: if it is not there.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file")
+        size, most = path.stat().st_size, LARGEST.get(path.suffix, 1e7)
+        if size > most:
+            raise InputError(
+                f"{path} has {size / 1e6:,.0f} MB, and {most / 1e6:,.0f} MB are the most that is read"
+            )
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(str(path)) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no text in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def parse_yaml(text: str, name: str) -> dict[str, Any]:
+    """A YAML mapping of plain values. Aliases are refused: a few lines of them stand for gigabytes.
+
+    Raises:
+        InputError: if it is anything else; `name` says which.
+    """
+    try:
+        value = yaml.load(text, _PlainLoader)  # a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"{name} is not YAML of plain values: {_short(error)}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{name} holds no configuration")
+    return value
+
+
+def parse_json(text: str, name: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        InputError: if it is anything else; `name` says which.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not JSON: {_short(error)}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{name} holds no JSON object")
+    return value
+
+
+def dump_yaml(value: dict[str, Any]) -> str:
+    """A mapping of plain values as YAML that `parse_yaml` reads, in its own order."""
+    return yaml.dump(value, Dumper=_PlainDumper, sort_keys=False)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class _PlainLoader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it refers to a part of itself")
+        return super().compose_node(parent, index)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
