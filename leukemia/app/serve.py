@@ -78,18 +78,15 @@ def chosen_token(host: str) -> str | None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise InputError(f"--port {port} is out of range: use 0 to 65535")
     try:
-        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         raise InputError(
             f"cannot listen on {host}, port {port} ({error.strerror}): give another with --port or --host"
         ) from None
-    except OverflowError:
-        raise InputError(f"--port {port} is out of range: use 0 to 65535") from None
-    return listening
 
 
 def _run(app: Starlette, listening: socket.socket) -> None:

@@ -86,8 +86,10 @@ class _Pages:
     def review_page(self, request: Request) -> Response:
         queue = _queue(request.query_params.get("queue"))
         low, high = self.desk.thresholds()
-        return self._html("review.html.j2", request, queue=queue, low=low, high=high,
-                          keys=keys_of(self.desk.classes), is_calibrated=self.desk.is_calibrated)  # fmt: skip
+        return self._html(
+            "review.html.j2", request, queue=queue, low=low, high=high, keys=keys_of(self.desk.classes),
+            last=self.store.last_id(), is_calibrated=self.desk.is_calibrated,
+        )  # fmt: skip
 
     def dashboard(self, request: Request) -> Response:
         return self._html("dashboard.html.j2", request, queue="", figures=figures(self.desk),

@@ -16,7 +16,7 @@ let shownAt = 0; // when the cell could be seen
 let opinionSeen = false; // whether the model's opinion of this cell was on the page before a decision
 let busy = false;
 let unsent = null; // a decision whose answer was lost: sent again under its own id
-let last = 0; // the last decision of anybody that this window knows of
+let last = Number(page.last); // the last decision of anybody that this window knows of
 let overlayOn = false;
 let lighter = false;
 let hidden = page.queue === "check" || localStorage.getItem("hide-model") === "yes";
@@ -38,6 +38,7 @@ function show(state) {
   if (changed) {
     opinionSeen = false;
     shownAt = 0;
+    delete $("picture").dataset.shown;
     centre();
     $("overlay").hidden = true;
     $("overlay").removeAttribute("src");
@@ -313,7 +314,6 @@ function random() { // crypto.randomUUID is for secure addresses only
 async function poll() {
   try {
     const news = await get(`api/changes?queue=${page.queue}&since=${last}`);
-    const first = last === 0;
     last = news.last;
     showIntake(news.pending, news.problems);
     if (!busy) {
@@ -321,7 +321,7 @@ async function poll() {
       showProgress(news.progress);
       const empty = !cell && news.progress.done < news.progress.total;
       const subject = cell?.subject?.cells.some((other) => news.cells.includes(other.id));
-      if (empty || grown || (!first && cell && (news.cells.includes(cell.id) || subject))) {
+      if (empty || grown || (cell && (news.cells.includes(cell.id) || subject))) {
         await asking(async () => show(await get(`api/cell?queue=${page.queue}${cell ? `&at=${cell.id}` : ""}`)));
       }
     }
@@ -366,7 +366,10 @@ lighten(localStorage.getItem("lighter") === "yes");
 $("help-button").addEventListener("click", () => $("help-dialog").showModal());
 $("keys-on").checked = localStorage.getItem("keys") !== "off";
 $("keys-on").addEventListener("change", () => localStorage.setItem("keys", $("keys-on").checked ? "on" : "off"));
-$("picture").addEventListener("load", () => { shownAt ||= performance.now(); });
+$("picture").addEventListener("load", () => {
+  shownAt ||= performance.now();
+  $("picture").dataset.shown = cell?.id;
+});
 $("picture").addEventListener("error", async () => {
   try {
     await get($("picture").src);

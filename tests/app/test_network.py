@@ -1,0 +1,80 @@
+"""The network behind the page, in its own process, on a run that was trained."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukemia.app.network import Network, coloured
+from leukemia.app.review import Review
+from leukemia.errors import InputError
+from leukemia.runs import Run
+
+
+def test_scores_are_those_of_the_run_and_overlays_are_drawn(leukemia_train, small, tmp_path):
+    folder = tmp_path / "run"
+    code, _, said = leukemia_train(
+        *small, "data.split=holdout", "data.features=off", "trainer.max_epochs=1", f"hydra.run.dir={folder}"
+    )
+    assert code == 0, said
+    review = Review(Run(folder))
+    cells = [review.cells[cell_id] for cell_id in review.orders["review"][:4]]
+    pixels = np.stack([review.network_pixels(review.picture(cell)) for cell in cells])
+    network = Network(folder)
+    try:
+        np.testing.assert_allclose(network.logits(pixels), [cell.logit for cell in cells], atol=1e-4)
+        overlay = np.asarray(Image.open(io.BytesIO(network.overlay(pixels[0]))))
+        assert overlay.shape == (32, 32, 4)
+        (folder / "checkpoints" / "best.ckpt").unlink()
+        other = Network(folder)
+        with pytest.raises(InputError, match=r"best\.ckpt"):
+            other.logits(pixels)
+        other.close()
+    finally:
+        network.close()
+        review.store.close()
+
+
+def test_the_more_heat_the_less_clear():
+    picture = np.asarray(Image.open(io.BytesIO(coloured(np.array([[0.0, 0.5, 1.0]], np.float32)))))
+    opacity = picture[0, :, 3].tolist()
+    assert opacity[0] == 0
+    assert opacity == sorted(opacity)
+    assert opacity[2] < 255  # the cell can still be seen
+
+
+def test_when_the_page_is_killed_its_network_goes_too(tmp_path):
+    code = f"""
+import pathlib, time
+import numpy as np
+from leukemia.app.network import Network
+if __name__ == "__main__":
+    network = Network(pathlib.Path({str(tmp_path)!r}))
+    network._ask(len, np.zeros(3, np.uint8))
+    print(*network._pool._processes, flush=True)
+    time.sleep(60)
+"""
+    (tmp_path / "page.py").write_text(code)
+    page = subprocess.Popen([sys.executable, str(tmp_path / "page.py")], stdout=subprocess.PIPE, text=True)
+    child = int(page.stdout.readline())
+    os.kill(child, 0)  # is there
+    page.send_signal(signal.SIGKILL)
+    page.communicate()
+    end = time.monotonic() + 10
+    while time.monotonic() < end and _runs(child):
+        time.sleep(0.05)
+    assert not _runs(child)
+
+
+def _runs(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,398 @@
+"""The page in a real Chromium: Debian's, driven by Playwright. Skipped where there is none."""
+
+import csv
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukemia.data.cells import read_cells
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+# A machine without a network: Chromium's own look-ups would be refused, many at a time.
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync"]  # fmt: skip
+WIDTHS = {"wide": (1280, 800), "narrow": (400, 800)}
+
+# WCAG 2.2, 1.4.3: the contrast of each text with what lies behind it.
+CONTRASTS = """
+() => {
+  const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const behind = (element) => {
+    const layers = [];
+    for (let at = element; at; at = at.parentElement) layers.push(parse(getComputedStyle(at).backgroundColor));
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
+  };
+  const light = (c) => {
+    const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = c.slice(0, 3).map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    const text = walker.currentNode.textContent.trim();
+    if (!text || !element.checkVisibility({ visibilityProperty: true }) || element.closest(":disabled")) continue;
+    const style = getComputedStyle(element);
+    const ground = behind(element);
+    const [a, b] = [light(over(parse(style.color), ground)), light(ground)].sort((x, y) => y - x);
+    const size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+    found.push({ text, ratio: (a + 0.05) / (b + 0.05), needed: large ? 3 : 4.5 });
+  }
+  return found;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def window(browser):
+    """Call it with a width to get a window; two of one `person` share their cookies. What the console says, counts."""
+    contexts, complaints = {}, []
+
+    def start(width="wide", person="Ann"):
+        if person not in contexts:
+            wide, high = WIDTHS[width]
+            contexts[person] = browser.new_context(
+                viewport={"width": wide, "height": high}, accept_downloads=True
+            )
+        page = contexts[person].new_page()
+        page.set_default_timeout(15_000)
+        page.on(
+            "console",
+            lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None,
+        )
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        return page
+
+    start.complaints = complaints
+    yield start
+    for context in contexts.values():
+        context.close()
+    assert complaints == []
+
+
+def enter(window, address, name="Ann"):
+    window.goto(address)
+    if window.locator("#who-dialog").is_visible():
+        window.fill("#who-name", name)
+        window.keyboard.press("Enter")
+    seen(window)
+    return window
+
+
+def seen(window):
+    window.wait_for_selector("body[data-ready]")
+
+
+def press(window, key, done):
+    """Press a key, and wait until so many cells are decided."""
+    window.wait_for_selector("#picture[data-shown]")
+    window.keyboard.press(key)
+    decided(window, done)
+
+
+def decided(window, number):
+    window.wait_for_selector(f"#progress[value='{number}']")
+
+
+def named(window, cell_id):
+    """Wait until a cell is shown, by what stands above it."""
+    window.wait_for_selector(f"#cell-name:text-is('Cell {cell_id[:8]}')")
+
+
+def test_ten_cells_by_keyboard_reload_undo_and_export(serve, run, window, tmp_path):
+    page = serve(run)
+    first = enter(window(), page.url)
+    order = page.review.orders["review"]
+    for number, key in enumerate("ahuahahaah", start=1):
+        press(first, key, number)
+    words = {"a": "ALL", "h": "HEM", "u": "unsure"}
+    expected = dict(zip(order, (words[key] for key in "ahuahahaah"), strict=False))
+    assert page.review.store.labels("Ann") == expected
+
+    eleventh = first.text_content("#cell-name")
+    first.reload()
+    seen(first)
+    decided(first, 10)
+    assert first.text_content("#cell-name") == eleventh
+    assert first.text_content("#progress-text") == f"10 of {len(order)} decided, 1 unsure"
+
+    press(first, "z", 9)
+    assert order[9] not in page.review.store.labels("Ann")
+    named(first, order[9])
+    press(first, "a", 10)
+    first.keyboard.press("b")
+    first.wait_for_selector(".label.positive.chosen")
+    named(first, order[9])
+
+    first.click("text=Dashboard")
+    files = {}
+    for name in ("decisions.csv", "manifest.csv", "manifest-with-training.csv"):
+        with first.expect_download() as download:
+            first.click(f".exports a >> text={name}")
+        assert download.value.suggested_filename == name
+        files[name] = tmp_path / name
+        download.value.save_as(files[name])
+    history = list(csv.DictReader(io.StringIO(files["decisions.csv"].read_text())))
+    assert len(history) == 12  # ten, one taken back, and one anew
+    assert {row["reviewer"] for row in history} == {"Ann"}
+    index, _ = read_cells(files["manifest.csv"], positive="ALL")
+    assert len(index) == 9  # without the unsure one
+    more, _ = read_cells(files["manifest-with-training.csv"], positive="ALL")
+    assert len(more) > 100
+
+
+def test_a_second_window_sees_the_decisions(serve, run, window):
+    page = serve(run)
+    first = enter(window(), page.url)
+    second = enter(window(), page.url)
+    board = window()
+    board.goto(page.url + "dashboard")
+    press(first, "a", 1)
+    decided(second, 1)
+    second.wait_for_selector(".label.positive.chosen")  # it shows the very cell, now decided
+    board.wait_for_selector("#readers >> text=Ann")
+    other = enter(window(person="Bob"), page.url, "Bob")
+    assert other.text_content("#progress-text").startswith("0 of")  # each reads alone
+    press(other, "h", 1)
+    other.keyboard.press("b")
+    other.wait_for_selector("text=Ann: ALL")
+    board.wait_for_selector("#between tbody >> text=Ann and Bob")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("certified", [True, False])
+def test_everything_fits_and_can_be_read(serve, run, window, width, certified):
+    if not certified:
+        policy = json.loads((run.folder / "triage.json").read_text())
+        run.write_json("triage.json", policy | {"certified": False, "why_not": "13 subjects are too few"})
+    page = serve(run)
+    here = enter(window(width), page.url)
+    states = []
+
+    def look(name):
+        assert here.evaluate("document.documentElement.scrollWidth") <= WIDTHS[width][0], name
+        assert here.evaluate("document.body.scrollWidth") <= WIDTHS[width][0], name
+        texts = here.evaluate(CONTRASTS)
+        assert [entry for entry in texts if entry["ratio"] < entry["needed"]] == [], name
+        states.append(len(texts))
+
+    look("undecided")
+    assert here.is_visible("#policy")
+    assert here.is_visible("text=not for diagnosis")
+    assert here.locator(".label").first.is_visible()
+    here.click(".label.positive")
+    decided(here, 1)
+    here.keyboard.press("g")
+    here.wait_for_selector("#overlay", state="visible")
+    look("with the overlay")
+    here.keyboard.press("b")
+    here.wait_for_selector(".chosen")
+    here.keyboard.press("m")
+    look("decided")
+    here.keyboard.press("n")
+    here.wait_for_selector("#opinion", state="hidden")
+    look("the model hidden")
+    here.keyboard.press("?")
+    look("keys")
+    here.keyboard.press("Escape")
+    here.goto(page.url + "?queue=added")
+    here.wait_for_selector("#stage-text", state="visible")
+    look("an empty queue")
+    here.goto(page.url + "dashboard")
+    look("dashboard")
+    assert min(states) > 10
+
+
+def test_with_the_tabulator_alone_every_control_is_reached_and_seen(serve, run, window):
+    here = enter(window(), serve(run).url)
+    reached = set()
+    for _ in range(60):
+        here.keyboard.press("Tab")
+        name, outlined = here.evaluate(
+            "() => { const at = document.activeElement;"
+            " if (at === document.body) return ['', ''];"
+            " return [at.id || at.dataset.label || at.textContent, getComputedStyle(at).outlineStyle]; }"
+        )
+        if name in ("add-files", "add-folder"):
+            outlined = "solid"  # drawn around its label
+        assert outlined == "solid" or name == "", name
+        reached.add(name.strip())
+    assert reached >= {
+        "stage",
+        "zoom-in",
+        "heat",
+        "lighter",
+        "HEM",
+        "unsure",
+        "ALL",
+        "back",
+        "next",
+        "hide",
+        "add-files",
+    }
+
+
+def test_the_picture_is_shown_at_its_own_size_and_zooms(serve, run, window):
+    here = enter(window(), serve(run).url)
+    assert here.locator("#picture").bounding_box()["width"] == 450
+    for key, width in (("+", 675), ("+", 900), ("-", 675), ("0", 450)):
+        here.keyboard.press(key)
+        assert here.locator("#picture").bounding_box()["width"] == width
+    here.keyboard.press("+")
+    before = here.locator("#picture").bounding_box()["x"]
+    here.keyboard.press("Shift+ArrowLeft")
+    assert here.locator("#picture").bounding_box()["x"] == before + 60
+
+
+def test_the_overlay_comes_and_goes(serve, run, window):
+    here = enter(window(), serve(run).url)
+    assert here.is_hidden("#overlay")
+    here.keyboard.press("g")
+    here.wait_for_selector("#overlay", state="visible")
+    assert here.locator("#overlay").bounding_box() == here.locator("#picture").bounding_box()
+    assert here.get_attribute("#heat", "aria-pressed") == "true"
+    here.keyboard.press("g")
+    assert here.is_hidden("#overlay")
+
+
+def test_a_spot_check_hides_the_model_until_the_decision_and_says_so_in_the_history(serve, run, window):
+    page = serve(run)
+    here = enter(window(), page.url + "?queue=check")
+    assert here.is_hidden("#opinion")
+    assert here.locator("#strip span").count() == 0
+    here.keyboard.press("g")
+    assert here.is_hidden("#overlay")
+    here.keyboard.press("g")
+    press(here, "a", 1)
+    here.keyboard.press("m")  # now it shows
+    here.wait_for_selector("#opinion", state="visible")
+    press(here, "a", 2)
+    assert [(row.queue, row.blind) for row in page.review.store.history()] == [
+        ("check", True),
+        ("check", False),
+    ]
+
+
+def test_next_skips_and_the_skipped_cell_comes_again_at_the_end(serve, run, window):
+    page = serve(run)
+    order = page.review.orders["review"]
+    here = enter(window(), page.url)
+    here.keyboard.press("n")
+    named(here, order[1])
+    for number in range(1, len(order)):
+        press(here, "a", number)
+    named(here, order[0])
+    press(here, "h", len(order))
+    here.wait_for_selector("text=Every cell of this queue is decided.")
+    press(here, "z", len(order) - 1)
+    named(here, order[0])
+
+
+def test_files_are_added_or_refused_with_a_message(serve, run, window, tmp_path):
+    page = serve(run)
+    here = enter(window(), page.url)
+    file = io.BytesIO()
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(file, "png")
+    here.set_input_files("#add-files", [
+        {"name": "<b onmouseover=alert(1)>new.png", "mimeType": "image/png", "buffer": file.getvalue()},
+        {"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture"},
+    ])  # fmt: skip
+    here.wait_for_selector("#add-problems >> text=notes.png is no picture that can be read")
+    here.click("#add-status >> text=Review them")
+    here.wait_for_selector("text=Added (1)")
+    here.wait_for_selector("#cell-name:has-text('new.png')")
+    assert here.text_content("#cell-name") == "<b onmouseover=alert(1)>new.png"
+    press(here, "a", 1)
+    (cell,) = page.review.orders["added"]
+    assert page.review.store.labels("Ann") == {cell: "ALL"}
+    assert all("422" in said for said in window.complaints)  # what Chromium itself says of a refused request
+    window.complaints.clear()
+
+
+def test_a_dropped_folder_is_taken_with_its_folders_as_subjects(serve, run, window):
+    page = serve(run)
+    here = enter(window(), page.url)
+    file = io.BytesIO()
+    Image.fromarray(np.full((64, 64, 3), 40, np.uint8)).save(file, "png")
+    here.evaluate(
+        """bytes => {
+          const data = new DataTransfer();
+          data.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+          dispatchEvent(new DragEvent("dragenter", { dataTransfer: data }));
+          dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
+        }""",
+        list(file.getvalue()),
+    )
+    here.wait_for_selector("text=Added (1)")
+    assert [cell.path for cell in page.review.cells.values() if cell.added] == ["dropped.png"]
+
+
+def test_nothing_from_data_or_people_becomes_markup(serve, run, window):
+    attack = "<img src=x onerror=alert(1)>"
+    policy = json.loads((run.folder / "triage.json").read_text())
+    run.write_json("triage.json", policy | {"certified": False, "why_not": attack})
+    run.write_table("predictions.csv", run.predictions.assign(subject=attack))
+    page = serve(run)
+    here = enter(window(), page.url, f"Ann {attack}")
+    press(here, "a", 1)
+    here.goto(page.url + "dashboard")
+    here.wait_for_selector(f"#readers >> text=Ann {attack}")
+    assert here.locator("img[src=x]").count() == 0
+
+
+def test_a_decision_whose_answer_is_lost_is_sent_again_and_written_once(serve, run, window):
+    page = serve(run)
+    here = enter(window(), page.url)
+    lost = []
+
+    def lose(route):
+        if not lost:
+            lost.append(route.fetch().status)  # it arrives, and its answer does not
+            route.abort()
+        else:
+            route.continue_()
+
+    here.route("**/api/decisions", lose)
+    here.keyboard.press("a")
+    here.wait_for_selector("text=The server does not answer")
+    assert lost == [200]
+    press(here, "a", 1)
+    assert len(page.review.store.history()) == 1
+    window.complaints.clear()  # Chromium's own, of the lost answer
+
+
+def test_keys_can_be_switched_off(serve, run, window):
+    page = serve(run)
+    here = enter(window(), page.url)
+    here.click("#help-button")
+    here.uncheck("#keys-on")
+    here.click("#help-dialog button")
+    here.keyboard.press("a")
+    here.wait_for_timeout(300)
+    assert page.review.store.history() == []
+
+
+def test_the_names_of_labelled_cells_are_nowhere_on_the_page(serve, run, window):
+    here = enter(window(), serve(run).url)
+    assert not re.search(r"_(all|hem)|\.bmp\b(?!,)", here.inner_html("#main").replace('accept=".bmp', ""))

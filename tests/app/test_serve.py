@@ -1,0 +1,119 @@
+"""The command, in a process of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from leukemia.app.serve import chosen_token
+from leukemia.cli import main
+from leukemia.errors import InputError
+
+
+class Started:
+    def __init__(self, *arguments, **environment):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "leukemia.cli", "app", *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
+        )  # fmt: skip
+        self.said = []
+        for line in self.process.stdout:
+            self.said.append(line.strip())
+            if line.startswith("http"):
+                break
+        self.url = self.said[-1] if self.said else ""
+
+    def end(self):
+        self.process.send_signal(signal.SIGINT)
+        out, err = self.process.communicate(timeout=20)
+        return self.process.returncode, out + err
+
+
+def test_the_first_page_comes_in_under_a_second_and_ctrl_c_ends_it(run):
+    page = Started(run.folder, "--port", "0")
+    begin = time.perf_counter()
+    with urllib.request.urlopen(page.url, timeout=10) as answer:
+        text = answer.read().decode()
+    seconds = time.perf_counter() - begin
+    print(f"first page {1000 * seconds:.0f} ms after start-up")
+    assert "Certified triage policy." in text
+    assert seconds < 1
+    assert page.url.startswith("http://127.0.0.1:")
+    code, said = page.end()
+    assert code == 130
+    assert "Traceback" not in said
+
+
+def test_decisions_survive_the_page_being_killed(run):
+    from leukemia.app.store import Store
+
+    page = Started(run.folder, "--port", "0")
+    cookie = {"Cookie": "leukemia_reviewer=Ann", "Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(page.url + "api/cell", headers=cookie)) as answer:
+        import json
+
+        cell = json.load(answer)["cell"]["id"]
+    content = json.dumps({"cell": cell, "label": "ALL", "queue": "review", "request": "request-1"}).encode()
+    with urllib.request.urlopen(
+        urllib.request.Request(page.url + "api/decisions", content, cookie)
+    ) as answer:
+        assert answer.status == 200
+    page.process.kill()
+    page.process.communicate()
+    store = Store(run.folder / "review" / "review.sqlite")
+    assert store.labels("Ann") == {cell: "ALL"}
+    store.close()
+
+
+def test_another_address_gets_a_token_and_prints_it(run):
+    page = Started(run.folder, "--port", "0", "--host", "0.0.0.0")
+    try:
+        address, _, token = page.url.partition("?token=")
+        assert len(token) == 32
+        plain = address.replace("0.0.0.0", "127.0.0.1")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(plain, timeout=10)
+        asked = urllib.request.Request(plain, headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            assert answer.status == 200
+    finally:
+        page.end()
+
+
+@pytest.mark.parametrize("token", ["short", "0123456789abcde", "0123456789abcdef!", "ä" * 20])
+def test_a_token_that_is_no_secret_is_refused(monkeypatch, token):
+    monkeypatch.setenv("LEUKEMIA_APP_TOKEN", token)
+    with pytest.raises(InputError, match="LEUKEMIA_APP_TOKEN"):
+        chosen_token("127.0.0.1")
+
+
+def test_a_given_token_counts_on_this_machine_too(monkeypatch):
+    assert chosen_token("127.0.0.1") is None
+    first, second = chosen_token("0.0.0.0"), chosen_token("0.0.0.0")
+    assert first != second
+    monkeypatch.setenv("LEUKEMIA_APP_TOKEN", "0123456789abcdef")
+    assert chosen_token("127.0.0.1") == "0123456789abcdef"
+
+
+def leukemia(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def test_what_cannot_be_served_is_refused_with_2(run, tmp_path, capsys):
+    assert leukemia("app", tmp_path / "nowhere", "--port", "0") == 2
+    assert "is it the folder of a finished run?" in capsys.readouterr().err
+    assert leukemia("app", run.folder, "--port", "70000") == 2
+    assert "--port" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert leukemia("app", run.folder, "--port", taken.getsockname()[1]) == 2
+    assert "give another with --port" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert leukemia("app", run.folder, "--port", "0", "--images", tmp_path / "empty") == 2
+    assert "holds no picture" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+from dataclasses import replace
+
+import pytest
+
+from leukemia.app.keys import keys_of
+from leukemia.app.words import duration, leaning, meaning, policy_words
+from leukemia.evaluation.policy import Policy
+
+CLASSES = ("HEM", "ALL")
+POLICY = Policy(
+    low=-2.0, high=2.0, slope=1.0, intercept=0.0, max_missed=0.1, max_false_alarm=0.2, confidence=0.95,
+    unit="subject", certified=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("probability", "words"),
+    [(0.99, "Almost certainly ALL"), (0.85, "Probably ALL"), (0.65, "Leans to ALL"),
+     (0.5, "Undecided between HEM and ALL"), (0.3, "Leans to HEM"), (0.1, "Probably HEM"),
+     (0.001, "Almost certainly HEM")],
+)  # fmt: skip
+def test_a_probability_in_words(probability, words):
+    assert leaning(probability, CLASSES) == words
+
+
+def test_what_a_probability_means_is_said_of_the_likelier_class():
+    assert "about 73 are ALL" in meaning(0.73, CLASSES, calibrated=True)
+    assert "about 73 are HEM" in meaning(0.27, CLASSES, calibrated=True)
+    assert "more than 99 are HEM" in meaning(0.0004, CLASSES, calibrated=True)
+    assert "not as a chance" in meaning(0.73, CLASSES, calibrated=False)
+
+
+def test_only_a_certified_policy_promises_anything():
+    headline, explanation, certified = policy_words(POLICY, CLASSES)
+    assert certified
+    assert "95 % confidence, at most 10 % of ALL cells are released as HEM" in explanation
+    headline, explanation, certified = policy_words(
+        replace(POLICY, certified=False, why_not="too few"), CLASSES
+    )
+    assert not certified
+    assert "not certified" in headline
+    assert explanation == "too few. What it releases rests on no guarantee."
+    assert "every cell is in the queue" in policy_words(None, CLASSES)[1]
+
+
+@pytest.mark.parametrize(
+    ("classes", "keys"),
+    [(("HEM", "ALL"), ("h", "a")), (("healthy", "ig"), ("h", "i")), (("benign", "blast"), ("1", "2")),
+     (("1", "2"), ("1", "2")), (("Éa", "b"), ("1", "2")), (("unknown", "all"), ("1", "2"))],
+)  # fmt: skip
+def test_keys_are_first_letters_where_those_are_free(classes, keys):
+    assert keys_of(classes) == keys
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(4.2, "4 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_times_in_words(seconds, words):
+    assert duration(seconds) == words
