@@ -15,6 +15,7 @@ let cell = null;
 let shownAt = 0; // when the cell could be seen
 let opinionSeen = false; // whether the model's opinion of this cell was on the page before a decision
 let busy = false;
+let moves = 0; // how often the reviewer asked for something
 let unsent = null; // a decision whose answer was lost: sent again under its own id
 let last = Number(page.last); // the last decision of anybody that this window knows of
 let overlayOn = false;
@@ -289,6 +290,7 @@ function remember(id) {
 async function asking(work) {
   if (busy) return;
   busy = true;
+  moves += 1;
   try {
     await work();
   } catch (error) {
@@ -312,17 +314,19 @@ function random() { // crypto.randomUUID is for secure addresses only
 }
 
 async function poll() {
+  const before = moves; // what the reviewer does meanwhile is newer, and is never held up by this
   try {
     const news = await get(`api/changes?queue=${page.queue}&since=${last}`);
     last = news.last;
     showIntake(news.pending, news.problems);
-    if (!busy) {
+    if (moves === before && !busy) {
       const grown = cell?.position && news.progress.total !== cell.of;
       showProgress(news.progress);
       const empty = !cell && news.progress.done < news.progress.total;
       const subject = cell?.subject?.cells.some((other) => news.cells.includes(other.id));
       if (empty || grown || (cell && (news.cells.includes(cell.id) || subject))) {
-        await asking(async () => show(await get(`api/cell?queue=${page.queue}${cell ? `&at=${cell.id}` : ""}`)));
+        const state = await get(`api/cell?queue=${page.queue}${cell ? `&at=${cell.id}` : ""}`);
+        if (moves === before) show(state);
       }
     }
   } catch {
