@@ -49,18 +49,27 @@ def fit(label: ArrayLike, logit: ArrayLike, intercept: bool = True) -> Recalibra
     scale = float(np.sqrt(np.mean(logit**2))) or 1.0
     scaled = logit / scale
 
-    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        fitted = values[0] * scaled + values[1]
-        error = _sigmoid(fitted) - target
-        return float(np.mean(np.logaddexp(0, fitted) - target * fitted)), np.array(
-            [np.mean(error * scaled), np.mean(error)]
-        )
+    columns = np.stack([scaled, np.ones_like(scaled)])[: 2 if intercept else 1]  # (parameters, n)
 
-    bounds = [(0, None), (None, None) if intercept else (0, 0)]
+    def loss(values: NDArray[np.float64]) -> float:
+        fitted = values @ columns
+        return float(np.mean(np.logaddexp(0, fitted) - target * fitted))
+
+    def gradient(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.mean((_sigmoid(values @ columns) - target) * columns, axis=1))
+
+    def curvature(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        probability = _sigmoid(values @ columns)
+        return np.asarray(np.mean(probability * (1 - probability) * columns[:, None] * columns, axis=2))
+
+    start = np.array([1.0, 0.0])[: len(columns)]
     found = minimize(
-        loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9}
-    )
-    return Recalibration(float(found.x[0] / scale), float(found.x[1]))
+        loss, start, method="trust-exact", jac=gradient, hess=curvature, options={"gtol": 1e-9}
+    ).x
+    if found[0] < 0:  # the loss is convex, so at the bound it is least where the slope is 0
+        share = float(np.mean(target))
+        found = np.array([0.0, np.log(share / (1 - share))])[: len(columns)]
+    return Recalibration(float(found[0] / scale), float(found[1]) if intercept else 0.0)
 
 
 def cross_fitted(table: pd.DataFrame, folds: int = 5) -> NDArray[np.float64] | None:
