@@ -14,9 +14,9 @@ def module(path):
 
 
 def test_a_sweep_that_is_killed_twice_loses_nothing_and_leaves_nothing(tmp_path):
-    figures = module(ROOT / "benchmarks" / "soak.py").soak(tmp_path, 6, 2, 0.0, 1.0, seed=1)
+    figures = module(ROOT / "benchmarks" / "soak.py").soak(tmp_path, 4, 2, 0.0, 1.0, seed=1)
     assert sum(figures["killed"].values()) >= 1
-    assert figures["done"] == 6
+    assert figures["done"] == 4
     assert figures["exit_code"] == 0
     assert figures["left_over_files"] == []
     assert figures["left_running_processes"] == 0
