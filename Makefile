@@ -41,7 +41,7 @@ soak: setup  ## 200 short runs in one sweep that is killed every few seconds; wr
 	$(BIN)/python benchmarks/soak.py
 
 audit: setup  ## known vulnerabilities of the pinned packages; skips offline
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9' 'packaging' \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'pip-audit>=2.9' \
 	  || { echo "audit: skipped, pip-audit cannot be installed here"; exit 0; }; \
 	$(BIN)/python .ci/audit.py
 
