@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test lint types bench bench-quick notebook
+.PHONY: help setup demo test lint types bench bench-quick soak audit notebook
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -36,6 +36,14 @@ bench: setup  ## this package, a plain Lightning loop and the limit side by side
 bench-quick: setup  ## the same in minutes: ResNet18, few images; writes outputs/bench-quick.md
 	$(BIN)/python benchmarks/run.py --data synthetic --depths 18 --head-images 320 --images 64 --plain-epochs 1 \
 	  --output outputs/bench-quick.md
+
+soak: setup  ## 200 short runs in one sweep that is killed every few seconds; writes outputs/soak/soak.json
+	$(BIN)/python benchmarks/soak.py
+
+audit: setup  ## known vulnerabilities of the pinned packages; skips offline
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'pip-audit>=2.9' \
+	  || { echo "audit: skipped, pip-audit cannot be installed here"; exit 0; }; \
+	$(BIN)/python .ci/audit.py
 
 notebook: setup  ## open the quickstart
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'

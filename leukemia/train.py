@@ -190,7 +190,7 @@ def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
             callbacks.append(build(node, **of_checkpoint))
     callbacks.append(signals.LeaveWithCheckpoint(run))
     plugins = [WholeCheckpointIO(), *cluster_plugins()]
-    logger = build(config.logger, save_dir=str(run.folder)) if config.logger else False
+    logger = build(config.logger, save_dir=str(run.folder)) if config.get("logger") else False
     shown = {"enable_progress_bar": "progress" in config.callbacks and sys.stderr.isatty()}
     return build(
         config.trainer,

@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from leukemia.errors import InputError
@@ -47,9 +50,11 @@ def fetch(root: Path | str) -> Path:
             raise InputError(
                 f"{folder.parent} has {free:.1f} GB free and C-NMC needs {SIZE_GB}: choose another disk"
             )
-        found = Path(kagglehub.dataset_download(HANDLE, output_dir=str(part), force_download=True))
+        with _archives_stay_inside():
+            found = Path(kagglehub.dataset_download(HANDLE, output_dir=str(part), force_download=True))
         if not found.is_relative_to(part):
             return found
+        _refuse_links(part)
         os.replace(part, folder)
         return folder
     except InputError:
@@ -61,3 +66,28 @@ def fetch(root: Path | str) -> Path:
             "kaggle.com under Settings, API, and set KAGGLE_API_TOKEN, or run `python -c 'import kagglehub; "
             f"kagglehub.login()'`) and start again, {BY_HAND}"
         ) from None
+
+
+@contextmanager
+def _archives_stay_inside() -> Iterator[None]:
+    """Let no tar archive write outside of the folder that it is unpacked into, whoever unpacks it (PEP 706); zipfile
+    never does."""
+    before = vars(tarfile.TarFile).get("extraction_filter")
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        if before is None:
+            del tarfile.TarFile.extraction_filter
+        else:
+            tarfile.TarFile.extraction_filter = before
+
+
+def _refuse_links(folder: Path) -> None:
+    """Nothing in the data set is a link, a pipe or a device: what is one leads elsewhere."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            shutil.rmtree(folder)
+            raise InputError(
+                f"the download holds {path.name}, which is no plain file: it was removed, {BY_HAND}"
+            )

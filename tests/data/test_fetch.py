@@ -1,6 +1,9 @@
 """The download lands in a new folder whole, or not at all and with advice."""
 
+import contextlib
+import io
 import sys
+import tarfile
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -90,3 +93,45 @@ def test_a_disk_that_is_too_small_is_named(
     monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=3e9))
     with pytest.raises(InputError, match=r"3.0 GB free and C-NMC needs 10.4"):
         fetch(tmp_path / "cnmc")
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt", "link/outside.txt"])
+def test_an_archive_never_writes_outside_of_the_folder(tmp_path: Path, kaggle: Callable, name: str) -> None:
+    """Whoever unpacks it: here as plainly as can be, without a filter of its own."""
+    outside = tmp_path / "deep"
+    name = f"{outside}{name}" if name.startswith("/") else name
+
+    def unpack(handle: str, *, output_dir: str, force_download: bool) -> str:
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            if name.startswith("link"):
+                link = tarfile.TarInfo("link")
+                link.type, link.linkname = tarfile.SYMTYPE, str(outside)
+                tar.addfile(link)
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            tar.addfile(info, io.BytesIO(b"evil"))
+        archive.seek(0)
+        with tarfile.open(fileobj=archive) as tar:
+            tar.extractall(output_dir)
+        return output_dir
+
+    kaggle(unpack)
+    outside.mkdir()
+    with contextlib.suppress(InputError):  # an absolute name is taken as one below the folder
+        fetch(outside / "cnmc")
+    written = [path for path in tmp_path.rglob("outside.txt") if not path.is_relative_to(outside / "cnmc")]
+    assert not written
+    assert (outside / "cnmc").exists() == name.startswith("/")
+
+
+def test_a_link_in_the_download_is_refused(tmp_path: Path, kaggle: Callable) -> None:
+    def link(handle: str, *, output_dir: str, force_download: bool) -> str:
+        Path(output_dir).mkdir(parents=True)
+        (Path(output_dir) / "fold_0").symlink_to("/etc")
+        return output_dir
+
+    kaggle(link)
+    with pytest.raises(InputError, match="fold_0, which is no plain file"):
+        fetch(tmp_path / "cnmc")
+    assert list(tmp_path.iterdir()) == []
