@@ -46,7 +46,7 @@ from leukemia.models.classifier import CellClassifier
 from leukemia.ranks import Meeting, cluster_plugins, meeting
 from leukemia.resume import claim
 from leukemia.runs import PLAN, Run, Sweep
-from leukemia.status import record_refusal, recorded
+from leukemia.status import begun_by_this_job, record_refusal, recorded
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) ->
         decided = processes.hear()
         state = decided["state"]
         if state == "refused":
-            sys.exit(2)  # the first process says why
+            processes.end_after_first()
         run = Run(Path(decided["folder"]))
         if state == "done":
             return run
@@ -125,7 +125,8 @@ def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) ->
         model.net.compile()
     if first:
         data.prepare_data()
-        state = claim(run, wanted, data.cells, config.resume)
+        resume = "auto" if begun_by_this_job(run) else config.resume
+        state = claim(run, wanted, data.cells, resume)
         if state == "done":
             done = _already_done(run, skip_done)
             processes.tell({"state": "done", "folder": str(run.folder.absolute())}, await_others=True)
