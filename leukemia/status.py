@@ -27,6 +27,7 @@ def recorded(run: Run) -> Iterator[None]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "job": slurm_job(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
