@@ -266,3 +266,6 @@ class SweepWatch(Callback):
 
 OmegaConf.register_new_resolver("leukemia.slug", lambda overrides: slug(list(overrides)), replace=True)
 OmegaConf.register_new_resolver("leukemia.monitor_mode", monitor_mode, replace=True)
+OmegaConf.register_new_resolver(
+    "leukemia.direction", lambda monitor: f"{monitor_mode(monitor)}imize", replace=True
+)

@@ -7,11 +7,13 @@ when that has decided; torchrun and srun start all at once, and so does who star
 import json
 import logging
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning_fabric.plugins.environments import (
     LightningEnvironment,
@@ -30,6 +32,7 @@ INHERITED = "LEUKEMIA_DECISION"  # by the processes that Lightning's launcher st
 CONNECT = timedelta(minutes=15)  # until every node has started its processes
 DECIDE = timedelta(days=2)  # the first one builds the caches before it speaks
 ACKNOWLEDGE = 30.0  # seconds in which the others hear that there is nothing to do
+LEAVE = 3.0  # seconds in which the first then says why
 
 
 @contextmanager
@@ -100,6 +103,12 @@ class Meeting:
         decision = json.loads(self._store.get("decision"))
         self._store.add("heard", 1)
         return decision
+
+    def end_after_first(self) -> NoReturn:
+        """End with exit code 2, after the first process, which says why; torchrun and srun then end this one."""
+        signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(2))
+        time.sleep(LEAVE)
+        sys.exit(2)
 
 
 def is_first() -> bool:

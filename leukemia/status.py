@@ -27,6 +27,8 @@ def recorded(run: Run) -> Iterator[None]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "job": slurm_job(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 
@@ -51,6 +53,18 @@ def recorded(run: Run) -> Iterator[None]:
         write("failed", f"{type(error).__name__}: {error}")
         raise
     write("done")
+
+
+def slurm_job() -> str | None:
+    """The SLURM job that this process belongs to; it keeps its number when it is queued again."""
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def begun_by_this_job(run: Run) -> bool:
+    """Whether a run was begun by the SLURM job of this process, which was then queued again."""
+    if slurm_job() is None or not (run.folder / "status.json").is_file():
+        return False
+    return run.status.get("job") == slurm_job()
 
 
 def record_refusal(run: Run, config: dict[str, Any], error: Exception) -> None:

@@ -46,7 +46,7 @@ from leukemia.models.classifier import CellClassifier
 from leukemia.ranks import Meeting, cluster_plugins, meeting
 from leukemia.resume import claim
 from leukemia.runs import PLAN, Run, Sweep
-from leukemia.status import record_refusal, recorded
+from leukemia.status import begun_by_this_job, record_refusal, recorded
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) ->
         decided = processes.hear()
         state = decided["state"]
         if state == "refused":
-            sys.exit(2)  # the first process says why
+            processes.end_after_first()
         run = Run(Path(decided["folder"]))
         if state == "done":
             return run
@@ -125,7 +125,8 @@ def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) ->
         model.net.compile()
     if first:
         data.prepare_data()
-        state = claim(run, wanted, data.cells, config.resume)
+        resume = "auto" if begun_by_this_job(run) else config.resume
+        state = claim(run, wanted, data.cells, resume)
         if state == "done":
             done = _already_done(run, skip_done)
             processes.tell({"state": "done", "folder": str(run.folder.absolute())}, await_others=True)
@@ -153,9 +154,12 @@ def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) ->
     return run
 
 
-@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")
-def _task(config: DictConfig) -> None:
-    """One job of Hydra's. What fails is kept for `main`, so that a sweep goes on and Hydra adds no words of its own."""
+def task_of_a_job(config: DictConfig) -> float | None:
+    """One job of Hydra's, in whatever process: what fails is kept, so that a sweep goes on and Hydra adds no words.
+
+    Returns:
+        The figure that a search optimises; None for a run that failed.
+    """
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
@@ -180,6 +184,19 @@ def _task(config: DictConfig) -> None:
         else:
             _remove_if_empty(folder)
     SweepWatch.ended.append((folder, failure))
+    return best_monitored(Run(folder)) if failure is None and sweeping else None
+
+
+_task = hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")(task_of_a_job)
+
+
+def best_monitored(run: Run) -> float | None:
+    """The monitored figure of a finished run at its best epoch; None where there is none."""
+    try:
+        monitor = run.config["callbacks"]["early_stopping"]["monitor"]
+        return float(run.history.set_index("epoch").loc[run.metrics["best_epoch"], monitor])
+    except (InputError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:

@@ -1,4 +1,4 @@
-"""A sweep on a real SLURM: pre-empted and killed jobs go on where they were, and end as an undisturbed sweep does."""
+"""A sweep on a real SLURM: jobs killed, preempted and out of time go on, and end as an undisturbed sweep does."""
 
 import os
 import signal
@@ -39,14 +39,17 @@ def sweep(small) -> list[str]:
 
 
 @pytest.mark.timeout(900)
-def test_killed_and_requeued_jobs_end_with_the_numbers_of_an_undisturbed_sweep(slurm, sweep, tmp_path):
+def test_jobs_killed_preempted_and_out_of_time_end_with_the_numbers_of_an_undisturbed_sweep(
+    slurm, sweep, tmp_path
+):
     environment = {**slurm.environment, "LEUKEMIA_CACHE": str(tmp_path / "cache")}
-    command = [*TRAIN, *sweep, *JOBS, f"hydra.sweep.dir={tmp_path}/jobs"]
+    # Of a restart too a job that is queued again goes on with what it has done.
+    command = [*TRAIN, *sweep, *JOBS, f"hydra.sweep.dir={tmp_path}/jobs", "resume=restart"]
     with open(tmp_path / "output", "w") as output:
         started = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
         jobs = tmp_path / "jobs"
-        first, second, *others = wait_for(lambda: Sweep(jobs).planned, tmp_path, slurm)
+        first, second, third, fourth = wait_for(lambda: Sweep(jobs).planned, tmp_path, slurm)
         builders = set()
 
         def both_trained() -> bool:
@@ -63,6 +66,8 @@ def test_killed_and_requeued_jobs_end_with_the_numbers_of_an_undisturbed_sweep(s
         cut = [trained_epochs(jobs / name) for name in (first, second)]
         assert all(number < 30 for number in cut), "they were done before they were cut"
         wait_for(lambda: read_status(Run(jobs / second))["status"] == "interrupted", tmp_path, slurm)
+        wait_for(lambda: trained_epochs(jobs / third) > 1, tmp_path, slurm)
+        slurm.call("scancel", "--signal=USR2", f"{array}_2")  # what a job gets whose time is nearly out
         assert started.wait(600) == 0, (tmp_path / "output").read_text()
     finally:
         started.terminate()
@@ -70,12 +75,13 @@ def test_killed_and_requeued_jobs_end_with_the_numbers_of_an_undisturbed_sweep(s
     assert (jobs / "report.html").is_file()
     assert [read_status(run)["status"] for run in Sweep(jobs).runs] == ["done"] * 4
     log = "".join(path.read_text() for path in (jobs / ".submitit").rglob("*_log.out"))
-    assert log.count("goes on") == 2  # the others never stopped
+    assert log.count(" goes on") == 3
+    assert log.count(" starts") == 4
     assert len(list((tmp_path / "cache").glob("pixels-*"))) == 1
 
     undisturbed = [*TRAIN, *sweep, f"hydra.sweep.dir={tmp_path}/here"]
     subprocess.run(undisturbed, env=dict(os.environ), check=True, timeout=600, stdout=subprocess.DEVNULL)
-    for name in (first, second, *others):
+    for name in (first, second, third, fourth):
         here, there = Run(tmp_path / "here" / name), Run(jobs / name)
         pd.testing.assert_frame_equal(here.history, there.history)
         pd.testing.assert_frame_equal(here.predictions, there.predictions)

@@ -1,0 +1,166 @@
+"""`hydra/sweeper=search`: Optuna chooses the settings of a sweep's runs, and a study goes on where it was.
+
+A sweeper of our own on current Optuna: hydra-optuna-sweeper 1.3.0 asks for an Optuna below 3, whose database code fails
+with current SQLAlchemy, and it begins the count of trials afresh with each start.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import configure_log
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+log = logging.getLogger(__name__)
+
+
+class Search(Sweeper):
+    """Searches with a tree-structured Parzen estimator; its settings are those of conf/hydra/sweeper/search.yaml."""
+
+    def __init__(
+        self,
+        trials: int = 50,
+        at_once: int = 1,
+        study: str = "search",
+        storage: str | None = None,
+        seed: int = 0,
+        startup_trials: int = 10,
+        direction: Any = "minimize",
+        params: dict[str, Any] | None = None,
+    ) -> None:
+        self.trials, self.at_once, self.study, self.storage = trials, at_once, study, storage
+        self.seed, self.startup_trials, self.direction, self.params = seed, startup_trials, direction, params
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from leukemia.errors import InputError
+
+        for key in ("trials", "at_once"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"hydra.sweeper.{key}={value}: use a number from 1 up")
+        self.settings, self.context = config, hydra_context
+        self.runs_by = Plugins.instance().instantiate_launcher(
+            config=config, hydra_context=hydra_context, task_function=task_function
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        try:
+            import optuna
+        except ImportError:
+            from leukemia.errors import InputError
+
+            raise InputError("hydra/sweeper=search needs an extra: pip install 'leukemia[search]'") from None
+        from leukemia.config import slug
+        from leukemia.runs import Sweep
+
+        configure_log(self.settings.hydra.hydra_logging, self.settings.hydra.verbose)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        fixed, space = self._space(arguments)
+        sweep = Sweep(Path(self.settings.hydra.sweep.dir))
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.settings, sweep.folder / "multirun.yaml")
+        study = self._open_study(sweep.folder)
+        cut_off = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]
+        waiting = [optuna.trial.Trial(study, trial._trial_id) for trial in cut_off]  # their runs go on
+        names = {
+            trial.number: slug(_overrides(fixed, trial.params)) for trial in study.trials if trial.params
+        }
+        while waiting or len(study.trials) < self.trials:
+            while len(waiting) < self.at_once and len(study.trials) < self.trials:
+                waiting.append(study.ask(space))
+            batch, waiting = waiting[: self.at_once], waiting[self.at_once :]
+            overrides = [_overrides(fixed, trial.params or _drawn(trial, space)) for trial in batch]
+            names |= {trial.number: slug(of_run) for trial, of_run in zip(batch, overrides, strict=True)}
+            sweep.plan(list(dict.fromkeys(names[number] for number in sorted(names))), self.trials)
+            returns = self.runs_by.launch(overrides, initial_job_idx=batch[0].number)
+            for trial, returned in zip(batch, returns, strict=True):
+                self._tell(study, trial, returned.return_value)
+        self._conclude(study, fixed)
+
+    def _open_study(self, folder: Path) -> Any:
+        import optuna
+
+        from leukemia.errors import InputError
+
+        storage = self.storage or f"sqlite:///{folder.absolute() / 'study.db'}"
+        finished = 0
+        try:
+            study = optuna.create_study(
+                study_name=self.study, storage=storage, direction=self.direction, load_if_exists=True
+            )
+            finished = len(study.trials)
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"the study {self.study} in {storage} cannot be opened: {reason}") from error
+        # A seed for each start, or a study that goes on would draw again what it drew first.
+        study.sampler = optuna.samplers.TPESampler(
+            seed=self.seed + finished, n_startup_trials=self.startup_trials, constant_liar=self.at_once > 1
+        )
+        log.info("study %s in %s: %d of %d trials begun", self.study, storage, finished, self.trials)
+        return study
+
+    def _tell(self, study: Any, trial: Any, value: Any) -> None:
+        """Record a trial: one without a finite figure has failed, and the study goes on."""
+        import optuna
+
+        if isinstance(value, int | float) and math.isfinite(value):
+            study.tell(trial, float(value))
+            log.info("trial %d: %.4f with %s", trial.number, value, trial.params)
+        else:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            log.warning("trial %d failed with %s; the study goes on", trial.number, trial.params)
+
+    def _conclude(self, study: Any, fixed: list[str]) -> None:
+        import optuna
+
+        complete = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+        log.info("%d of %d trials gave a figure", len(complete), len(study.trials))
+        if complete:
+            best = study.best_trial
+            log.info(
+                "best: trial %d, %.4f: %s", best.number, best.value, " ".join(_overrides([], best.params))
+            )
+
+    def _space(self, arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
+        """The settings that are the same for all runs, and the distributions of those that are searched over."""
+        params = [f"{key}={value}" for key, value in (self.params or {}).items()]
+        parser = OverridesParser.create(config_loader=self.context.config_loader)
+        fixed: dict[str, str] = {}
+        space: dict[str, Any] = {}
+        for override in parser.parse_overrides([*params, *arguments]):
+            key = override.get_key_element()
+            fixed.pop(key, None)
+            space.pop(key, None)
+            if override.is_sweep_override():
+                space[key] = _distribution(override)
+            else:
+                fixed[key] = f"{key}={override.get_value_element_as_str()}"
+        return list(fixed.values()), space
+
+
+def _overrides(fixed: Sequence[str], params: dict[str, Any]) -> list[str]:
+    return [*fixed, *(f"{key}={value}" for key, value in params.items())]
+
+
+def _drawn(trial: Any, space: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a trial that was cut off before it had any."""
+    for key, distribution in space.items():
+        trial._suggest(key, distribution)
+    return trial.params
+
+
+def _distribution(override: Override) -> Any:
+    """Optuna's distribution for `choice(...)`, `a,b`, `range(...)`, `interval(...)` and `tag(log, interval(...))`."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if override.is_interval_sweep():
+        interval: Any = override.value()
+        return FloatDistribution(float(interval.start), float(interval.end), log="log" in interval.tags)
+    return CategoricalDistribution(list(override.sweep_string_iterator()))
