@@ -28,6 +28,7 @@ NOT_RUN = {
     r"pip install .*": "changes the environment; the names of extras are looked up instead",
     r"\. \.venv/bin/activate": "only for a person's shell",
     r"tensorboard .*": "a server that does not end",
+    r"leukemia app .*": "a server that does not end; tests/app/ starts it and works on it in a browser",
     r"leukemia-train .*trainer=ddp .*": "needs several GPUs; two processes are tested in test_end_to_end.py",
     r"make .*": "sets up an environment of its own, as .ci/run does; that the target exists is looked up instead",
 }
@@ -98,6 +99,7 @@ def test_what_a_page_says_can_be_done(page, world, leukemia_train, tmp_path, mon
     (tmp_path / "outputs").mkdir()
     for name in ("demo", "paper"):
         (tmp_path / "outputs" / name).symlink_to(world["SWEEP"])
+    (tmp_path / "outputs" / "RUN").symlink_to(world["RUN"])
     names = re.compile(rf"(?<![\w./])({'|'.join(map(re.escape, world))})(?![\w.])")
 
     def given(text: str) -> str:
