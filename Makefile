@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test lint types bench bench-quick soak audit notebook
+.PHONY: help setup demo test lint types bench bench-quick soak audit notebook docs
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -48,3 +48,7 @@ audit: setup  ## known vulnerabilities of the pinned packages; skips offline
 notebook: setup  ## open the quickstart
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'
 	$(BIN)/jupyter lab notebooks/quickstart.ipynb
+
+docs: setup  ## the pages of docs/ as a site in site/, links checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html

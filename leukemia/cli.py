@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from leukemia import __version__
-from leukemia.errors import InputError, exit_readably
+from leukemia import __version__, commands
+from leukemia.errors import exit_readably
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,35 +20,69 @@ def _parser() -> argparse.ArgumentParser:
         prog="leukemia",
         description="Transfer learning on C-NMC leukemia cells. Train with `leukemia-train` "
         "(python -m leukemia.train), the rest is here.",
+        epilog="""examples:
+  leukemia data demo demo-cells                       synthetic cells, to try it
+  leukemia-train data.root=demo-cells model.weights=none name=try
+  leukemia report outputs/try                         figures and plots of all runs
+  leukemia COMMAND --help                             what a command takes, with an example""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    data = verbs.add_parser("data", help="check, fetch or synthesise a C-NMC folder")
+    data = verbs.add_parser(
+        "data",
+        help="check, fetch or synthesise a C-NMC folder",
+        epilog="example:\n  leukemia data check C-NMC_Leukemia",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     of_data = data.add_subparsers(required=True, metavar="COMMAND")
 
     check = _verb(
-        of_data, "check", _check, "is the folder whole? counts, unreadable files, duplicates, groups"
+        of_data,
+        "check",
+        commands.check,
+        "is the folder whole? counts, unreadable files, duplicates, groups",
+        "data check C-NMC_Leukemia",
     )
     check.add_argument(
         "folder", type=Path, metavar="DIR", help="a C-NMC folder, class folders or a manifest csv"
     )
     check.add_argument("--layout", choices=["cnmc", "cells"], default="cnmc", help="cells: your own images")
     check.add_argument("--positive", metavar="CLASS", help="the class that counts as 1, with --layout cells")
+    check.add_argument("--json", action="store_true", help="print JSON")
 
-    fetch = _verb(of_data, "fetch", _fetch, "download C-NMC through kagglehub (extra: kaggle), then check it")
+    fetch = _verb(
+        of_data,
+        "fetch",
+        commands.fetch,
+        "download C-NMC through kagglehub (extra: kaggle), then check it",
+        "data fetch C-NMC_Leukemia",
+    )
     fetch.add_argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
 
-    demo = _verb(of_data, "demo", _demo, "write a synthetic C-NMC set")
+    demo = _verb(
+        of_data, "demo", commands.demo, "write a synthetic C-NMC set", "data demo demo-cells --images 200"
+    )
     demo.add_argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
     demo.add_argument("--images", type=int, default=400, metavar="N", help="how many (default 400)")
     demo.add_argument("--seed", type=int, default=0, metavar="S")
 
-    report = _verb(verbs, "report", _report, "results.csv, results.md and report.html of a sweep or run")
+    report = _verb(
+        verbs,
+        "report",
+        commands.report,
+        "write results.csv, results.md and report.html of a sweep or run",
+        "report outputs/paper",
+    )
     report.add_argument("folder", type=Path, metavar="SWEEP", help="as outputs/paper")
 
     evaluate = _verb(
-        verbs, "evaluate", _evaluate, "figures with intervals of a run, a sweep or a table of predictions"
+        verbs,
+        "evaluate",
+        commands.evaluate,
+        "figures with intervals of a run, a sweep or a table of predictions",
+        "evaluate outputs/paper --json",
     )
     evaluate.add_argument(
         "target", type=Path, metavar="RUN|SWEEP|TABLE.csv", help="path, subject, label, logit"
@@ -56,7 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--against", type=Path, metavar="OTHER", help="compare on the same cells")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
 
-    triage = _verb(verbs, "triage", _triage, "release what is certain within bounds, send the rest to review")
+    triage = _verb(
+        verbs,
+        "triage",
+        commands.triage,
+        "release what is certain within bounds, send the rest to review",
+        "triage outputs/paper/RUN --max-missed 0.1 --max-false-alarm 0.2",
+    )
     triage.add_argument("folder", type=Path, metavar="RUN|SWEEP")
     triage.add_argument(
         "--on", type=Path, metavar="TABLE.csv", help="labelled cells that the model has not seen"
@@ -67,7 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     triage.add_argument("--unit", choices=["subject", "cell"], default="subject", help="what is independent")
     triage.add_argument("--prevalence", type=float, metavar="SHARE", help="print predictive values for it")
 
-    predict = _verb(verbs, "predict", _predict, "decide on picture files, with a run or an exported model")
+    predict = _verb(
+        verbs,
+        "predict",
+        commands.predict,
+        "decide on picture files, with a run or an exported model",
+        "predict outputs/paper/RUN new_cells -o decisions.csv",
+    )
     predict.add_argument("model", type=Path, metavar="RUN|MODEL.onnx")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
     predict.add_argument(
@@ -84,7 +130,13 @@ def _parser() -> argparse.ArgumentParser:
         "--challenge", action="store_true", help="write isbi_valid.predict too, a label a line in image order"
     )
 
-    explain = _verb(verbs, "explain", _explain, "heat maps: what speaks for the decision (extra: explain)")
+    explain = _verb(
+        verbs,
+        "explain",
+        commands.explain,
+        "heat maps: what speaks for the decision (extra: explain)",
+        "explain outputs/paper/RUN new_cells -o pictures",
+    )
     explain.add_argument("run_folder", type=Path, metavar="RUN")
     explain.add_argument(
         "paths",
@@ -100,7 +152,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
-    export = _verb(verbs, "export", _export, "the network as one file, ONNX or safetensors (extra: onnx)")
+    export = _verb(
+        verbs,
+        "export",
+        commands.export,
+        "the network as one file, ONNX or safetensors (extra: onnx)",
+        "export outputs/paper/RUN -o model.onnx",
+    )
     export.add_argument("run_folder", type=Path, metavar="RUN")
     export.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the run's name, here")
     export.add_argument(
@@ -110,7 +168,13 @@ def _parser() -> argparse.ArgumentParser:
         help="state_dict: under torchvision's names",
     )
 
-    app = _verb(verbs, "app", _app, "the page on which an expert reviews the cells of a run (extra: app)")
+    app = _verb(
+        verbs,
+        "app",
+        commands.app,
+        "the page on which an expert reviews the cells of a run (extra: app)",
+        "app outputs/paper/RUN",
+    )
     app.add_argument("folder", type=Path, metavar="RUN", help="the folder of a finished run")
     app.add_argument(
         "--images",
@@ -123,95 +187,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(verbs, name, run, text) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
-    parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+def _verb(verbs, name, run, text, example) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    parser = verbs.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=f"example:\n  leukemia {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(run=run)
     return parser
-
-
-def _check(options: argparse.Namespace) -> int:
-    from leukemia.data.check import check
-
-    result = check(options.folder, layout=options.layout, positive=options.positive)
-    print("\n".join(result.lines()))
-    return 0 if result.ok else 1
-
-
-def _fetch(options: argparse.Namespace) -> int:
-    from leukemia.data.fetch import fetch
-
-    options.folder = fetch(options.folder)
-    options.layout, options.positive = "cnmc", None
-    return _check(options)
-
-
-def _demo(options: argparse.Namespace) -> int:
-    from leukemia.data.demo import write_demo
-
-    print(write_demo(options.folder, images=options.images, seed=options.seed))
-    return 0
-
-
-def _report(options: argparse.Namespace) -> int:
-    from leukemia.reporting.html import write_report
-    from leukemia.reporting.summary import states
-    from leukemia.reporting.tables import results_table
-    from leukemia.runs import Sweep
-
-    page = write_report(options.folder)
-    print(states(results_table(Sweep(options.folder))))
-    print(page)
-    return 0
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from leukemia.reporting.evaluated import evaluated
-
-    print(evaluated(options.target, options.against, as_json=options.json))
-    return 0
-
-
-def _triage(options: argparse.Namespace) -> int:
-    from leukemia.triage import triage
-
-    return triage(
-        options.folder, options.on, options.max_missed, options.max_false_alarm, options.confidence,
-        options.unit, options.prevalence,
-    )  # fmt: skip
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from leukemia.predict import predict
-
-    return predict(
-        options.model, options.paths, options.output, options.views, options.device, options.subjects,
-        options.challenge,
-    )  # fmt: skip
-
-
-def _explain(options: argparse.Namespace) -> int:
-    from leukemia.attention import explain
-    from leukemia.runs import Run
-
-    return explain(Run(options.run_folder), options.paths, options.output, options.sample, options.device)
-
-
-def _export(options: argparse.Namespace) -> int:
-    from leukemia.export import export
-    from leukemia.runs import Run
-
-    export(Run(options.run_folder), options.output, options.format)
-    return 0
-
-
-def _app(options: argparse.Namespace) -> int:
-    try:
-        from leukemia.app.serve import serve
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
-            raise
-        raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
-    return serve(options.folder, options.images, options.host, options.port)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from leukemia.shell import emphasised
+
 UNUSABLE_PLACE = {
     errno.EACCES,
     errno.EPERM,
@@ -82,12 +84,13 @@ def exit_readably() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(emphasised(f"error: {error}", sys.stderr), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in UNUSABLE_PLACE:
             raise
-        print(f"error: {error.filename}: {error.strerror}; choose another place", file=sys.stderr)
+        problem = f"error: {error.filename}: {error.strerror}; choose another place"
+        print(emphasised(problem, sys.stderr), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from leukemia.errors import InputError
-from leukemia.runs import Run
+from leukemia.runs import Run, Sweep
 
 PACKAGES = ("leukemia", "torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy")
 
@@ -79,3 +79,22 @@ def _overwrite(path: Path, told: dict[str, Any]) -> None:
     with suppress(OSError), open(path, "r+", encoding="utf-8") as file:
         file.write(json.dumps(told))
         file.truncate()
+
+
+def time_left(sweep: Sweep, number: int) -> float | None:
+    """The seconds that a sweep will take from its run of this number (from 0) on, if those to come take as long as
+    those that are done; None where none is."""
+    planned = sweep.planned
+    seconds = {run.name: _seconds_if_done(run) for run in sweep.begun if run.name in planned}
+    taken = [spent for spent in seconds.values() if spent is not None]
+    to_come = [name for name in planned[number:] if seconds.get(name) is None]
+    return len(to_come) * sum(taken) / len(taken) if taken else None
+
+
+def _seconds_if_done(run: Run) -> float | None:
+    try:
+        status = run.status
+    except InputError:
+        return None
+    seconds = status.get("seconds")
+    return float(seconds) if status["status"] == "done" and isinstance(seconds, int | float) else None

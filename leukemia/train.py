@@ -44,9 +44,11 @@ from leukemia.figures import write_figures
 from leukemia.locks import alone_in
 from leukemia.models.classifier import CellClassifier
 from leukemia.ranks import Meeting, cluster_plugins, meeting
+from leukemia.reporting.words import duration
 from leukemia.resume import claim
 from leukemia.runs import PLAN, Run, Sweep
-from leukemia.status import begun_by_this_job, record_refusal, recorded
+from leukemia.shell import emphasised
+from leukemia.status import begun_by_this_job, record_refusal, recorded, time_left
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +173,9 @@ def task_of_a_job(config: DictConfig) -> float | None:
                 "trainer=auto with a launcher that gives each job a device, or run trainer=ddp without -m"
             )
         if sweeping and (total := Sweep(folder.parent).total):
-            log.info("run %d of %d", hydra_config.job.num + 1, total)
+            left = time_left(Sweep(folder.parent), hydra_config.job.num)
+            said = "" if left is None else f", about {duration(left)} left"
+            log.info("run %d of %d%s", hydra_config.job.num + 1, total, said)
         train(config, folder, skip_done=sweeping)
     except Exception as error:
         failure = error
@@ -262,7 +266,7 @@ def _end_sweep(folder: Path) -> int:
     print(finish_sweep(folder))
     for run_folder, error in ended:
         if error is not None:
-            print(f"failed: {run_folder.name}: {error}", file=sys.stderr)
+            print(emphasised(f"failed: {run_folder.name}: {error}", sys.stderr), file=sys.stderr)
     return 1 if errors else 0
 
 

@@ -1,12 +1,16 @@
 """The `leukemia` command: exits, messages, and a start that does not keep people waiting."""
 
+import json
 import os
+import pty
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from leukemia.cli import main
+from leukemia.cli import _parser, main
 
 
 def run(*arguments):
@@ -39,6 +43,58 @@ def test_help_takes_under_half_a_second():
         )
         < 0.5
     )
+
+
+VERBS = (("data", "check"), ("data", "fetch"), ("data", "demo"), ("report",), ("evaluate",), ("triage",), ("predict",),
+         ("explain",), ("export",), ("app",))  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS, ids="-".join)
+def test_every_verbs_help_shows_an_example_that_can_be_typed(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*verb, "--help"])
+    assert stop.value.code == 0
+    example = capsys.readouterr().out.split("example:\n  leukemia ")[1].strip()
+    options = _parser().parse_args(shlex.split(example))
+    assert options.run.__name__ == verb[-1]
+
+
+def test_there_is_no_verb_without_a_test_of_its_help_and_the_commands_own_help_has_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert set(re.findall(r"^    (\w+) ", said, re.MULTILINE)) == {verb[0] for verb in VERBS}
+    assert "leukemia-train data.root=" in said.split("examples:")[1]
+
+
+def test_trainings_help_shows_examples(leukemia_train):
+    code, out, _ = leukemia_train("--help")
+    assert code == 0
+    assert "leukemia-train -m experiment=paper" in out
+    assert "data.root" not in out.split("examples:")[0]
+
+
+def test_a_check_can_be_read_by_a_script(demo_root, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "check", str(demo_root), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert stop.value.code == 1
+    assert found["ok"] is False
+    assert found["problems"]
+
+
+def test_colours_are_shown_on_a_terminal_and_nowhere_else(tmp_path):
+    command = [sys.executable, "-m", "leukemia.cli", "report", "no/such/folder"]
+    ours, theirs = pty.openpty()
+    plain = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm"}
+    for extra, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
+        subprocess.run(command, stderr=theirs, env=plain | extra, cwd=tmp_path)
+        said = os.read(ours, 4096).decode()
+        assert said.startswith("\x1b[1;31merror\x1b[0m: " if coloured else "error: ")
+    piped = subprocess.run(command, capture_output=True, text=True, env=plain, cwd=tmp_path)
+    assert piped.stderr.startswith("error: ")
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_demo_check_and_its_exit_codes(tmp_path, capsys):
