@@ -1,0 +1,83 @@
+"""A search: settings are drawn where they may be, a trial that fails is one, and a killed study goes on in itself."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import optuna
+import pytest
+
+from leukemia.runs import Sweep
+
+STATE = optuna.trial.TrialState
+
+
+@pytest.fixture
+def search(small, tmp_path) -> list[str]:
+    """A search over learning rates, whose upper end no training survives."""
+    return [
+        "-m", "experiment=search", *small, "trainer.max_epochs=1", "model.trainable_from=head", "data.augment=none",
+        "model.weight_decay=0.0", "hydra.sweeper.startup_trials=3", f"hydra.sweep.dir={tmp_path}/search",
+    ]  # fmt: skip
+
+
+def study_in(tmp_path) -> optuna.Study:
+    return optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/search/study.db")
+
+
+def test_trials_are_drawn_from_what_is_allowed_and_a_study_goes_on_to_a_larger_number(
+    leukemia_train, search, tmp_path
+):
+    ranges = ["model.lr=choice(1e-3,3e-3)", "model.trainable_from=choice(head,layer4)"]
+    code, _, err = leukemia_train(*search, *ranges, "hydra.sweeper.trials=3")
+    assert code == 0, err
+    trials = study_in(tmp_path).trials
+    assert [trial.state for trial in trials] == [STATE.COMPLETE] * 3
+    assert {trial.params["model.trainable_from"] for trial in trials} <= {"head", "layer4"}
+    minima = [run.history["val/loss"].min() for run in Sweep(tmp_path / "search").runs]
+    assert study_in(tmp_path).best_value == pytest.approx(min(minima))
+
+    leukemia_train(*search, *ranges, "hydra.sweeper.trials=4")
+    assert [trial.number for trial in study_in(tmp_path).trials] == list(range(4))
+    assert study_in(tmp_path).trials[:3] == trials
+    assert Sweep(tmp_path / "search").total == 4
+
+
+def test_a_loss_that_is_no_number_is_a_failed_trial_and_the_study_goes_on(leukemia_train, search, tmp_path):
+    code, _, err = leukemia_train(
+        *search, "model.lr=choice(1e30)", "model.trainable_from=stem", "hydra.sweeper.trials=2"
+    )
+    assert code == 1
+    assert "not finite" in err
+    assert [trial.state for trial in study_in(tmp_path).trials] == [STATE.FAIL, STATE.FAIL]
+
+
+def test_a_killed_study_takes_the_run_that_was_cut_off_up_again(leukemia_train, search, tmp_path):
+    settings = [
+        *search,
+        "model.lr=tag(log, interval(1e-4, 1e-2))",
+        "trainer.max_epochs=3",
+        "hydra.sweeper.trials=2",
+    ]
+    dies = (
+        "import os; from leukemia import CellClassifier; from leukemia.train import main\n"
+        "step = CellClassifier.training_step\n"
+        "def dying(self, batch, number):\n"
+        "    if self.current_epoch == 2: os.kill(os.getpid(), 9)\n"
+        "    return step(self, batch, number)\n"
+        "CellClassifier.training_step = dying; main()\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", dies, *settings], env=dict(os.environ), capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    (before,) = study_in(tmp_path).trials
+    assert before.state == STATE.RUNNING
+    code, out, err = leukemia_train(*settings)
+    assert code == 0, err
+    assert out.count(" goes on") == 1
+    trials = study_in(tmp_path).trials
+    assert [trial.state for trial in trials] == [STATE.COMPLETE, STATE.COMPLETE]
+    assert trials[0].params == before.params
+    assert len(Sweep(tmp_path / "search").runs) == 2
