@@ -69,7 +69,7 @@ def test_without_a_gpu_the_processor_is_shared(monkeypatch):
 @pytest.mark.timeout(600)
 def test_a_sweep_survives_a_killed_run_and_being_killed_itself(small, tmp_path):
     sweep = [
-        "-m", *small, "model.trainable_from=head,layer4", "seed=0,1", "trainer.max_epochs=20", "data.augment=full",
+        "-m", *small, "model.trainable_from=layer4", "seed=0,1,2", "trainer.max_epochs=12", "data.augment=full",
         "hydra/launcher=devices", "callbacks.early_stopping.patience=100", f"hydra.sweep.dir={tmp_path}/sweep",
     ]  # fmt: skip
     temporary = tmp_path / "tmp"  # where the locks of the devices lie
@@ -88,7 +88,7 @@ def test_a_sweep_survives_a_killed_run_and_being_killed_itself(small, tmp_path):
         _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert f"failed: {first}: interrupted: its process is gone" in err
-    assert [read_status(Run(tmp_path / "sweep" / name))["status"] for name in others] == ["done"] * 3
+    assert [read_status(Run(tmp_path / "sweep" / name))["status"] for name in others] == ["done"] * 2
     assert_alone_on_its_device(Sweep(tmp_path / "sweep").with_status("done"))
 
     with start() as process:
@@ -101,21 +101,23 @@ def test_a_sweep_survives_a_killed_run_and_being_killed_itself(small, tmp_path):
     with start() as process:
         _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert pd.read_csv(tmp_path / "sweep" / "results.csv")["status"].tolist() == ["done"] * 4
-    assert Run(tmp_path / "sweep" / first).history["epoch"].tolist() == list(range(1, 21))
+    assert pd.read_csv(tmp_path / "sweep" / "results.csv")["status"].tolist() == ["done"] * 3
+    assert Run(tmp_path / "sweep" / first).history["epoch"].tolist() == list(range(1, 13))
 
 
 def by_device(sweep: subprocess.Popen, device: str) -> psutil.Process:
     """The process of a sweep that is shown one device."""
     for child in psutil.Process(sweep.pid).children():
-        if child.environ().get("CUDA_VISIBLE_DEVICES") == device:
+        if child.environ().get("CUDA_VISIBLE_DEVICES") == device and "spawn_main" in " ".join(
+            child.cmdline()
+        ):
             return child
     raise AssertionError(f"nobody is shown device {device}")
 
 
 def assert_alone_on_its_device(runs: list[Run]) -> None:
     used = pd.DataFrame([run.status for run in runs]).sort_values("started")
-    assert set(used["visible_devices"]) == {"5", "7"}
+    assert set(used["visible_devices"]) <= {"5", "7"}
     for _, of_device in used.groupby("visible_devices"):
         started, finished = (pd.to_datetime(of_device[name]) for name in ("started", "finished"))
         assert (finished.to_numpy()[:-1] <= started.to_numpy()[1:]).all()
