@@ -1,5 +1,6 @@
 """Train one run or a sweep: `python -m leukemia.train [-m] OVERRIDES`."""
 
+import gc
 import logging
 import os
 import shutil
@@ -188,6 +189,8 @@ def task_of_a_job(config: DictConfig) -> float | None:
         else:
             _remove_if_empty(folder)
     SweepWatch.ended.append((folder, failure))
+    if sweeping:
+        gc.collect()  # networks and trainers hold each other: left to itself Python keeps dozens of runs in memory
     return best_monitored(Run(folder)) if failure is None and sweeping else None
 
 
