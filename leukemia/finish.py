@@ -1,15 +1,55 @@
-"""How a sweep ends: figures of its pooled folds, a triage policy of them, and the report."""
+"""How a sweep ends: what failed, figures of its pooled folds, a triage policy of them, and the report."""
 
 import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from leukemia.errors import InputError
+from leukemia.errors import DivergedError, InputError, OutOfMemoryError
 from leukemia.evidence import models_of
 from leukemia.reporting.evaluated import evaluated
 from leukemia.reporting.html import write_report
+from leukemia.reporting.tables import read_status
+from leukemia.runs import PLAN, Run, Sweep, remove_if_empty
+from leukemia.shell import emphasised
 from leukemia.triage import triage
 
 log = logging.getLogger(__name__)
+Ended = tuple[Path, Exception | None]  # a run's folder, and why it failed
+
+
+def end_sweep(folder: Path, ended: Sequence[Ended], held: ExitStack) -> int:
+    """Write the report of a sweep and list what failed.
+
+    Args:
+        folder: of the sweep.
+        ended: its runs and why they failed, as far as this process ran them.
+        held: what keeps others out of the folder.
+
+    Returns:
+        The exit code: 0, or 1 where runs failed.
+    Raises:
+        InputError: if every run was refused; what they left is removed.
+    """
+    ended = ended or _ended_elsewhere(Sweep(folder))
+    errors = [error for _, error in ended if error is not None]
+    if errors and len(errors) == len(ended) and all(_is_refusal(error) for error in errors):
+        for run_folder, _ in ended:
+            if {path.name for path in run_folder.iterdir()} == {"config.yaml", "status.json"}:
+                shutil.rmtree(run_folder)
+        if not any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
+            for about_nothing in ("multirun.yaml", PLAN):
+                (folder / about_nothing).unlink(missing_ok=True)
+            held.close()
+            remove_if_empty(folder)
+        raise InputError("; ".join(dict.fromkeys(map(str, errors))))
+    print(finish_sweep(folder))
+    for run_folder, error in ended:
+        if error is not None:
+            print(emphasised(f"failed: {run_folder.name}: {error}", sys.stderr), file=sys.stderr)
+    return 1 if errors else 0
 
 
 def finish_sweep(folder: Path) -> Path:
@@ -28,3 +68,23 @@ def finish_sweep(folder: Path) -> Path:
     except InputError as problem:  # of what is pooled; the report says what is wrong with runs
         log.warning("pooled folds are not evaluated: %s", problem)
     return write_report(folder)
+
+
+def _ended_elsewhere(sweep: Sweep) -> list[Ended]:
+    """What became of a sweep's runs whose launcher had them run by other processes, by their folders."""
+    ended: list[Ended] = []
+    for name in sweep.planned:
+        run = Run(sweep.folder / name)
+        status = read_status(run)
+        kind, _, reason = str(status.get("error") or "").partition(": ")
+        failure: Exception | None = None
+        if status["status"] == "failed" and kind in ("InputError", "DivergedError"):
+            failure = (DivergedError if kind == "DivergedError" else InputError)(reason)
+        elif status["status"] != "done":
+            failure = RuntimeError(f"{status['status']}: {status.get('error') or 'see its job'}")
+        ended.append((run.folder, failure))
+    return ended
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, InputError) and not isinstance(error, DivergedError | OutOfMemoryError)

@@ -205,6 +205,15 @@ class Sweep:
             return {}
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder, and then the one around it, where nothing is in them."""
+    for empty in (folder, folder.parent):
+        try:
+            empty.rmdir()
+        except OSError:
+            return
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all; see `written_whole`."""
     with written_whole(path) as file:

@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import shutil
 import sys
 import traceback
 import warnings
@@ -35,9 +34,7 @@ from leukemia.config import (
 )
 from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import (
-    DivergedError,
     InputError,
-    OutOfMemoryError,
     clear_about_limits,
     exit_readably,
 )
@@ -47,8 +44,7 @@ from leukemia.models.classifier import CellClassifier
 from leukemia.ranks import Meeting, cluster_plugins, meeting
 from leukemia.reporting.words import duration
 from leukemia.resume import claim
-from leukemia.runs import PLAN, Run, Sweep
-from leukemia.shell import emphasised
+from leukemia.runs import Run, Sweep, remove_if_empty
 from leukemia.status import begun_by_this_job, record_refusal, recorded, time_left
 
 log = logging.getLogger(__name__)
@@ -64,7 +60,9 @@ def main() -> None:
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(explain(error)) from None
         if SweepWatch.folder is not None:
-            sys.exit(_end_sweep(SweepWatch.folder))
+            from leukemia.finish import end_sweep
+
+            sys.exit(end_sweep(SweepWatch.folder, SweepWatch.ended, SweepWatch.held))
         for _, failure in SweepWatch.ended:
             if failure is not None:
                 raise failure
@@ -187,7 +185,7 @@ def task_of_a_job(config: DictConfig) -> float | None:
                 traceback.print_exc()
             error.__traceback__ = error.__context__ = error.__cause__ = None  # they hold what the run held
         else:
-            _remove_if_empty(folder)
+            remove_if_empty(folder)
     SweepWatch.ended.append((folder, failure))
     if sweeping:
         gc.collect()  # networks and trainers hold each other: left to itself Python keeps dozens of runs in memory
@@ -248,59 +246,6 @@ def _already_done(run: Run, skip_done: bool) -> Run:
         )
     log.info("%s is done already", run.name)
     return run
-
-
-def _end_sweep(folder: Path) -> int:
-    """Write the report, list what failed, and give the exit code."""
-    from leukemia.finish import finish_sweep
-
-    ended = SweepWatch.ended or _ended_elsewhere(Sweep(folder))
-    errors = [error for _, error in ended if error is not None]
-    if errors and len(errors) == len(ended) and all(_is_refusal(error) for error in errors):
-        for run_folder, _ in ended:
-            if {path.name for path in run_folder.iterdir()} == {"config.yaml", "status.json"}:
-                shutil.rmtree(run_folder)
-        if not any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
-            for about_nothing in ("multirun.yaml", PLAN):
-                (folder / about_nothing).unlink(missing_ok=True)
-            SweepWatch.held.close()
-            _remove_if_empty(folder)
-        raise InputError("; ".join(dict.fromkeys(map(str, errors))))
-    print(finish_sweep(folder))
-    for run_folder, error in ended:
-        if error is not None:
-            print(emphasised(f"failed: {run_folder.name}: {error}", sys.stderr), file=sys.stderr)
-    return 1 if errors else 0
-
-
-def _ended_elsewhere(sweep: Sweep) -> list[tuple[Path, Exception | None]]:
-    """What became of a sweep's runs whose launcher had them run by other processes, by their folders."""
-    from leukemia.reporting.tables import read_status
-
-    ended: list[tuple[Path, Exception | None]] = []
-    for name in sweep.planned:
-        run = Run(sweep.folder / name)
-        status = read_status(run)
-        kind, _, reason = str(status.get("error") or "").partition(": ")
-        failure: Exception | None = None
-        if status["status"] == "failed" and kind in ("InputError", "DivergedError"):
-            failure = (DivergedError if kind == "DivergedError" else InputError)(reason)
-        elif status["status"] != "done":
-            failure = RuntimeError(f"{status['status']}: {status.get('error') or 'see its job'}")
-        ended.append((run.folder, failure))
-    return ended
-
-
-def _is_refusal(error: Exception) -> bool:
-    return isinstance(error, InputError) and not isinstance(error, DivergedError | OutOfMemoryError)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    for empty in (folder, folder.parent):
-        try:
-            empty.rmdir()
-        except OSError:
-            return
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
