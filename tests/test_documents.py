@@ -29,6 +29,10 @@ NOT_RUN = {
     r"\. \.venv/bin/activate": "only for a person's shell",
     r"tensorboard .*": "a server that does not end",
     r"leukemia app .*": "a server that does not end; tests/app/ starts it and works on it in a browser",
+    r"leukemia-train .*hydra/launcher=(slurm|devices).*": "needs a cluster or several GPUs; tests/slurm has them",
+    r"leukemia-train .*experiment=search.*": "many trials; a search of seconds is in the tests of the sweeper",
+    r"leukemia-train .*manifest-with-training.csv.*": "its manifest is saved from the review page; see tests/app",
+    r"(torchrun|srun|sbatch|scancel|squeue) .*": "needs a cluster of several nodes",
     r"leukemia-train .*trainer=ddp .*": "needs several GPUs; two processes are tested in test_end_to_end.py",
     r"make .*": "sets up an environment of its own, as .ci/run does; that the target exists is looked up instead",
 }
