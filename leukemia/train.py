@@ -47,7 +47,7 @@ from leukemia.models.classifier import CellClassifier
 from leukemia.ranks import Meeting, cluster_plugins, meeting
 from leukemia.reporting.words import duration
 from leukemia.resume import claim
-from leukemia.runs import PLAN, Run, Sweep
+from leukemia.runs import PLAN, STUDY, Run, Sweep
 from leukemia.shell import emphasised
 from leukemia.status import begun_by_this_job, record_refusal, recorded, time_left
 
@@ -261,7 +261,7 @@ def _end_sweep(folder: Path) -> int:
             if {path.name for path in run_folder.iterdir()} == {"config.yaml", "status.json"}:
                 shutil.rmtree(run_folder)
         if not any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
-            for about_nothing in ("multirun.yaml", PLAN):
+            for about_nothing in ("multirun.yaml", PLAN, STUDY):
                 (folder / about_nothing).unlink(missing_ok=True)
             SweepWatch.held.close()
             _remove_if_empty(folder)
