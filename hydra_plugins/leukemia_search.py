@@ -66,31 +66,45 @@ class Search(Sweeper):
         sweep = Sweep(Path(self.settings.hydra.sweep.dir))
         sweep.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.settings, sweep.folder / "multirun.yaml")
-        study = self._open_study(sweep.folder)
+        study = self._open_study(sweep.folder, space)
         cut_off = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]
         waiting = [optuna.trial.Trial(study, trial._trial_id) for trial in cut_off]  # their runs go on
         names = {
             trial.number: slug(_overrides(fixed, trial.params)) for trial in study.trials if trial.params
         }
+        first = True
         while waiting or len(study.trials) < self.trials:
             while len(waiting) < self.at_once and len(study.trials) < self.trials:
                 waiting.append(study.ask(space))
             batch, waiting = waiting[: self.at_once], waiting[self.at_once :]
-            overrides = [_overrides(fixed, trial.params or _drawn(trial, space)) for trial in batch]
+            overrides = [_overrides(fixed, _drawn(trial, space)) for trial in batch]
             names |= {trial.number: slug(of_run) for trial, of_run in zip(batch, overrides, strict=True)}
             sweep.plan(list(dict.fromkeys(names[number] for number in sorted(names))), self.trials)
-            returns = self.runs_by.launch(overrides, initial_job_idx=batch[0].number)
-            for trial, returned in zip(batch, returns, strict=True):
-                self._tell(study, trial, returned.return_value)
-        self._conclude(study, fixed)
+            figures = self._run(overrides, batch[0].number)
+            for trial, figure in zip(batch, figures, strict=True):
+                self._tell(study, trial, figure)
+            if first and all(_is_refused(sweep.folder / names[trial.number]) for trial in batch):
+                log.warning(
+                    "the first runs are refused: the search ends here"
+                )  # or it would spend all its trials
+                break
+            first = False
+        self._conclude(study)
 
-    def _open_study(self, folder: Path) -> Any:
+    def _run(self, overrides: list[list[str]], number: int) -> list[Any]:
+        """The figures of the runs; of settings that were drawn twice there is one run."""
+        unique = list(dict.fromkeys(map(tuple, overrides)))
+        returns = self.runs_by.launch([list(of_run) for of_run in unique], initial_job_idx=number)
+        figures = dict(zip(unique, (returned.return_value for returned in returns), strict=True))
+        return [figures[tuple(of_run)] for of_run in overrides]
+
+    def _open_study(self, folder: Path, space: dict[str, Any]) -> Any:
         import optuna
 
         from leukemia.errors import InputError
+        from leukemia.runs import STUDY
 
-        storage = self.storage or f"sqlite:///{folder.absolute() / 'study.db'}"
-        finished = 0
+        storage = self.storage or f"sqlite:///{folder.absolute() / STUDY}"
         try:
             study = optuna.create_study(
                 study_name=self.study, storage=storage, direction=self.direction, load_if_exists=True
@@ -99,6 +113,14 @@ class Search(Sweeper):
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"the study {self.study} in {storage} cannot be opened: {reason}") from error
+        for key, before in {k: d for trial in study.trials for k, d in trial.distributions.items()}.items():
+            try:
+                optuna.distributions.check_distribution_compatibility(before, space.get(key, before))
+            except ValueError:
+                raise InputError(
+                    f"the study {self.study} in {storage} was begun with {key} from {before}, and its kind and its "
+                    "choices stay: give them as they were, or begin another (name=NAME)"
+                ) from None
         # A seed for each start, or a study that goes on would draw again what it drew first.
         study.sampler = optuna.samplers.TPESampler(
             seed=self.seed + finished, n_startup_trials=self.startup_trials, constant_liar=self.at_once > 1
@@ -117,7 +139,7 @@ class Search(Sweeper):
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             log.warning("trial %d failed with %s; the study goes on", trial.number, trial.params)
 
-    def _conclude(self, study: Any, fixed: list[str]) -> None:
+    def _conclude(self, study: Any) -> None:
         import optuna
 
         complete = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
@@ -150,10 +172,19 @@ def _overrides(fixed: Sequence[str], params: dict[str, Any]) -> list[str]:
 
 
 def _drawn(trial: Any, space: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a trial that was cut off before it had any."""
+    """The settings of a trial, those drawn too that it was cut off before it had."""
     for key, distribution in space.items():
-        trial._suggest(key, distribution)
+        if key not in trial.params:
+            trial._suggest(key, distribution)
     return trial.params
+
+
+def _is_refused(folder: Path) -> bool:
+    """Whether a run did not begin, for what was asked of it."""
+    from leukemia.reporting.tables import read_status
+    from leukemia.runs import Run
+
+    return str(read_status(Run(folder)).get("error") or "").startswith("InputError: ")
 
 
 def _distribution(override: Override) -> Any:

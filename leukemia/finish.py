@@ -12,7 +12,7 @@ from leukemia.evidence import models_of
 from leukemia.reporting.evaluated import evaluated
 from leukemia.reporting.html import write_report
 from leukemia.reporting.tables import read_status
-from leukemia.runs import PLAN, Run, Sweep, remove_if_empty
+from leukemia.runs import PLAN, STUDY, Run, Sweep, remove_if_empty
 from leukemia.shell import emphasised
 from leukemia.triage import triage
 
@@ -40,7 +40,7 @@ def end_sweep(folder: Path, ended: Sequence[Ended], held: ExitStack) -> int:
             if {path.name for path in run_folder.iterdir()} == {"config.yaml", "status.json"}:
                 shutil.rmtree(run_folder)
         if not any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
-            for about_nothing in ("multirun.yaml", PLAN):
+            for about_nothing in ("multirun.yaml", PLAN, STUDY):
                 (folder / about_nothing).unlink(missing_ok=True)
             held.close()
             remove_if_empty(folder)

@@ -26,6 +26,7 @@ from leukemia.plain_data import dump_yaml, parse_json, parse_yaml, read_text
 UNFINISHED = ".tmp"  # how the names of files end that are being written
 STATES = ("running", "done", "interrupted", "failed")
 PLAN = "sweep.json"
+STUDY = "study.db"  # what a search knows of its trials
 
 
 @dataclass(frozen=True)

@@ -81,3 +81,30 @@ def test_a_killed_study_takes_the_run_that_was_cut_off_up_again(leukemia_train, 
     assert [trial.state for trial in trials] == [STATE.COMPLETE, STATE.COMPLETE]
     assert trials[0].params == before.params
     assert len(Sweep(tmp_path / "search").runs) == 2
+
+
+def test_a_command_that_is_refused_spends_no_trials(leukemia_train, search, tmp_path):
+    code, _, err = leukemia_train(*search, "data.root=nowhere", "hydra.sweeper.trials=5")
+    assert code == 2
+    assert "no such folder" in err
+    assert not (tmp_path / "search").exists()
+
+
+def test_of_settings_that_are_drawn_twice_at_once_there_is_one_run(leukemia_train, search, tmp_path):
+    code, _, err = leukemia_train(
+        *search, "model.lr=choice(1e-3)", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2",
+        "hydra/launcher=devices", "hydra.launcher.devices=2",
+    )  # fmt: skip
+    assert code == 0, err
+    (run,) = Sweep(tmp_path / "search").runs
+    assert [trial.value for trial in study_in(tmp_path).trials] == [run.history["val/loss"].min()] * 2
+
+
+def test_a_study_is_not_gone_on_with_among_other_choices(leukemia_train, search, tmp_path):
+    (tmp_path / "search").mkdir()
+    study = optuna.create_study(study_name="search", storage=f"sqlite:///{tmp_path}/search/study.db")
+    study.ask({"model.trainable_from": optuna.distributions.CategoricalDistribution(["head", "stem"])})
+    code, _, err = leukemia_train(*search, "model.trainable_from=choice(head,layer4)")
+    assert code == 2
+    assert "was begun with model.trainable_from" in err
+    assert len(study.trials) == 1
