@@ -60,7 +60,7 @@ def soak(folder: Path, runs: int, kills: int, least: float, most: float, seed: i
     command = _command(folder / "sweep", f"seed=range({runs})")
     killed = {"SIGKILL": 0, "SIGTERM": 0}
     cut_off: set[str] = set()
-    left_running, exits = 0, []
+    left_running, unanswered, exits = 0, 0, []
     while True:
         with open(folder / "log.txt", "ab") as said:
             process = subprocess.Popen(
@@ -73,7 +73,12 @@ def soak(folder: Path, runs: int, kills: int, least: float, most: float, seed: i
             break
         number = signal.SIGTERM if rng.random() < 0.25 else signal.SIGKILL
         process.send_signal(number)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # a SIGTERM that is not answered
+            unanswered += 1
+            process.kill()
+            process.wait()
         killed[number.name] += 1
         left_running += len(_session(process.pid))
         cut_off |= {path.parent.name for path in (folder / "sweep").glob("*/status.json") if _cut(path)}
@@ -88,6 +93,7 @@ def soak(folder: Path, runs: int, kills: int, least: float, most: float, seed: i
         "runs": runs,
         "done": _done(folder),
         "killed": killed,
+        "signals_unanswered": unanswered,
         "runs_cut_off": len(cut_off),
         "exit_code": exits[-1],
         "minutes": round((time.monotonic() - started) / 60, 1),
@@ -102,7 +108,7 @@ def soak(folder: Path, runs: int, kills: int, least: float, most: float, seed: i
             "mb_per_run": per_run,
         },
     }
-    whole = found["done"] == runs and found["exit_code"] == 0 and not other
+    whole = found["done"] == runs and found["exit_code"] == 0 and not other and not unanswered
     flat = per_run is None or per_run < 0.5
     return {**found, "passed": whole and flat and not left_over and not found["left_running_processes"]}
 
@@ -126,12 +132,20 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, seconds: float | None
             break
         sizes = [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS:")]
         seen += [(size, _done(folder)) for size in sizes]
+        _make_room(folder)
         time.sleep(0.2)
     return seen
 
 
 def _done(folder: Path) -> int:
     return sum(1 for _ in (folder / "sweep").glob("*/metrics.json"))
+
+
+def _make_room(folder: Path) -> None:
+    """Remove the checkpoints of finished runs, 90 MB each: nobody reads them again."""
+    for checkpoint in (folder / "sweep").glob("*/checkpoints/*.ckpt"):
+        if not _cut(checkpoint.parents[1] / "status.json"):
+            checkpoint.unlink(missing_ok=True)
 
 
 def _begun(folder: Path) -> int:

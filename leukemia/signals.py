@@ -27,6 +27,14 @@ def install() -> None:
         signal.signal(number, _receive)
 
 
+def leave_if_asked() -> None:
+    """End the program if a signal came and did not end it: an exit that is raised while Python clears away an object
+    is lost."""
+    if _State.received:
+        _State.waits = False
+        sys.exit(128 + _State.received)
+
+
 class LeaveWithCheckpoint(Checkpoint):
     """On a signal, writes last.ckpt after the step that is under way and ends the program.
 
@@ -59,34 +67,29 @@ class LeaveWithCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if _State.received and not trainer.is_last_batch:
+        if _State.received and trainer.world_size == 1 and not trainer.is_last_batch:
             self._handed_out = batch_idx + 1
             trainer.save_checkpoint(self.run.last_checkpoint)
             log.info("last.ckpt holds epoch %d up to its batch %d", trainer.current_epoch + 1, batch_idx + 1)
-            self._leave()
+            leave_if_asked()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if _State.received:
-            self._leave()
+        leave_if_asked()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         _State.waits = False
-        if _State.received:
-            self._leave()
+        leave_if_asked()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         _State.waits = False
 
-    def _leave(self) -> None:
-        _State.waits = False
-        sys.exit(128 + _State.received)
-
 
 def _receive(number: int, frame: FrameType | None) -> None:
-    if not _State.waits or _State.received:
-        sys.exit(128 + number)
+    waits = _State.waits and not _State.received
     _State.received = number
+    if not waits:
+        sys.exit(128 + number)
     name = signal.Signals(number).name
     log.info("%s: the run is left after this step, and at once when the signal comes again", name)

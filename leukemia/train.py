@@ -189,6 +189,7 @@ def task_of_a_job(config: DictConfig) -> float | None:
     SweepWatch.ended.append((folder, failure))
     if sweeping:
         gc.collect()  # networks and trainers hold each other: left to itself Python keeps dozens of runs in memory
+        signals.leave_if_asked()
     return best_monitored(Run(folder)) if failure is None and sweeping else None
 
 

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM within an epoch: a checkpoint is written, and the run ends as an undisturbed one does."""
 
+import contextlib
 import os
 import signal
 
@@ -9,7 +10,7 @@ from leukemia import signals
 from leukemia.checkpoints import read_checkpoint
 from leukemia.config import compose
 from leukemia.models.classifier import CellClassifier
-from leukemia.runs import Run
+from leukemia.runs import Run, Sweep
 from leukemia.train import train
 
 
@@ -136,3 +137,29 @@ def test_outside_of_training_a_signal_ends_the_run_at_once(monkeypatch, tmp_path
         train(compose([*settings, "trainer.max_epochs=1"]), tmp_path / "run")
     assert left.value.code == 143
     assert Run(tmp_path / "run").status["status"] == "interrupted"
+
+
+def test_a_signal_that_python_swallows_ends_the_sweep_before_its_next_run(
+    monkeypatch, tmp_path, settings, leukemia_train
+):
+    """As one that comes while an object is cleared away, where an exit is lost."""
+    from leukemia import train as module
+
+    write = module.write_figures
+
+    def swallowed(*arguments):
+        write(*arguments)
+        with contextlib.suppress(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("leukemia.train.write_figures", swallowed)
+    sweep = [
+        *settings,
+        "trainer.max_epochs=1",
+        "model.unfreeze=null",
+        "seed=0,1",
+        f"hydra.sweep.dir={tmp_path}/s",
+    ]
+    assert leukemia_train("-m", *sweep)[0] == 143
+    assert [run.config["seed"] for run in Sweep(tmp_path / "s").with_status("done")] == [0]
+    assert len(Sweep(tmp_path / "s").runs) == 1
