@@ -59,6 +59,10 @@ def main() -> None:
             _task()
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(explain(error)) from None
+        except ValueError as error:
+            if not str(error).startswith("Config group override"):  # Hydra's own, of a group that is set to null
+                raise
+            raise InputError("a group of settings cannot be null: leave it out with ~GROUP, as ~logger") from None
         if SweepWatch.folder is not None:
             from leukemia.finish import end_sweep
 

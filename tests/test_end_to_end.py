@@ -94,6 +94,7 @@ def test_the_paper_experiment_runs_the_grid(leukemia_train, small, tmp_path):
         (["trainer.max_epochs=many"], "max_epochs"),
         (["hydra.run.dir=/dev/null/run"], "/dev/null"),
         (["resume=maybe"], "auto, never, restart"),
+        (["logger=null"], "~logger"),
         (["model.lr=[1"], "model.lr"),
         (["data.augment=some"], "none, views, full"),
         (["data.root=null"], "data.root=DIR"),
