@@ -76,7 +76,7 @@ def baselines_table(found: Found) -> Printed:
 
 def differences_table(comparisons: Found) -> Printed:
     """A row a pair of settings that report on the same cells: their paired differences with intervals."""
-    table = Printed(["Second minus first", *(_points_name(name) for name in COMPARED)], 1)
+    table = Printed(["Difference", *(_points_name(name) for name in COMPARED)], 1)
     for pair in comparisons:
         figures = [_difference(pair[name], _signed if name == "auroc" else points) for name in COMPARED]
         table.rows.append([f"{pair['second']} minus {pair['first']}", *figures])

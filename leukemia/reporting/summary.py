@@ -1,6 +1,7 @@
 """What a sweep says in sentences, and what its runs share."""
 
 from collections import Counter
+from math import isclose
 from typing import Any
 
 import pandas as pd
@@ -24,6 +25,9 @@ def headline(results: pd.DataFrame) -> list[str]:
     if len(found) == 1:
         return [*lines, f"{best}."]
     picked = f"It is the highest of {len(found)} settings on the cells that are reported, which flatters it."
+    ties = sum(isclose(other["accuracy"].mean(), accuracy) for _, other in found) - 1
+    if ties:
+        picked += f" {words.count(ties, 'other setting')} reached the same."
     return [*lines, f"Highest mean accuracy: {best}. {picked}", *_against_frozen(found)]
 
 

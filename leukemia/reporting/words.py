@@ -57,7 +57,7 @@ def value(setting: Any) -> str:
 
 
 def percent(figure: Any, sd: Any = None) -> str:
-    """A fraction as a percentage with two decimals, without the sign; with its spread if there is one."""
+    """A fraction as a percentage with two decimals, without the percent sign; with its spread if there is one."""
     return _with_spread(figure, sd, 100, ".2f")
 
 
@@ -115,7 +115,7 @@ def _of(number: int, total: int) -> str:
 def _with_spread(figure: Any, sd: Any, scale: float, form: str) -> str:
     if _missing(figure):
         return "–"
-    mean = format(scale * figure, form)
+    mean = format(scale * figure, form).replace("-", "−")
     return mean if _missing(sd) else f"{mean} ± {format(scale * sd, form)}"
 
 

@@ -138,7 +138,7 @@ def test_baselines_are_the_majority_and_shape_alone(sweep, proof):
 
 def test_differences_are_second_minus_first(sweep, proof):
     (row,) = rows_of(proof, "differences")
-    second, first = row["Second minus first"].split(" minus ")
+    second, first = row["Difference"].split(" minus ")
     for printed, name in (("Accuracy, points", "Accuracy %"), ("AUROC", "AUROC")):
         means = [of_scikit_learn(tables_of(sweep, setting), name).mean() for setting in (second, first)]
         assert number(row[printed]) == pytest.approx(means[0] - means[1], abs=0.006)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from leukemia.reporting import printed, words
+from leukemia.reporting import printed, summary, words
 from leukemia.reporting.evidence_page import Evidence
 from leukemia.reporting.markdown import results_md
 from leukemia.reporting.tables import FIGURES, combinations, grid, results_table, setting_columns
@@ -236,3 +236,18 @@ def test_a_run_that_repeats_a_seed_and_fold_counts_once(tmp_path: Path, make_run
     make_run(tmp_path, name="official-has-no-folds", seed=0, fold=1, skill=0.5)
     make_run(tmp_path, name="two", seed=1, skill=0.5)
     assert grid(results_table(Sweep(tmp_path)))["n"].tolist() == [2]
+
+
+def test_the_headline_says_how_many_settings_share_the_highest_accuracy(
+    tmp_path: Path, make_sweep: Maker
+) -> None:
+    results = results_table(make_sweep(tmp_path))
+    settings = len(combinations(results))
+    assert "reached the same" not in " ".join(summary.headline(results))
+    tied = " ".join(summary.headline(results.assign(accuracy=0.6)))
+    assert f"{settings - 1} other settings reached the same." in tied
+
+
+def test_a_negative_mean_has_the_minus_of_the_differences_beside_it() -> None:
+    assert words.percent(-0.1216, 0.01) == "−12.16 ± 1.00"
+    assert words.points(-0.1216) == "−12.16"
