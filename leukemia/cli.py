@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "write results.csv, results.md and report.html of a sweep or run",
         "report outputs/paper",
     )
-    report.add_argument("folder", type=Path, metavar="SWEEP", help="as outputs/paper")
+    report.add_argument("folder", type=Path, metavar="SWEEP|RUN", help="as outputs/paper")
 
     evaluate = _verb(
         verbs,

@@ -148,7 +148,7 @@ def _told(
     ]
     share = float(pd.to_numeric(table["label"]).mean())
     for name, at in (("of these cells", share), ("as stated", prevalence)):
-        if at is not None and 0 < at < 1:
+        if at is not None and 0 < at < 1 and policy.released:
             of_positive, of_negative = (
                 "–" if value is None else f"{percent(value)} %"
                 for value in predictive_values(table, policy, at)
