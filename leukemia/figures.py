@@ -62,8 +62,9 @@ def write_figures(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
     notes += [f"{data.leaks} of these cells leak"] * (data.leaks > 0)
     said = f" ({'; '.join(notes)})" if notes else ""
     log.info(
-        "%s is done: %s accuracy %.4f at epoch %d%s", run.name, side, metrics["accuracy"], best["epoch"], said
-    )
+        "%s is done: %s accuracy %.4f at epoch %d%s, in %s",
+        run.name, side, metrics["accuracy"], best["epoch"], said, run.folder,
+    )  # fmt: skip
 
 
 def _baseline(data: CellDataModule) -> pd.DataFrame:

@@ -166,6 +166,8 @@ def _told(table: pd.DataFrame, scorer: Scorer) -> list[str]:
         )
     elif not scorer.policy.certified:
         lines.append(f"NOTE: the policy is not certified: {scorer.policy.why_not}")
+    if scorer.policy is not None and scorer.policy.low is None and scorer.policy.high is None:
+        lines.append("It releases nothing; without its triage.json each cell is decided at probability 0.5")
     failed = table[table["error"].notna()]
     lines += [f"not read: {error}" for error in failed["error"][:5]]
     if len(failed) > 5:

@@ -60,9 +60,9 @@ def main() -> None:
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(explain(error)) from None
         except ValueError as error:
-            if not str(error).startswith("Config group override"):  # Hydra's own, of a group that is set to null
-                raise
-            raise InputError("a group of settings cannot be null: leave it out with ~GROUP, as ~logger") from None
+            if not str(error).startswith("Config group override"):
+                raise  # else Hydra's own, of a group that is set to null
+            raise InputError("a group of settings is null: leave it out with ~GROUP, as ~logger") from None
         if SweepWatch.folder is not None:
             from leukemia.finish import end_sweep
 
