@@ -100,6 +100,8 @@ def world(tmp_path_factory) -> dict[str, str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_says_can_be_done(page, world, leukemia_train, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    for name in ("RUN", "OTHER", "SWEEP"):  # of another page
+        (Path(world[name]) / "triage.json").unlink(missing_ok=True)
     (tmp_path / "outputs").mkdir()
     for name in ("demo", "paper"):
         (tmp_path / "outputs" / name).symlink_to(world["SWEEP"])

@@ -34,6 +34,7 @@ def test_it_runs_shows_pictures_and_ends_in_figures(quickstart, tmp_path, monkey
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("LEUKEMIA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore:The `srun` command is available")  # on a cluster
 
     where = {"metadata": {"path": str(started_in)}}
     NotebookClient(quickstart, timeout=240, kernel_name="python3", resources=where).execute()

@@ -20,6 +20,7 @@ class Started:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "leukemia.cli", "app", *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # who runs tests may ignore it
         )  # fmt: skip
         self.said = []
         for line in self.process.stdout:

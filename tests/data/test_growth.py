@@ -44,7 +44,9 @@ def test_the_whole_set_is_looked_up_in_two_seconds_and_time_grows_no_faster_than
     write_names(small, 15_114 // 4)
     write_names(whole, 15_114)
     seconds_to_look_up(small, monkeypatch)  # imports and first calls
-    quarter = seconds_to_look_up(small, monkeypatch)
-    all_of_it = seconds_to_look_up(whole, monkeypatch)
+    # The fastest of three: whatever else the machine does only adds to it.
+    quarter, all_of_it = (
+        min(seconds_to_look_up(root, monkeypatch) for _ in range(3)) for root in (small, whole)
+    )
     assert all_of_it < 2
     assert all_of_it < 2 * 4 * quarter
