@@ -374,6 +374,7 @@ def test_a_decision_whose_answer_is_lost_is_sent_again_and_written_once(serve, r
             route.continue_()
 
     here.route("**/api/decisions", lose)
+    here.wait_for_selector("#picture[data-shown]")  # nobody decides on what cannot be seen yet
     here.keyboard.press("a")
     here.wait_for_selector("text=The server does not answer")
     assert lost == [200]
