@@ -13,10 +13,10 @@ if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit()
 def step():
     return torch.ones(20_000_000).sum()  # 80 MB
-for _ in range(8):
-    step()  # until the heap has its size
+for _ in range(60):
+    step()  # until the heap has its size: by chance after one step or after a dozen
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(20):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
