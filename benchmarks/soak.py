@@ -1,6 +1,6 @@
 """A long sweep of short runs that is killed again and again: nothing may be lost, left over, or grow.
 
-    python benchmarks/soak.py                  200 runs; minutes to a quarter of an hour
+    python benchmarks/soak.py                  200 runs; a quarter to half an hour
     python benchmarks/soak.py --runs 4 --kills 2 --every 2 4
 
 The same command is started until it ends. In between it is killed at random: in three of four cases by SIGKILL, else
@@ -27,7 +27,7 @@ SETTINGS = (
     "model.trainable_from=head", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=1",
     "~logger", "callbacks.learning_rate=null",
 )  # fmt: skip
-LEFT_ALONE = 0.75  # of the runs: from there on nothing is killed
+LEFT_ALONE = 0.6  # of the runs: from there on nothing is killed
 COMPARED = 5  # runs that a kill cut off, trained again undisturbed
 
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--kills", type=int, default=10**6, help="at most so many")
     parser.add_argument(
-        "--every", type=float, nargs=2, default=(5.0, 25.0), metavar="SECONDS", help="least, most"
+        "--every", type=float, nargs=2, default=(2.0, 12.0), metavar="SECONDS", help="least, most"
     )
     parser.add_argument("--folder", type=Path, default=Path("outputs/soak"), help="emptied first")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
@@ -82,7 +82,8 @@ def soak(folder: Path, runs: int, kills: int, least: float, most: float, seed: i
         killed[number.name] += 1
         left_running += len(_session(process.pid))
         cut_off |= {path.parent.name for path in (folder / "sweep").glob("*/status.json") if _cut(path)}
-    grown, per_run = _growth(memory)
+    megabytes = list({done: round(size, 1) for size, done in memory}.values())  # when the next run was done
+    grown, per_run = _growth(megabytes)
     other = _differing(folder, sorted(cut_off)[:COMPARED], environment)
     left_over = [
         str(path.relative_to(folder))
@@ -106,6 +107,7 @@ def soak(folder: Path, runs: int, kills: int, least: float, most: float, seed: i
             "peak_mb": round(max((size for size, _ in memory), default=0)),
             "grown_mb": grown,
             "mb_per_run": per_run,
+            "mb_after_each_run": megabytes,
         },
     }
     whole = found["done"] == runs and found["exit_code"] == 0 and not other and not unanswered
@@ -171,14 +173,13 @@ def _session(leader: int) -> list[int]:
     return found
 
 
-def _growth(memory: Sequence[tuple[float, int]]) -> tuple[float | None, float | None]:
-    """By how many MB the process grew, and how many a run, from its fifth run on, when everything was used once."""
-    settled = [(size, done) for size, done in memory if done >= memory[0][1] + 5]
-    if len({done for _, done in settled}) < 5:
+def _growth(megabytes: Sequence[float]) -> tuple[float | None, float | None]:
+    """By how many MB the process grew, and how many a run, from its tenth run on, when everything was used once."""
+    settled = megabytes[10:]
+    if len(settled) < 5:
         return None, None
-    sizes, done = map(np.array, zip(*settled, strict=True))
-    slope = float(np.polyfit(done, sizes, 1)[0])
-    return round(slope * float(done.max() - done.min()), 1), round(slope, 3)
+    slope = float(np.polyfit(range(len(settled)), settled, 1)[0])
+    return round(settled[-1] - settled[0], 1), round(slope, 3)
 
 
 def _differing(folder: Path, names: Sequence[str], environment: dict[str, str]) -> list[str]:

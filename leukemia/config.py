@@ -260,6 +260,9 @@ class SweepWatch(Callback):
             if names := grid_names(config):
                 Sweep(folder).plan(names, len(names))
 
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        job_return.cfg = job_return.hydra_cfg = None  # Hydra keeps what a job returns to the end of a sweep
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         SweepWatch.folder = Path(config.hydra.sweep.dir).absolute()
 

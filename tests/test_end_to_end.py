@@ -1,5 +1,6 @@
 """The command as a user gives it: a sweep to its report, bad input to one message, two processes to one result."""
 
+import gc
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from omegaconf import DictConfig
 
 from leukemia.runs import Run, Sweep
 
@@ -112,6 +114,21 @@ def test_bad_input_ends_in_one_message_and_exit_2_with_nothing_left_behind(
     assert err.startswith("error: ")
     assert "Traceback" not in out + err
     assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_sweep_keeps_no_configuration_of_the_runs_that_are_over(
+    leukemia_train, small, tmp_path, monkeypatch
+):
+    kept = []
+
+    def counts(*_, **__):
+        gc.collect()
+        kept.append(sum(type(thing) is DictConfig for thing in gc.get_objects()))
+
+    monkeypatch.setattr("leukemia.train.train", counts)
+    leukemia_train("-m", *small, "seed=range(5)", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert len(kept) == 5
+    assert len(set(kept[1:])) == 1
 
 
 def test_a_sweep_of_nothing_but_bad_input_is_refused_whole(leukemia_train, small, tmp_path, monkeypatch):
