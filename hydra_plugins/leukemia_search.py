@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -17,6 +17,9 @@ from hydra.core.utils import configure_log
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from leukemia.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class Search(Sweeper):
 
             raise InputError("hydra/sweeper=search needs an extra: pip install 'leukemia[search]'") from None
         from leukemia.config import slug
-        from leukemia.runs import Sweep
+        from leukemia.runs import Run, Sweep
 
         configure_log(self.settings.hydra.hydra_logging, self.settings.hydra.verbose)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -79,10 +82,11 @@ class Search(Sweeper):
             batch, waiting = waiting[: self.at_once], waiting[self.at_once :]
             overrides = [_overrides(fixed, _drawn(trial, space)) for trial in batch]
             names |= {trial.number: slug(of_run) for trial, of_run in zip(batch, overrides, strict=True)}
-            sweep.plan(list(dict.fromkeys(names[number] for number in sorted(names))), self.trials)
+            complete = [trial.number for trial in study.get_trials(states=[optuna.trial.TrialState.COMPLETE])]
+            sweep.plan(_once(names, sorted(names)), self.trials, finished=_once(names, complete))
             figures = self._run(overrides, batch[0].number)
             for trial, figure in zip(batch, figures, strict=True):
-                self._tell(study, trial, figure)
+                self._tell(study, trial, figure, Run(sweep.folder / names[trial.number]))
             if first and all(_is_refused(sweep.folder / names[trial.number]) for trial in batch):
                 log.warning(
                     "the first runs are refused: the search ends here"
@@ -128,16 +132,26 @@ class Search(Sweeper):
         log.info("study %s in %s: %d of %d trials begun", self.study, storage, finished, self.trials)
         return study
 
-    def _tell(self, study: Any, trial: Any, value: Any) -> None:
-        """Record a trial: one without a finite figure has failed, and the study goes on."""
-        import optuna
+    def _tell(self, study: Any, trial: Any, value: Any, run: "Run") -> None:
+        """Record a trial: one without a finite figure has failed, and the study goes on, as it does after one whose run
+        was pruned."""
+        from optuna.trial import TrialState
 
-        if isinstance(value, int | float) and math.isfinite(value):
-            study.tell(trial, float(value))
-            log.info("trial %d: %.4f with %s", trial.number, value, trial.params)
-        else:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        if not (isinstance(value, int | float) and math.isfinite(value)):
+            study.tell(trial, state=TrialState.FAIL)
             log.warning("trial %d failed with %s; the study goes on", trial.number, trial.params)
+            return
+        trial.set_user_attr("run", run.name)
+        monitor = run.config["callbacks"]["early_stopping"]["monitor"]
+        for epoch, figure in zip(run.history["epoch"], run.history[monitor], strict=True):
+            if math.isfinite(figure):
+                trial.report(float(figure), int(epoch))
+        if run.pruned is None:
+            study.tell(trial, float(value))
+        else:
+            study.tell(trial, state=TrialState.PRUNED)
+        how = "" if run.pruned is None else f" (pruned after epoch {run.pruned['epoch']})"
+        log.info("trial %d: %.4f%s with %s", trial.number, value, how, trial.params)
 
     def _conclude(self, study: Any) -> None:
         import optuna
@@ -165,6 +179,11 @@ class Search(Sweeper):
             else:
                 fixed[key] = f"{key}={override.get_value_element_as_str()}"
         return list(fixed.values()), space
+
+
+def _once(names: dict[int, str], numbers: Sequence[int]) -> list[str]:
+    """The names of the runs of trials, each once."""
+    return list(dict.fromkeys(names[number] for number in numbers))
 
 
 def _overrides(fixed: Sequence[str], params: dict[str, Any]) -> list[str]:

@@ -114,6 +114,11 @@ class Run:
         )
 
     @property
+    def pruned(self) -> dict[str, Any] | None:
+        """Where a search stopped the run early: `epoch`, `monitor`, `best`, `compared_with`; None where it did not."""
+        return self._json("pruned.json") if (self.folder / "pruned.json").is_file() else None
+
+    @property
     def attention(self) -> dict[str, Any] | None:
         """What `leukemia explain` found of the run's own cells; None where it was not run. Read afresh each time."""
         return self._json("attention.json") if (self.folder / "attention.json").is_file() else None
@@ -171,9 +176,7 @@ class Sweep:
     @property
     def planned(self) -> list[str]:
         """The names of all runs of the last command into this folder, as far as they are known; see `plan`."""
-        names = self._plan.get("runs")
-        kept = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-        return [name for name in kept if Path(name).name == name and not name.startswith(".")]
+        return self._names("runs")
 
     @property
     def total(self) -> int:
@@ -181,9 +184,16 @@ class Sweep:
         total = self._plan.get("total")
         return total if isinstance(total, int) else 0
 
-    def plan(self, names: Sequence[str], total: int) -> None:
-        """Write down which runs a command is to make, so that those that have not begun are known."""
-        write_text(self.folder / PLAN, json.dumps({"total": total, "runs": list(names)}, indent=2) + "\n")
+    @property
+    def finished(self) -> list[str]:
+        """The names of the runs that a search had figures of when it planned those that run now; else empty."""
+        return self._names("finished")
+
+    def plan(self, names: Sequence[str], total: int, finished: Sequence[str] = ()) -> None:
+        """Write down which runs a command is to make, so that those that have not begun are known, and of which of
+        them a search has figures."""
+        plan = {"total": total, "runs": list(names), "finished": list(finished)}
+        write_text(self.folder / PLAN, json.dumps(plan, indent=2) + "\n")
 
     def with_status(self, status: str) -> list[Run]:
         return [run for run in self.runs if run.status["status"] == status]
@@ -197,6 +207,11 @@ class Sweep:
             return [Run(self.folder)]
         found = sorted(path.parent for path in self.folder.glob("*/status.json"))
         return [Run(path) for path in found if not path.name.startswith(".")]  # dotted: moved aside
+
+    def _names(self, key: str) -> list[str]:
+        names = self._plan.get(key)
+        kept = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        return [name for name in kept if Path(name).name == name and not name.startswith(".")]
 
     @property
     def _plan(self) -> dict[str, Any]:

@@ -213,8 +213,7 @@ def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
     callbacks: list[pl.Callback] = [HistoryFile(run), Pictures()]
     for name, node in config.callbacks.items():
         if node is not None and (name != "progress" or sys.stderr.isatty()):
-            of_checkpoint = {"dirpath": str(run.best_checkpoint.parent)} if name in ("best", "last") else {}
-            callbacks.append(build(node, **of_checkpoint))
+            callbacks.append(build(node, **_place(name, run)))
     callbacks.append(signals.LeaveWithCheckpoint(run))
     plugins = [WholeCheckpointIO(), *cluster_plugins()]
     logger = build(config.logger, save_dir=str(run.folder)) if config.get("logger") else False
@@ -227,6 +226,13 @@ def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
         plugins=plugins,
         **shown,
     )
+
+
+def _place(callback: str, run: Run) -> dict[str, Any]:
+    """What a callback of this name is told of the run's folder."""
+    if callback in ("best", "last"):
+        return {"dirpath": str(run.best_checkpoint.parent)}
+    return {"folder": str(run.folder)} if callback == "pruning" else {}
 
 
 def _less_memory(config: DictConfig) -> str:

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import statistics
 import subprocess
 import sys
 
 import optuna
 import pytest
 
-from leukemia.runs import Sweep
+from leukemia.reporting.tables import results_table
+from leukemia.runs import Run, Sweep
 
 STATE = optuna.trial.TrialState
 
@@ -81,6 +83,65 @@ def test_a_killed_study_takes_the_run_that_was_cut_off_up_again(leukemia_train, 
     assert [trial.state for trial in trials] == [STATE.COMPLETE, STATE.COMPLETE]
     assert trials[0].params == before.params
     assert len(Sweep(tmp_path / "search").runs) == 2
+
+
+def test_a_run_that_falls_behind_the_finished_ones_is_pruned_and_the_study_goes_on(
+    leukemia_train, search, tmp_path
+):
+    settings = [
+        *search, "model.lr=tag(log, interval(1e-7, 1e-2))", "hydra.sweeper.trials=6", "trainer.max_epochs=4",
+        "callbacks.pruning.startup_runs=2", "callbacks.pruning.warmup_epochs=1", "hydra.sweeper.startup_trials=100",
+    ]  # fmt: skip
+    code, out, err = leukemia_train(*settings)
+    assert code == 0, err
+    trials = study_in(tmp_path).trials
+    complete: list[dict[int, float]] = []
+    for trial in trials:
+        run = Run(tmp_path / "search" / trial.user_attrs["run"])
+        figures = dict(zip(run.history["epoch"], run.history["val/loss"], strict=True))
+        assert run.status["status"] == "done"
+        assert run.metrics["best_epoch"] == min(figures, key=lambda epoch: figures[epoch])
+        assert trial.intermediate_values == pytest.approx(figures)
+        behind = [
+            epoch for epoch in range(2, 5) if len(complete) >= 2 and epoch in figures
+            and min(figures[e] for e in range(1, epoch + 1)) > statistics.median(of[epoch] for of in complete)
+        ]  # fmt: skip
+        if behind:
+            assert (trial.state, len(figures)) == (STATE.PRUNED, behind[0])
+            assert (run.pruned or {}).get("epoch") == behind[0]
+        else:
+            assert (trial.state, len(figures), run.pruned) == (STATE.COMPLETE, 4, None)
+            complete.append(figures)
+    pruned = len(trials) - len(complete)
+    assert pruned > 0
+    assert out.count("pruned after epoch") >= pruned
+    results = results_table(Sweep(tmp_path / "search"))
+    assert results["pruned_after"].notna().sum() == pruned
+    assert "stopped early by the search" in (tmp_path / "search" / "results.md").read_text()
+
+
+def test_a_pruned_run_that_is_killed_before_it_has_figures_is_not_trained_further(
+    leukemia_train, search, tmp_path, monkeypatch
+):
+    settings = [
+        *search, "model.lr=tag(log, interval(1e-7, 1e-2))", "hydra.sweeper.trials=3", "trainer.max_epochs=4",
+        "callbacks.pruning.startup_runs=0", "callbacks.pruning.warmup_epochs=0",
+    ]  # fmt: skip
+    dies = (
+        "import os, leukemia.pruning, leukemia.train as train\n"
+        "leukemia.pruning.falls_behind = lambda own, *_: len(own) == 2\n"
+        "train.write_figures = lambda *_: os._exit(9)\n"
+        "train.main()\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", dies, *settings], env=dict(os.environ), capture_output=True
+    )
+    assert killed.returncode == 9, killed.stderr.decode()
+    monkeypatch.setattr("leukemia.pruning.falls_behind", lambda own, *_: len(own) == 2)
+    code, _, err = leukemia_train(*settings)
+    assert code == 0, err
+    assert [len(run.history) for run in Sweep(tmp_path / "search").runs] == [2, 2, 2]
+    assert [trial.state for trial in study_in(tmp_path).trials] == [STATE.PRUNED] * 3
 
 
 def test_a_command_that_is_refused_spends_no_trials(leukemia_train, search, tmp_path):

@@ -19,7 +19,17 @@ FIGURES = (
 SUBJECT_FIGURES = (
     "n", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "mean_cell_accuracy",
 )  # fmt: skip
-INTEGERS = ("depth", "seed", "fold", "best_epoch", "n_images", "n_subjects", "leaks", "subjects.n")
+INTEGERS = (
+    "depth",
+    "seed",
+    "fold",
+    "pruned_after",
+    "best_epoch",
+    "n_images",
+    "n_subjects",
+    "leaks",
+    "subjects.n",
+)
 WORDS = ("side", "epoch_chosen_here", "better_than_majority", "classes", "synthetic")
 OWN_COLUMNS = ("model.depth", "model.trainable_from", "seed", "data.split", "data.fold")
 GONE = "its process is gone; it goes on when its job or the same command is started again"
@@ -28,8 +38,9 @@ VALUES_THAT_ARE_DICTS = ("model.unfreeze", "model.stage_lr")
 
 def results_table(sweep: Sweep) -> pd.DataFrame:
     """A row a run, those that have not begun last: `run, status, error, depth, trainable_from`, then every other
-    setting that differs between the runs by its dotted name, then `seed, split, fold`, the keys of metrics.json,
-    those of its `subjects` as `subjects.NAME`, and `seconds`. Only finished runs have figures; what is unknown is
+    setting that differs between the runs by its dotted name, then `seed, split, fold`, `pruned_after` (the epoch after
+    which a search stopped the run early), the keys of metrics.json, those of its `subjects` as `subjects.NAME`, and
+    `seconds`. Only finished runs have figures; what is unknown is
     missing.
 
     A run that cannot be read stays in the table, with the reason as its `error`.
@@ -43,10 +54,10 @@ def results_table(sweep: Sweep) -> pd.DataFrame:
     varied = [name for name in differing(settings) if name not in OWN_COLUMNS]
     rows = []
     for run, status, of_run in zip(runs, statuses, settings, strict=True):
-        error, metrics = status.get("error"), {}
+        error, metrics, pruned = status.get("error"), {}, None
         if status["status"] == "done":
             try:
-                metrics = run.metrics
+                metrics, pruned = run.metrics, run.pruned
             except InputError as problem:
                 error = error or str(problem)
         rows.append({
@@ -59,6 +70,7 @@ def results_table(sweep: Sweep) -> pd.DataFrame:
             "seed": of_run.get("seed"),
             "split": of_run.get("data.split"),
             "fold": of_run.get("data.fold"),
+            "pruned_after": None if pruned is None else pruned.get("epoch"),
             **_figures(metrics),
             "seconds": status.get("seconds"),
         })  # fmt: skip
@@ -181,7 +193,7 @@ def _figures(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _typed(results: pd.DataFrame) -> pd.DataFrame:
     numbers = [n for n in FIGURES if n not in WORDS] + [f"subjects.{n}" for n in SUBJECT_FIGURES]
-    for name in ("depth", "seed", "fold", *numbers, "seconds"):
+    for name in ("depth", "seed", "fold", "pruned_after", *numbers, "seconds"):
         whole = name in INTEGERS
         values = [_number(value, whole) for value in results[name]]
         results[name] = pd.Series(values, index=results.index, dtype="Int64" if whole else float)

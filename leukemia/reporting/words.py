@@ -15,6 +15,7 @@ SEED_STUDY_CLASSES = "HEM/ALL"
 
 CHOSEN_HERE = "epoch chosen on these cells"
 NO_BETTER = "no better than the majority class"
+PRUNED = "stopped early by the search"
 LEAKS = "LEAKS"
 
 
@@ -25,7 +26,8 @@ def marks(runs: pd.DataFrame) -> list[str]:
     leaky = image | (runs["leaks"].fillna(0) > 0)
     chosen = runs["epoch_chosen_here"].map(_true)
     no_better = runs["better_than_majority"].map(_false)
-    found = [(_leak(runs[leaky]), leaky), (CHOSEN_HERE, chosen), (NO_BETTER, no_better)]
+    pruned = runs["pruned_after"].notna()
+    found = [(_leak(runs[leaky]), leaky), (CHOSEN_HERE, chosen), (NO_BETTER, no_better), (PRUNED, pruned)]
     return [text + _of(int(which.sum()), len(runs)) for text, which in found if which.any()]
 
 
