@@ -49,7 +49,7 @@ def test_jobs_killed_preempted_and_out_of_time_end_with_the_numbers_of_an_undist
         started = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
         jobs = tmp_path / "jobs"
-        first, second, third, fourth = wait_for(lambda: Sweep(jobs).planned, tmp_path, slurm)
+        first, second, third, _ = wait_for(lambda: Sweep(jobs).planned, tmp_path, slurm)
         builders = set()
 
         def both_trained() -> bool:
@@ -74,18 +74,54 @@ def test_jobs_killed_preempted_and_out_of_time_end_with_the_numbers_of_an_undist
         started.wait(30)
     assert (jobs / "report.html").is_file()
     assert [read_status(run)["status"] for run in Sweep(jobs).runs] == ["done"] * 4
-    log = "".join(path.read_text() for path in (jobs / ".submitit").rglob("*_log.out"))
-    assert log.count(" goes on") == 3
-    assert log.count(" starts") == 4
+    assert told(jobs).count(" goes on") == 3
+    assert told(jobs).count(" starts") == 4
     assert len(list((tmp_path / "cache").glob("pixels-*"))) == 1
 
-    undisturbed = [*TRAIN, *sweep, f"hydra.sweep.dir={tmp_path}/here"]
+    assert_same_as_undisturbed(Sweep(jobs), sweep, tmp_path)
+
+
+@pytest.mark.timeout(900)
+def test_jobs_that_slurm_itself_preempts_or_ends_for_their_time_go_on(slurm, sweep, tmp_path):
+    sweep, jobs = [*sweep, "model.trainable_from=layer4"], tmp_path / "jobs"
+    short = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10"]
+    with open(tmp_path / "output", "w") as output:
+        started = subprocess.Popen(
+            [*TRAIN, *sweep, *JOBS, *short, f"hydra.sweep.dir={jobs}"],
+            env=slurm.environment, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        first, second = wait_for(lambda: Sweep(jobs).planned, tmp_path, slurm)
+        wait_for(lambda: all(trained_epochs(jobs / name) > 1 for name in (first, second)), tmp_path, slurm)
+        slurm.call("sbatch", "--partition=urgent", "--ntasks=4", "--output=/dev/null", "--wrap=sleep 1")
+        wait_for(lambda: told(jobs).count(" goes on") == 2, tmp_path, slurm)
+        assert told(jobs).count("DUE TO PREEMPTION") >= 2
+        # What the process does not get done SLURM ends, and wakes it to say so.
+        process_of(slurm.call("squeue", "-h", "-o", "%F").split()[0], 0).suspend()
+        assert trained_epochs(jobs / first) < 30
+        wait_for(lambda: "this job is timed-out" in told(jobs), tmp_path, slurm)
+        assert started.wait(600) == 0, (tmp_path / "output").read_text()
+    finally:
+        started.terminate()
+        started.wait(30)
+    assert told(jobs).count(" goes on") >= 3
+    assert told(jobs).count(" starts") == 2
+    assert_same_as_undisturbed(Sweep(jobs), sweep, tmp_path)
+
+
+def assert_same_as_undisturbed(sweep: Sweep, settings, tmp_path) -> None:
+    undisturbed = [*TRAIN, *settings, f"hydra.sweep.dir={tmp_path}/here"]
     subprocess.run(undisturbed, env=dict(os.environ), check=True, timeout=600, stdout=subprocess.DEVNULL)
-    for name in (first, second, third, fourth):
-        here, there = Run(tmp_path / "here" / name), Run(jobs / name)
+    for name in sweep.planned:
+        here, there = Run(tmp_path / "here" / name), Run(sweep.folder / name)
         pd.testing.assert_frame_equal(here.history, there.history)
         pd.testing.assert_frame_equal(here.predictions, there.predictions)
         assert here.metrics == there.metrics
+
+
+def told(jobs) -> str:
+    """What the jobs of a sweep have said."""
+    return "".join(path.read_text() for path in (jobs / ".submitit").rglob("*_log.out"))
 
 
 def trained_epochs(folder) -> int:
