@@ -15,6 +15,7 @@ from PIL import Image
 from leukemia.checkpoints import load_classifier
 from leukemia.data.files import find_pictures
 from leukemia.errors import InputError
+from leukemia.evaluation.predictions import sigmoid
 from leukemia.explain import PLACE, background, cell_alone, heat_maps, on_background
 from leukemia.inference import run_scorer
 from leukemia.models.classifier import CellClassifier
@@ -46,8 +47,7 @@ class Explained:
         share = (
             "nothing speaks for it" if np.isnan(self.on_background) else f"{self.on_background:.0%} on black"
         )
-        probability = 1 / (1 + np.exp(-self.logit))
-        return [Path(self.path).name, f"{self.decision}, p {probability:.2f}, {share}"]
+        return [Path(self.path).name, f"{self.decision}, p {sigmoid(self.logit):.2f}, {share}"]
 
 
 def explain(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from leukemia.data.shape import is_background
 from leukemia.data.transforms import normalise
 from leukemia.errors import InputError
 from leukemia.models.classifier import CellClassifier
@@ -15,7 +16,6 @@ from leukemia.models.resnet import STAGES, StagedResNet
 
 AT_ONCE = 32  # cells: a graph of layer4 is kept for each
 PLACE = 32  # pixels of the picture for one value of layer4, each way
-BLACK = 10  # of 255: darker than any stain, brighter than what JPEG makes of black
 
 
 def heat_maps(model: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -71,7 +71,7 @@ def on_background(heat: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArr
         pixels: uint8 (N, S, S, 3) of the same cells.
     """
     total = heat.sum(axis=(1, 2), dtype=np.float64)
-    outside = np.where(_is_black(pixels), heat, 0).sum(axis=(1, 2), dtype=np.float64)
+    outside = np.where(is_background(pixels), heat, 0).sum(axis=(1, 2), dtype=np.float64)
     return np.divide(outside, total, out=np.full(len(heat), np.nan), where=total > 0)
 
 
@@ -84,7 +84,7 @@ def cell_alone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     Args:
         pixels: uint8 (N, S, S, 3).
     """
-    cell = torch.from_numpy(~_is_black(pixels)).float()[:, None]
+    cell = torch.from_numpy(~is_background(pixels)).float()[:, None]
     places = functional.adaptive_avg_pool2d(cell, -(-pixels.shape[1] // PLACE))
     enlarged = functional.interpolate(places, size=pixels.shape[1:3], mode="bilinear", align_corners=False)
     return enlarged[:, 0].numpy()
@@ -92,7 +92,7 @@ def cell_alone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def background(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The share of each picture (N, S, S, 3) that is black background: (N,), from 0 to 1."""
-    return _is_black(pixels).mean(axis=(1, 2))
+    return is_background(pixels).mean(axis=(1, 2))
 
 
 class _TracedFromLayer4(nn.Module):
@@ -107,10 +107,6 @@ class _TracedFromLayer4(nn.Module):
             for stage in STAGES[:4]:
                 images = self.net.run_stage(stage, images)
         return self.net.run_stage("head", self.net.run_stage("layer4", images.requires_grad_())).flatten()
-
-
-def _is_black(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return pixels.max(axis=-1) <= BLACK
 
 
 def _grad_cam() -> Any:

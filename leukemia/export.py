@@ -21,6 +21,7 @@ from leukemia.data.synthetic import Traits, draw_cell
 from leukemia.data.transforms import IMAGENET_MEAN, IMAGENET_STD, view
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
+from leukemia.evaluation.predictions import sigmoid
 from leukemia.exported import FORMAT, SUFFIX, needs
 from leukemia.inference import run_scorer
 from leukemia.models.classifier import CellClassifier
@@ -110,7 +111,7 @@ def _onnx(run: Run, model: CellClassifier) -> bytes:
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     given = session.run(["logit", "probability"], {"pixels": pixels})
     expected = _in_torch(model, pixels, scorer.views)
-    apart = _largest_difference(given, (expected, 1 / (1 + np.exp(-(slope * expected + intercept)))))
+    apart = _largest_difference(given, (expected, sigmoid(slope * expected + intercept)))
     checked = {"images": IMAGES, "of_the_run": of_run, "largest_difference": apart}
     said = [f"onnxruntime agrees with torch on {IMAGES} pictures ({of_run} of them the run's) to {apart:.1e}"]
     if source == "identity":

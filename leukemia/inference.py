@@ -11,6 +11,7 @@ from leukemia.data.batches import Batches
 from leukemia.data.pixels import CNMC_SIZE
 from leukemia.data.transforms import VIEWS, view
 from leukemia.errors import InputError
+from leukemia.evaluation.predictions import sigmoid
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.precision import autocast
 from leukemia.runs import Run
@@ -48,7 +49,7 @@ def predict_logits(
 def predictions_table(cells: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
     """`path, subject, side, label, logit, probability` of cells and their logits, (cells,) both."""
     table = cells[["path", "subject", "side", "label"]].assign(logit=logits)
-    return table.assign(probability=1 / (1 + np.exp(-table["logit"])))
+    return table.assign(probability=sigmoid(table["logit"]))
 
 
 def run_scorer(run: Run, device: str = "auto", views: int | None = None) -> Scorer:

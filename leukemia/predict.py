@@ -13,6 +13,7 @@ from leukemia.data.files import find_pictures, natural
 from leukemia.data.owners import owners_of
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import REVIEW
+from leukemia.evaluation.predictions import sigmoid
 from leukemia.evaluation.subjects import summary_by_subject
 from leukemia.exported import SUFFIX, onnx_scorer
 from leukemia.runs import Run, write_text
@@ -104,7 +105,7 @@ def score(scorer: Scorer, files: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({
         "path": list(files),
         "logit": logit,
-        "probability": 1 / (1 + np.exp(-logit)),
+        "probability": sigmoid(logit),
         "calibrated_probability": np.nan if calibrated is None else calibrated,
         "decision": pd.Series(scorer.decide(logit), dtype=object).where(read),
         "decided_by": pd.Series([scorer.decided_by] * len(files), dtype=object).where(read),

@@ -13,7 +13,7 @@ from leukemia.evidence import models_of, predictions_of
 from leukemia.reporting.words import percent
 from leukemia.runs import Run, Sweep
 
-POOLED = (
+OF_SEVERAL_MODELS = (
     "the pooled folds of a sweep are predictions of several models, and a policy is of one: certify a run"
 )
 CHOSEN = "the epoch was chosen on these cells: certify on a test side (data.split=holdout) or with --on TABLE"
@@ -96,7 +96,7 @@ def _of_sweep(folder: Path) -> tuple[pd.DataFrame, tuple[str, str], str, str]:
     return (
         table,
         found[0].classes,
-        POOLED,
+        OF_SEVERAL_MODELS,
         f"the first seed of {folder.name}, {folds} folds ({len(table):,} cells)",
     )
 

@@ -15,6 +15,7 @@ from leukemia.app.queue import calibrated_logit, orders, triage
 from leukemia.app.store import Seen, Store
 from leukemia.app.uploads import tells_class
 from leukemia.data.pixels import fit
+from leukemia.evaluation.predictions import sigmoid
 from leukemia.runs import Run
 
 FOLDER = "review"  # in that of the run
@@ -101,7 +102,7 @@ class Review:
 
     def opinion(self, cell: Cell) -> Opinion:
         logit = np.array([cell.logit])
-        probability = float(1 / (1 + np.exp(-calibrated_logit(logit, self.policy)[0])))
+        probability = float(sigmoid(calibrated_logit(logit, self.policy)[0]))
         label = self.classes[int(probability >= 0.5)]
         return Opinion(probability, label, str(triage(logit, self.policy, self.classes)[0]))
 
@@ -111,9 +112,7 @@ class Review:
             return None, None
         ends = (self.policy.low, self.policy.high)
         low, high = (
-            None
-            if end is None
-            else float(1 / (1 + np.exp(-calibrated_logit(np.array([end]), self.policy)[0])))
+            None if end is None else float(sigmoid(calibrated_logit(np.array([end]), self.policy)[0]))
             for end in ends
         )
         return low, high

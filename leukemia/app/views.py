@@ -80,7 +80,7 @@ def _subject(review: Review, cell: Cell, labels: dict[str, str]) -> dict[str, An
     return {
         "name": review.subject_name(cell),
         "summary": f"{len(own)} cell{'s' * (len(own) != 1)} here, of which you decided {decided}.",
-        "model": f"The model calls {called} of {len(own)} {positive}; mean probability of it {100 * mean:.0f} %.",
+        "model": f"The model calls {called} of {len(own)} {positive}, and gives it {100 * mean:.0f} % on average.",
         "more": len(others) - len(shown),
         "cells": [
             {

@@ -126,7 +126,13 @@ class CellDataModule(pl.LightningDataModule):
     def cells(self) -> pd.DataFrame:
         """The cells of this split: `path, subject, group, label, side, pixel_hash`."""
         return assign_sides(
-            self.index, self.pixels.hashes, self.split, self.fold, self.num_folds, self.split_seed
+            self.index,
+            self.pixels.hashes,
+            self.split,
+            self.fold,
+            self.num_folds,
+            self.split_seed,
+            self.classes,
         )
 
     def shapes(self, side: str) -> np.ndarray:

@@ -39,7 +39,7 @@ def shapes_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     Args:
         images: uint8 (N, S, S, 3), a cell each on black.
     """
-    mask = (images.max(axis=3) > BACKGROUND).astype(np.float64)
+    mask = (~is_background(images)).astype(np.float64)
     rows, columns = mask.sum(axis=2), mask.sum(axis=1)
     area = rows.sum(axis=1)
     some = np.maximum(area, 1)
@@ -50,6 +50,11 @@ def shapes_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     colours = np.einsum("nhwc,nhw->nc", images.astype(np.float64), mask) / some[:, None]
     share = area / (images.shape[1] * images.shape[2])
     return np.concatenate([share[:, None], colours, roundness[:, None]], axis=1).astype(np.float32)
+
+
+def is_background(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels of RGB pictures, uint8 (..., 3), are the black around the cell; (...)."""
+    return images.max(axis=-1) <= BACKGROUND
 
 
 def _moment(counts: NDArray[np.float64], area: NDArray[np.float64]) -> NDArray[np.float64]:

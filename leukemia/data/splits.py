@@ -49,6 +49,7 @@ def assign_sides(
     fold: int = 0,
     num_folds: int = 5,
     split_seed: int = 0,
+    classes: tuple[str, str] = ("label 0", "label 1"),
 ) -> pd.DataFrame:
     """Give every labelled cell its group and its side.
 
@@ -66,6 +67,7 @@ def assign_sides(
         fold: k, from 0.
         num_folds: how many folds the training groups are cut into, balanced by class.
         split_seed: of the folds; they depend on nothing else but the data.
+        classes: the names of the labels 0 and 1, for messages.
 
     Returns:
         `path, subject, group, label, side, pixel_hash`, in the order of the index; unlabelled cells and cells
@@ -106,7 +108,7 @@ def assign_sides(
         side = np.where(training, "train", "val")
     else:
         folds = np.full(len(cells), -1)
-        folds[training] = _folds(cells[training], split, fold, num_folds, split_seed)
+        folds[training] = _folds(cells[training], split, fold, num_folds, split_seed, classes)
         if split == "holdout":
             side = np.where(~training, "test", np.where(folds == fold, "val", "train"))
         else:
@@ -140,7 +142,9 @@ def sides_table(cells: pd.DataFrame, classes: tuple[str, str]) -> pd.DataFrame:
     return table.loc[sides]
 
 
-def _folds(cells: pd.DataFrame, split: str, fold: int, num_folds: int, split_seed: int) -> np.ndarray:
+def _folds(
+    cells: pd.DataFrame, split: str, fold: int, num_folds: int, split_seed: int, classes: tuple[str, str]
+) -> np.ndarray:
     """The fold of each cell."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -149,7 +153,7 @@ def _folds(cells: pd.DataFrame, split: str, fold: int, num_folds: int, split_see
     _require(
         len(groups_of_class) == 2 and groups_of_class.min() >= num_folds,
         f"{num_folds} folds need {num_folds} groups of each class and there are "
-        + " and ".join(f"{count} of class {label}" for label, count in groups_of_class.items()),
+        + " and ".join(f"{groups_of_class.get(label, 0)} of {name}" for label, name in enumerate(classes)),
         "lower data.num_folds",
     )
     if split == "image":

@@ -13,7 +13,7 @@ from leukemia.evaluation.metrics import (
     confidence_bins,
     decision_confidence,
 )
-from leukemia.evaluation.predictions import arrays, clusters
+from leukemia.evaluation.predictions import arrays, clusters, sigmoid
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def fit(label: ArrayLike, logit: ArrayLike, intercept: bool = True) -> Recalibra
         return float(np.mean(np.logaddexp(0, fitted) - target * fitted))
 
     def gradient(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(np.mean((_sigmoid(values @ columns) - target) * columns, axis=1))
+        return np.asarray(np.mean((sigmoid(values @ columns) - target) * columns, axis=1))
 
     def curvature(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        probability = _sigmoid(values @ columns)
+        probability = sigmoid(values @ columns)
         return np.asarray(np.mean(probability * (1 - probability) * columns[:, None] * columns, axis=2))
 
     start = np.array([1.0, 0.0])[: len(columns)]
@@ -124,7 +124,7 @@ def quality(label: ArrayLike, logit: ArrayLike) -> dict[str, float]:
     return {
         "ece": calibration_error(decision_confidence(logit), (logit >= 0) == positive),
         "loss": float(np.logaddexp(0, np.where(positive, -logit, logit)).mean()),
-        **brier(positive, _sigmoid(logit)),
+        **brier(positive, sigmoid(logit)),
     }
 
 
@@ -163,9 +163,3 @@ def reliability(label: ArrayLike, logit: ArrayLike, bins: int | None = None) -> 
     hits = (table["accuracy"] * table["n"]).round().astype(int)
     ends = [wilson_interval(int(hit), int(n)) for hit, n in zip(hits, table["n"], strict=True)]
     return table.assign(low=[low for low, _ in ends], high=[high for _, high in ends])
-
-
-def _sigmoid(logit: NDArray[np.float64]) -> NDArray[np.float64]:
-    from scipy.special import expit
-
-    return np.asarray(expit(logit), dtype=float)

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from leukemia.evaluation.intervals import wilson_interval
-from leukemia.evaluation.predictions import arrays, has_subjects, validate_predictions
+from leukemia.evaluation.predictions import arrays, has_subjects, sigmoid, validate_predictions
 
 BINS = 15
 CELLS_A_BIN = 10
@@ -153,7 +153,7 @@ def confidence_bins(confidence: ArrayLike, bins: int | None = None) -> NDArray[n
 
 def decision_confidence(logit: ArrayLike) -> NDArray[np.float64]:
     """The probability of the class that is decided on, `[n]`, 0.5 to 1."""
-    return 1 / (1 + np.exp(-np.abs(np.asarray(logit, dtype=float))))
+    return sigmoid(np.abs(np.asarray(logit, dtype=float)))
 
 
 def confusion(table: pd.DataFrame) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leukemia.errors import InputError
+from leukemia.evaluation.predictions import sigmoid
 
 REVIEW = "review"
 UNITS = ("subject", "cell")
@@ -71,7 +72,7 @@ class Policy:
         """The calibrated probability of the positive class `[n]`; None where no calibration is known."""
         if self.slope is None or self.intercept is None:
             return None
-        return 1 / (1 + np.exp(-(self.slope * np.asarray(logit, dtype=float) + self.intercept)))
+        return sigmoid(self.slope * np.asarray(logit, dtype=float) + self.intercept)
 
     def to_json(self) -> dict[str, Any]:
         """The content of triage.json."""

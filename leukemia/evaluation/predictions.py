@@ -84,6 +84,13 @@ def arrays(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.float64]]
     return label, pd.to_numeric(table["logit"]).to_numpy(dtype=np.float64)
 
 
+def sigmoid(logit: ArrayLike) -> NDArray[np.float64]:
+    """The probability that a logit stands for, of its shape; none is too large for it."""
+    logit = np.asarray(logit, dtype=float)
+    small = np.exp(-np.abs(logit))
+    return np.asarray(np.where(logit >= 0, 1.0, small) / (1 + small))
+
+
 def clusters(table: pd.DataFrame) -> tuple[str, NDArray[np.object_]]:
     """What is independent in a checked table, in a word and for each row: its `group` where groups join several
     subjects (those who share pictures), else its `subject`, else the `cell` itself."""

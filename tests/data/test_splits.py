@@ -132,6 +132,11 @@ def test_folds_that_cannot_be_are_refused(demo_index, fold, folds, named):
         assign_sides(*demo_index, "subject_kfold", fold, folds)
 
 
+def test_too_few_groups_are_counted_by_the_names_of_the_classes(demo_index):
+    with pytest.raises(InputError, match=r"there are \d+ of HEM and \d+ of ALL"):
+        assign_sides(*demo_index, "subject_kfold", 0, 40, classes=("HEM", "ALL"))
+
+
 def test_the_table_of_sides_counts_images_subjects_and_classes(demo_index):
     cells = assign_sides(*demo_index, "holdout")
     table = sides_table(cells, ("HEM", "ALL"))

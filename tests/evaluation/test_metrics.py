@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit
 from sklearn import metrics as sk
 
 from leukemia.errors import InputError
@@ -19,6 +20,7 @@ from leukemia.evaluation.metrics import (
     subject_table,
     validate_predictions,
 )
+from leukemia.evaluation.predictions import sigmoid
 
 
 def predictions(label: list[int], logit: list[float], subject: list[str] | None = None) -> pd.DataFrame:
@@ -260,3 +262,8 @@ class TestValidation:
 def test_auroc_counts_ties_half() -> None:
     assert auroc([1, 0], [0.3, 0.3]) == 0.5
     assert auroc([1, 1, 0], [0.3, 0.5, 0.3]) == 0.75
+
+
+@given(st.floats(allow_nan=False) | st.lists(st.floats(-800, 800)))
+def test_the_probability_of_a_logit_is_its_sigmoid_however_large_it_is(logit):
+    np.testing.assert_allclose(sigmoid(logit), expit(logit), rtol=1e-14, atol=1e-300)
