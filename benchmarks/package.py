@@ -58,14 +58,14 @@ def time_the_feature_pass() -> dict[Path, tuple[float, int]]:
 
 
 def add_to_every_trainer(stopwatch: Stopwatch) -> Stopwatch:
-    build = leukemia.train._build_trainer
+    build = leukemia.train.build_trainer
 
     def with_stopwatch(*given: Any) -> pl.Trainer:
         trainer = build(*given)
         trainer.callbacks.append(stopwatch)
         return trainer
 
-    leukemia.train._build_trainer = with_stopwatch
+    leukemia.train.build_trainer = with_stopwatch
     return stopwatch
 
 

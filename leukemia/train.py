@@ -21,8 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leukemia import signals
 from leukemia.allocator import keep_freed_memory
-from leukemia.callbacks import HistoryFile, Pictures
-from leukemia.checkpoints import WholeCheckpointIO, checkpoint_to_continue, read_checkpoint
+from leukemia.checkpoints import checkpoint_to_continue, read_checkpoint
 from leukemia.config import (
     SweepWatch,
     absolute_paths,
@@ -41,11 +40,12 @@ from leukemia.errors import (
 from leukemia.figures import write_figures
 from leukemia.locks import alone_in
 from leukemia.models.classifier import CellClassifier
-from leukemia.ranks import Meeting, cluster_plugins, meeting
+from leukemia.ranks import Meeting, meeting
 from leukemia.reporting.words import duration
 from leukemia.resume import claim
 from leukemia.runs import Run, Sweep, remove_if_empty
 from leukemia.status import begun_by_this_job, record_refusal, recorded, time_left
+from leukemia.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) ->
         if state == "continue":  # as it was chosen then
             config.trainer.precision = run.config["trainer"]["precision"]
             data.features = run.config["data"].get("features", "off")
-    trainer = _build_trainer(config, run)
+    trainer = build_trainer(config, run)
     device = trainer.strategy.root_device.type
     config.data.features = data.choose_features(model, device, str(trainer.precision))
     if first and state == "start":
@@ -207,32 +207,6 @@ def best_monitored(run: Run) -> float | None:
         return float(run.history.set_index("epoch").loc[run.metrics["best_epoch"], monitor])
     except (InputError, KeyError, TypeError, ValueError):
         return None
-
-
-def _build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
-    callbacks: list[pl.Callback] = [HistoryFile(run), Pictures()]
-    for name, node in config.callbacks.items():
-        if node is not None and (name != "progress" or sys.stderr.isatty()):
-            callbacks.append(build(node, **_place(name, run)))
-    callbacks.append(signals.LeaveWithCheckpoint(run))
-    plugins = [WholeCheckpointIO(), *cluster_plugins()]
-    logger = build(config.logger, save_dir=str(run.folder)) if config.get("logger") else False
-    shown = {"enable_progress_bar": "progress" in config.callbacks and sys.stderr.isatty()}
-    return build(
-        config.trainer,
-        callbacks=callbacks,
-        logger=logger,
-        default_root_dir=str(run.folder),
-        plugins=plugins,
-        **shown,
-    )
-
-
-def _place(callback: str, run: Run) -> dict[str, Any]:
-    """What a callback of this name is told of the run's folder."""
-    if callback in ("best", "last"):
-        return {"dirpath": str(run.best_checkpoint.parent)}
-    return {"folder": str(run.folder)} if callback == "pruning" else {}
 
 
 def _less_memory(config: DictConfig) -> str:

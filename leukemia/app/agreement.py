@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leukemia.app.store import UNSURE
+from leukemia.app.decisions import UNSURE
 from leukemia.evaluation.intervals import wilson_interval
 from leukemia.evaluation.kappa import Kappa, cohens_kappa
 

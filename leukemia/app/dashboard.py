@@ -6,9 +6,9 @@ from itertools import combinations
 from statistics import median
 
 from leukemia.app.agreement import Agreement, agreement
+from leukemia.app.decisions import UNSURE, Decision
 from leukemia.app.export import Consensus, consensus
 from leukemia.app.review import Review
-from leukemia.app.store import UNSURE, Decision
 from leukemia.evaluation.policy import REVIEW
 
 LONGEST = 120  # seconds: who looks at a cell for longer has gone for a coffee

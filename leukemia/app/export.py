@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from leukemia.app.cells import Cell
-from leukemia.app.store import COLUMNS, UNSURE, Store
+from leukemia.app.decisions import COLUMNS, UNSURE
+from leukemia.app.store import Store
 from leukemia.errors import InputError
 from leukemia.runs import Run
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leukemia.app.cells import Cell
+from leukemia.app.decisions import Picture
 from leukemia.app.review import Review
-from leukemia.app.store import Picture
 from leukemia.app.uploads import subject_of
 from leukemia.data.files import existing_folder, is_image, list_files, natural
 from leukemia.data.pixels import at_native_size, decode, pixel_hash

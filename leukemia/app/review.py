@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from leukemia.app.cells import Cell, data_root, native_size, picture_of, run_cells, seen_sides
+from leukemia.app.decisions import Seen
 from leukemia.app.queue import calibrated_logit, orders, triage
-from leukemia.app.store import Seen, Store
+from leukemia.app.store import Store
 from leukemia.app.uploads import tells_class
 from leukemia.data.pixels import fit
 from leukemia.evaluation.predictions import sigmoid

@@ -1,11 +1,9 @@
 """The addresses of the review page, and what lies behind each."""
 
-import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -17,25 +15,24 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from leukemia.app.asked import COOKIE, json_of, queue_of, request_id, reviewer_of
 from leukemia.app.cells import Cell
 from leukemia.app.dashboard import figures
+from leukemia.app.decisions import UNSURE
 from leukemia.app.export import consensus, decisions_csv, manifest_csv
 from leukemia.app.guard import Guard
 from leukemia.app.intake import Intake
 from leukemia.app.keys import keys_of
 from leukemia.app.pictures import Pictures
-from leukemia.app.queue import QUEUES, following
+from leukemia.app.queue import following
 from leukemia.app.review import Review
-from leukemia.app.store import UNSURE
 from leukemia.app.uploads import MAX_BYTES, checked_name, decoded, too_large
 from leukemia.app.views import cell_view, progress
 from leukemia.app.words import NOTICE, duration, policy_words
 from leukemia.errors import InputError
 
 HERE = Path(__file__).parent
-COOKIE = "leukemia_reviewer"
 YEAR = 365 * 24 * 3600
-REQUEST = re.compile(r"[0-9A-Za-z-]{8,64}")
 
 
 def create_app(
@@ -84,7 +81,7 @@ class _Pages:
         self.environment.filters |= {"percent": _percent, "signed": _signed, "duration": duration}
 
     def review_page(self, request: Request) -> Response:
-        queue = _queue(request.query_params.get("queue"))
+        queue = queue_of(request.query_params.get("queue"))
         low, high = self.desk.thresholds()
         return self._html(
             "review.html.j2", request, queue=queue, low=low, high=high, keys=keys_of(self.desk.classes),
@@ -98,7 +95,7 @@ class _Pages:
     def cell(self, request: Request) -> Response:
         """The cell `at`, or else the next one of the queue after it that the reviewer has not decided."""
         reviewer, query = self._reviewer(request), request.query_params
-        queue = _queue(query.get("queue"))
+        queue = queue_of(query.get("queue"))
         at, after = query.get("at"), query.get("after")
         chosen = self.desk.cells.get(at) if at else None
         return JSONResponse(self._state(reviewer, queue, chosen or self._next(reviewer, queue, after)))
@@ -113,40 +110,40 @@ class _Pages:
         return JSONResponse({
             "last": history[-1].id if history else int(since),
             "cells": sorted({decision.cell for decision in history}),
-            "progress": progress(self.desk, reviewer, _queue(query.get("queue"))),
+            "progress": progress(self.desk, reviewer, queue_of(query.get("queue"))),
             "pending": self.intake.pending,
             "problems": self.intake.problems,
         })  # fmt: skip
 
     async def decide(self, request: Request) -> Response:
-        given = await _json(request)
+        given = await json_of(request)
         return await run_in_threadpool(self._decide, self._reviewer(request), given)
 
     def _decide(self, reviewer: str, given: dict[str, Any]) -> Response:
         cell = self._cell(given.get("cell"))
-        queue, label, seconds = _queue(given.get("queue")), given.get("label"), given.get("seconds")
+        queue, label, seconds = queue_of(given.get("queue")), given.get("label"), given.get("seconds")
         if label not in (*self.desk.classes, UNSURE):
             raise HTTPException(400, f"a label is one of {', '.join((*self.desk.classes, UNSURE))}")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e6:
             seconds = None
         seen = self.desk.seen(cell, queue, bool(given.get("blind")), seconds)
-        self.store.decide(reviewer, seen, str(label), _request_id(given))
+        self.store.decide(reviewer, seen, str(label), request_id(given))
         return JSONResponse(self._state(reviewer, queue, self._next(reviewer, queue, cell.id)))
 
     async def undo(self, request: Request) -> Response:
-        given = await _json(request)
+        given = await json_of(request)
         return await run_in_threadpool(self._undo, self._reviewer(request), given)
 
     def _undo(self, reviewer: str, given: dict[str, Any]) -> Response:
-        queue = _queue(given.get("queue"))
-        undone = self.store.undo(reviewer, _request_id(given))
+        queue = queue_of(given.get("queue"))
+        undone = self.store.undo(reviewer, request_id(given))
         if undone is None:
             raise HTTPException(409, "There is nothing to undo.")
         cell = self.desk.cells.get(undone.cell) or self._next(reviewer, queue, None)
         return JSONResponse(self._state(reviewer, queue, cell) | {"undone": undone.new_label})
 
     async def set_reviewer(self, request: Request) -> Response:
-        name = " ".join(str((await _json(request)).get("name", "")).split())
+        name = " ".join(str((await json_of(request)).get("name", "")).split())
         if not name or len(name) > 60 or not name.isprintable() or name[0] in "=+-@":
             raise HTTPException(
                 400, "Give a name of 1 to 60 letters that does not begin with one of = + - @."
@@ -215,7 +212,7 @@ class _Pages:
         return cell
 
     def _reviewer(self, request: Request) -> str:
-        name = _reviewer(request)
+        name = reviewer_of(request)
         if not name:
             raise HTTPException(400, "Say first who reviews.")
         return name
@@ -223,43 +220,11 @@ class _Pages:
     def _html(self, template: str, request: Request, **values: Any) -> Response:
         headline, explanation, certified = policy_words(self.desk.policy, self.desk.classes)
         page = self.environment.get_template(template).render(
-            run=self.desk.run.name, classes=self.desk.classes, reviewer=_reviewer(request),
+            run=self.desk.run.name, classes=self.desk.classes, reviewer=reviewer_of(request),
             known=self.store.reviewers(), headline=headline, explanation=explanation, certified=certified,
             notice=NOTICE, added=len(self.desk.orders["added"]), **values,
         )  # fmt: skip
         return HTMLResponse(page)
-
-
-def _reviewer(request: Request) -> str:
-    return unquote(request.cookies.get(COOKIE, ""))[:60]
-
-
-def _queue(name: Any) -> str:
-    return name if name in QUEUES else QUEUES[0]
-
-
-def _request_id(given: dict[str, Any]) -> str:
-    request = given.get("request")
-    if not isinstance(request, str) or not REQUEST.fullmatch(request):
-        raise HTTPException(400, "a decision comes with an id of its own")
-    return request
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        raise HTTPException(415, "this address takes JSON")
-    content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > 10_000:
-            raise HTTPException(413, "this is too long")
-    try:
-        given = json.loads(content)
-    except ValueError:
-        raise HTTPException(400, "this is no JSON") from None
-    if not isinstance(given, dict):
-        raise HTTPException(400, "this is no JSON object")
-    return given
 
 
 def _download(text: str, name: str) -> Response:

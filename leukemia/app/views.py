@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from leukemia.app.cells import Cell
+from leukemia.app.decisions import UNSURE
 from leukemia.app.queue import following
 from leukemia.app.review import Review
-from leukemia.app.store import UNSURE
 from leukemia.app.words import leaning, meaning, triage_words
 
 MOST_IN_STRIP = 24

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leukemia.app.store import Picture, Seen, Store
+from leukemia.app.decisions import Picture, Seen
+from leukemia.app.store import Store
 from leukemia.errors import InputError
 
 CELL = Seen(
@@ -45,7 +46,8 @@ def test_a_decision_holds_who_when_what_and_the_label_before(store):
 def test_decisions_of_a_process_that_is_killed_are_there(tmp_path):
     code = f"""
 import os, pathlib, signal
-from leukemia.app.store import Seen, Store
+from leukemia.app.decisions import Seen
+from leukemia.app.store import Store
 store = Store(pathlib.Path({str(tmp_path / "review.sqlite")!r}))
 for number in range(5):
     store.decide("Ann", Seen(**{vars(CELL)!r}), "ALL", f"request-{{number}}")
