@@ -25,7 +25,7 @@ import numpy as np
 SETTINGS = (
     "data=demo", "data.demo_images=40", "data.image_size=32", "data.batch_size=16", "model.weights=none",
     "model.trainable_from=head", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=1",
-    "~logger", "callbacks.learning_rate=null",
+    "~logger",
 )  # fmt: skip
 LEFT_ALONE = 0.6  # of the runs: from there on nothing is killed
 COMPARED = 5  # runs that a kill cut off, trained again undisturbed

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from leukemia.runs import Run
 
 log = logging.getLogger(__name__)
+CUT_OFF = 3  # times, and a trial has failed
 
 
 class Search(Sweeper):
@@ -73,7 +74,9 @@ class Search(Sweeper):
         cut_off = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]
         waiting = [optuna.trial.Trial(study, trial._trial_id) for trial in cut_off]  # their runs go on
         names = {
-            trial.number: slug(_overrides(fixed, trial.params)) for trial in study.trials if trial.params
+            trial.number: trial.user_attrs.get("run") or slug(_overrides(fixed, trial.params))
+            for trial in study.trials
+            if trial.params
         }
         first = True
         while waiting or len(study.trials) < self.trials:
@@ -81,16 +84,24 @@ class Search(Sweeper):
                 waiting.append(study.ask(space))
             batch, waiting = waiting[: self.at_once], waiting[self.at_once :]
             overrides = [_overrides(fixed, _drawn(trial, space)) for trial in batch]
-            names |= {trial.number: slug(of_run) for trial, of_run in zip(batch, overrides, strict=True)}
+            for trial, of_run in zip(batch, overrides, strict=True):
+                names[trial.number] = slug(of_run)
+                trial.set_user_attr("run", names[trial.number])
             complete = [trial.number for trial in study.get_trials(states=[optuna.trial.TrialState.COMPLETE])]
             sweep.plan(_once(names, sorted(names)), self.trials, finished=_once(names, complete))
             figures = self._run(overrides, batch[0].number)
-            for trial, figure in zip(batch, figures, strict=True):
-                self._tell(study, trial, figure, Run(sweep.folder / names[trial.number]))
-            if first and all(_is_refused(sweep.folder / names[trial.number]) for trial in batch):
-                log.warning(
-                    "the first runs are refused: the search ends here"
-                )  # or it would spend all its trials
+            runs = [Run(sweep.folder / names[trial.number]) for trial in batch]
+            for trial, figure, run in zip(batch, figures, runs, strict=True):
+                self._tell(study, trial, figure, run)
+            ends = {
+                "done" if figure is not None else _end_of(run)
+                for figure, run in zip(figures, runs, strict=True)
+            }
+            if ends == {"no place"}:
+                log.warning("the search stops here; the same command takes its trials up again")
+                break
+            if first and ends == {"refused"}:  # or it would spend all its trials
+                log.warning("the first runs are refused: the search ends here")
                 break
             first = False
         self._conclude(study)
@@ -133,32 +144,46 @@ class Search(Sweeper):
         return study
 
     def _tell(self, study: Any, trial: Any, value: Any, run: "Run") -> None:
-        """Record a trial: one without a finite figure has failed, and the study goes on, as it does after one whose run
-        was pruned."""
+        """Record what became of a trial: without a finite figure it has failed, and the study goes on, as it does after
+        one whose run was pruned. Where the run did not come to its end nothing is recorded: the next start takes it up
+        again, unless it was cut off so often that it may be to blame."""
         from optuna.trial import TrialState
 
         if not (isinstance(value, int | float) and math.isfinite(value)):
+            end = "failed" if value is not None else _end_of(run)
+            if end == "cut off":
+                trial.set_user_attr("cut_off", trial.user_attrs.get("cut_off", 0) + 1)
+            if end == "no place" or (end == "cut off" and trial.user_attrs["cut_off"] < CUT_OFF):
+                log.warning(
+                    "trial %d did not come to its end; the next start takes it up again", trial.number
+                )
+                return
             study.tell(trial, state=TrialState.FAIL)
             log.warning("trial %d failed with %s; the study goes on", trial.number, trial.params)
             return
-        trial.set_user_attr("run", run.name)
         monitor = run.config["callbacks"]["early_stopping"]["monitor"]
         for epoch, figure in zip(run.history["epoch"], run.history[monitor], strict=True):
             if math.isfinite(figure):
                 trial.report(float(figure), int(epoch))
+        how = ""
         if run.pruned is None:
             study.tell(trial, float(value))
         else:
             study.tell(trial, state=TrialState.PRUNED)
-        how = "" if run.pruned is None else f" (pruned after epoch {run.pruned['epoch']})"
+            how = f" (pruned after epoch {run.pruned['epoch']})"
         log.info("trial %d: %.4f%s with %s", trial.number, value, how, trial.params)
 
     def _conclude(self, study: Any) -> None:
-        import optuna
+        from optuna.trial import TrialState
 
-        complete = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-        log.info("%d of %d trials gave a figure", len(complete), len(study.trials))
-        if complete:
+        named = {
+            "complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL,
+            "to be taken up again": TrialState.RUNNING,
+        }  # fmt: skip
+        numbers = {word: len(study.get_trials(states=[state])) for word, state in named.items()}
+        said = ", ".join(f"{number} {word}" for word, number in numbers.items() if number)
+        log.info("%d trials: %s", len(study.trials), said or "none")
+        if numbers["complete"]:
             best = study.best_trial
             log.info(
                 "best: trial %d, %.4f: %s", best.number, best.value, " ".join(_overrides([], best.params))
@@ -198,12 +223,18 @@ def _drawn(trial: Any, space: dict[str, Any]) -> dict[str, Any]:
     return trial.params
 
 
-def _is_refused(folder: Path) -> bool:
-    """Whether a run did not begin, for what was asked of it."""
+def _end_of(run: "Run") -> str:
+    """How a run without a figure ended: it had `no place` to read from or to write to, it was `refused` for its
+    settings, it was `cut off`, or it has `failed`."""
     from leukemia.reporting.tables import read_status
-    from leukemia.runs import Run
 
-    return str(read_status(Run(folder)).get("error") or "").startswith("InputError: ")
+    status = read_status(run)
+    kind = str(status.get("error") or "").partition(":")[0]
+    if kind == "PlaceError" or status["status"] == "pending":
+        return "no place"
+    if kind == "InputError":
+        return "refused"
+    return "cut off" if status["status"] in ("interrupted", "running") else "failed"
 
 
 def _distribution(override: Override) -> Any:

@@ -31,6 +31,10 @@ class InputError(ValueError):
     """
 
 
+class PlaceError(InputError):
+    """What a run reads is not there, or it cannot write where it is to: once that is mended the same run will do."""
+
+
 class DivergedError(InputError):
     """Training ended in a loss that is no number."""
 
@@ -59,7 +63,7 @@ def clear_about_limits(place: Path, remedy: str) -> Iterator[None]:
 
     Raises:
         OutOfMemoryError: where memory was lacking.
-        InputError: where the disk is full.
+        PlaceError: where the disk is full.
     """
     try:
         yield
@@ -74,7 +78,7 @@ def clear_about_limits(place: Path, remedy: str) -> Iterator[None]:
             text = text[:200] or type(error).__name__
             raise OutOfMemoryError(f"out of memory ({text}): {remedy}") from None
         if reason := unusable_place(error, FULL):  # of a library, as TensorBoard's
-            raise InputError(f"cannot write into {place}: {reason}") from None
+            raise PlaceError(f"cannot write into {place}: {reason}") from None
         raise
 
 

@@ -78,7 +78,7 @@ def _ended_elsewhere(sweep: Sweep) -> list[Ended]:
         status = read_status(run)
         kind, _, reason = str(status.get("error") or "").partition(": ")
         failure: Exception | None = None
-        if status["status"] == "failed" and kind in ("InputError", "DivergedError"):
+        if status["status"] == "failed" and kind in ("InputError", "PlaceError", "DivergedError"):
             failure = (DivergedError if kind == "DivergedError" else InputError)(reason)
         elif status["status"] != "done":
             failure = RuntimeError(f"{status['status']}: {status.get('error') or 'see its job'}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from leukemia.errors import InputError, unusable_place
+from leukemia.errors import PlaceError, unusable_place
 
 
 @contextmanager
@@ -14,20 +14,20 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Keep every other process out of a folder; the lock goes with the process, however it ends.
 
     Raises:
-        InputError: if another process has it, or the place cannot be written to.
+        PlaceError: if another process has it, or the place cannot be written to.
     """
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=1)  # who only looks whether it is held has let go of it by then
     except Timeout:
-        raise InputError(
+        raise PlaceError(
             f"{folder} is in the hands of another process: wait for it, or choose another folder"
         ) from None
     except OSError as error:
         if not (reason := unusable_place(error)):
             raise
-        raise InputError(f"cannot write {folder}: {reason}") from None
+        raise PlaceError(f"cannot write {folder}: {reason}") from None
     try:
         yield
     finally:

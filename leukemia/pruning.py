@@ -1,14 +1,15 @@
 """Pruning in a search: a run that falls behind the finished ones is stopped."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 
 from leukemia.errors import InputError
-from leukemia.models.classifier import CellClassifier
-from leukemia.runs import Run, Sweep
+from leukemia.models.classifier import CellClassifier, side_names
+from leukemia.runs import PRUNED, Run, Sweep
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class MedianPruning(pl.Callback):
         for name, number in (("startup_runs", startup_runs), ("warmup_epochs", warmup_epochs)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise ValueError(f"{name}={number}: use a whole number from 0 up")
+        if monitor not in side_names("val"):
+            raise ValueError(f"monitor={monitor} does not exist: use one of {', '.join(side_names('val'))}")
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode}: use min or max")
         self.run, self.monitor, self.mode = Run(Path(folder)), monitor, mode
@@ -52,13 +55,17 @@ class MedianPruning(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.stopped_epoch = state_dict["stopped_epoch"]
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.stopped_epoch:  # else of a run that was killed before the checkpoint that says so
+            (self.run.folder / PRUNED).unlink(missing_ok=True)
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Before the epoch's checkpoint is written, so that a resumed run knows that it is over."""
-        if trainer.sanity_checking:
+        epoch = trainer.current_epoch + 1
+        if trainer.sanity_checking or epoch == trainer.max_epochs:
             return
         assert isinstance(pl_module, CellClassifier)
         own = {int(row["epoch"]): row[self.monitor] for row in pl_module.history}
-        epoch = trainer.current_epoch + 1
         own[epoch] = float(trainer.callback_metrics[self.monitor])
         finished = self._finished()
         if falls_behind(own, list(finished.values()), self.mode, self.startup_runs, self.warmup_epochs):
@@ -68,14 +75,15 @@ class MedianPruning(pl.Callback):
                 epoch, self.monitor, best,
             )  # fmt: skip
             told = {"epoch": epoch, "monitor": self.monitor, "best": best, "compared_with": list(finished)}
-            self.run.write_json("pruned.json", told)
+            self.run.write_json(PRUNED, told)
             self.stopped_epoch = epoch
             trainer.should_stop = True
 
     def _finished(self) -> dict[str, dict[int, float]]:
-        """The monitored figure of the finished runs by epoch, by their names; those that cannot be read left out."""
+        """The monitored figure of the finished runs by epoch, by their names; those that cannot be read left out. None
+        for a run that the search did not plan."""
         sweep, found = Sweep(self.run.folder.parent), {}
-        for name in sweep.finished:
+        for name in sweep.finished if self.run.name in sweep.planned else []:
             try:
                 history = Run(sweep.folder / name).history
                 found[name] = dict(zip(history["epoch"], history[self.monitor], strict=True))
@@ -91,22 +99,26 @@ def falls_behind(
     startup_runs: int,
     warmup_epochs: int,
 ) -> bool:
-    """Whether Optuna's MedianPruner would prune a trial, by the figures of its epochs and of finished trials."""
+    """Whether Optuna's MedianPruner would prune a trial, by the finite figures of its epochs and of finished trials."""
+    own = _finite(own)
+    finished = [figures for figures in map(_finite, finished) if figures]
+    if not own or len(finished) < max(1, startup_runs):
+        return False
     import optuna
 
-    if len(finished) < startup_runs:
-        return False
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     better = min if mode == "min" else max
     pruner = optuna.pruners.MedianPruner(startup_runs, warmup_epochs + 1)
     study = optuna.create_study(direction="minimize" if mode == "min" else "maximize", pruner=pruner)
     for values in finished:
         study.add_trial(
-            optuna.trial.create_trial(
-                value=better(values.values()),
-                intermediate_values={int(k): float(v) for k, v in values.items()},
-            )
+            optuna.trial.create_trial(value=better(values.values()), intermediate_values=dict(values))
         )
     trial = study.ask()
     for epoch, value in own.items():
         trial.report(value, epoch)
     return trial.should_prune()
+
+
+def _finite(figures: Mapping[int, float]) -> dict[int, float]:
+    return {int(epoch): float(figure) for epoch, figure in figures.items() if math.isfinite(figure)}

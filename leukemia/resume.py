@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, PlaceError
 from leukemia.runs import Run, remove_left_behind
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def claim(run: Run, config: dict[str, Any], cells: pd.DataFrame, resume: str = "
     if changed := differences(run.config, config):
         raise InputError(f"{run.folder} holds a run with other settings ({'; '.join(changed[:5])}): {remedy}")
     if moved := _changed_cells(run.cells, cells):
-        raise InputError(
+        raise PlaceError(
             f"the data of the run in {run.folder} have changed ({moved}): bring them back, or {remedy}"
         )
     return "done" if run.status["status"] == "done" else "continue"

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from leukemia.errors import InputError, unusable_place
+from leukemia.errors import InputError, PlaceError, unusable_place
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import parse_table
 from leukemia.plain_data import dump_yaml, parse_json, parse_yaml, read_text
@@ -26,6 +26,7 @@ from leukemia.plain_data import dump_yaml, parse_json, parse_yaml, read_text
 UNFINISHED = ".tmp"  # how the names of files end that are being written
 STATES = ("running", "done", "interrupted", "failed")
 PLAN = "sweep.json"
+PRUNED = "pruned.json"  # where a search stopped a run early
 STUDY = "study.db"  # what a search knows of its trials
 
 
@@ -116,7 +117,7 @@ class Run:
     @property
     def pruned(self) -> dict[str, Any] | None:
         """Where a search stopped the run early: `epoch`, `monitor`, `best`, `compared_with`; None where it did not."""
-        return self._json("pruned.json") if (self.folder / "pruned.json").is_file() else None
+        return self._json(PRUNED) if (self.folder / PRUNED).is_file() else None
 
     @property
     def attention(self) -> dict[str, Any] | None:
@@ -247,7 +248,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its place only once it is complete and on the disk: a killed writer leaves the old one.
 
     Raises:
-        InputError: if it cannot be written, or the disk is full; the old file stays.
+        PlaceError: if it cannot be written, or the disk is full; the old file stays.
     """
     temporary = None
     try:
@@ -263,5 +264,5 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         if temporary is not None:
             os.unlink(temporary)
         if reason := unusable_place(error):
-            raise InputError(f"cannot write {path}: {reason}") from None
+            raise PlaceError(f"cannot write {path}: {reason}") from None
         raise

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 import warnings
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,8 @@ def task_of_a_job(config: DictConfig) -> float | None:
     except Exception as error:
         failure = error
         if sweeping:
-            record_refusal(Run(folder), _plain(config), error)
+            with suppress(InputError):  # of a full disk
+                record_refusal(Run(folder), _plain(config), error)
             log.error("%s failed: %s", folder.name, error)
             if not isinstance(error, InputError):
                 traceback.print_exc()

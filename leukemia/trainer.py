@@ -20,13 +20,15 @@ def build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
     Raises:
         InputError: for what `build` refuses.
     """
+    logger = build(config.logger, save_dir=str(run.folder)) if config.get("logger") else False
+    without = {"progress"} if not sys.stderr.isatty() else set()
+    without |= {"learning_rate"} if not logger else set()  # it has nowhere to write to
     callbacks: list[pl.Callback] = [HistoryFile(run), Pictures()]
     for name, node in config.callbacks.items():
-        if node is not None and (name != "progress" or sys.stderr.isatty()):
+        if node is not None and name not in without:
             callbacks.append(build(node, **_place(name, run)))
     callbacks.append(signals.LeaveWithCheckpoint(run))
     plugins = [WholeCheckpointIO(), *cluster_plugins()]
-    logger = build(config.logger, save_dir=str(run.folder)) if config.get("logger") else False
     shown = {"enable_progress_bar": "progress" in config.callbacks and sys.stderr.isatty()}
     return build(
         config.trainer,

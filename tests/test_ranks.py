@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,7 +37,10 @@ def torchrun(*overrides: str, program: tuple[str, ...] = ("-m", "leukemia.train"
     return subprocess.run([*command, *overrides, *several], capture_output=True, text=True, timeout=280)
 
 
-def test_two_processes_of_torchrun_train_a_head_as_one_does_and_go_on_together(small, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, "running"), (signal.SIGTERM, "interrupted")])
+def test_two_processes_of_torchrun_train_a_head_as_one_does_and_go_on_together(
+    small, tmp_path, number, status
+):
     settings = [*small, "model.trainable_from=head", "data.split=subject_kfold", "trainer.max_epochs=3"]
     one = train(compose([*settings, "data.batch_size=16"]), tmp_path / "one")
 
@@ -45,13 +49,14 @@ def test_two_processes_of_torchrun_train_a_head_as_one_does_and_go_on_together(s
         "import os; from leukemia import CellClassifier; from leukemia.train import main\n"
         "step = CellClassifier.training_step\n"
         "def dying(self, batch, number):\n"
-        "    if self.current_epoch == 2: os.kill(os.getpid(), 9)\n"
+        f"    if self.current_epoch == 2: os.kill(os.getpid(), {number:d})\n"
         "    return step(self, batch, number)\n"
         "CellClassifier.training_step = dying; main()\n"
     )
     cut = torchrun(*two, program=(str(tmp_path / "dies.py"),))
     assert cut.returncode != 0
     assert Run(tmp_path / "two").history["epoch"].tolist() == [1, 2], cut.stderr
+    assert Run(tmp_path / "two").status["status"] == status
 
     whole = torchrun(*two)
     assert whole.returncode == 0, whole.stderr

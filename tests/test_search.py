@@ -5,12 +5,16 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 
 import optuna
+import psutil
 import pytest
 
+from leukemia.errors import PlaceError
 from leukemia.reporting.tables import results_table
 from leukemia.runs import Run, Sweep
+from leukemia.train import train
 
 STATE = optuna.trial.TrialState
 
@@ -44,6 +48,11 @@ def test_trials_are_drawn_from_what_is_allowed_and_a_study_goes_on_to_a_larger_n
     assert [trial.number for trial in study_in(tmp_path).trials] == list(range(4))
     assert study_in(tmp_path).trials[:3] == trials
     assert Sweep(tmp_path / "search").total == 4
+
+    leukemia_train(*search, *ranges, "hydra.sweeper.trials=5", "callbacks.pruning=null")
+    sweep = Sweep(tmp_path / "search")
+    assert sweep.pending == []
+    assert set(sweep.finished) == {trial.user_attrs["run"] for trial in study_in(tmp_path).trials[:4]}
 
 
 def test_a_loss_that_is_no_number_is_a_failed_trial_and_the_study_goes_on(leukemia_train, search, tmp_path):
@@ -103,7 +112,7 @@ def test_a_run_that_falls_behind_the_finished_ones_is_pruned_and_the_study_goes_
         assert run.metrics["best_epoch"] == min(figures, key=lambda epoch: figures[epoch])
         assert trial.intermediate_values == pytest.approx(figures)
         behind = [
-            epoch for epoch in range(2, 5) if len(complete) >= 2 and epoch in figures
+            epoch for epoch in range(2, 4) if len(complete) >= 2 and epoch in figures
             and min(figures[e] for e in range(1, epoch + 1)) > statistics.median(of[epoch] for of in complete)
         ]  # fmt: skip
         if behind:
@@ -118,6 +127,12 @@ def test_a_run_that_falls_behind_the_finished_ones_is_pruned_and_the_study_goes_
     results = results_table(Sweep(tmp_path / "search"))
     assert results["pruned_after"].notna().sum() == pruned
     assert "stopped early by the search" in (tmp_path / "search" / "results.md").read_text()
+
+    # A run beside them that the search did not plan trains to its end.
+    behind = next(trial for trial in trials if trial.state == STATE.PRUNED)
+    alone = [*settings[1:], f"model.lr={behind.params['model.lr']}", f"hydra.run.dir={tmp_path}/search/alone"]
+    assert leukemia_train(*[o for o in alone if "sweep" not in o and "interval" not in o])[0] == 0
+    assert len(Run(tmp_path / "search" / "alone").history) == 4
 
 
 def test_a_pruned_run_that_is_killed_before_it_has_figures_is_not_trained_further(
@@ -142,6 +157,97 @@ def test_a_pruned_run_that_is_killed_before_it_has_figures_is_not_trained_furthe
     assert code == 0, err
     assert [len(run.history) for run in Sweep(tmp_path / "search").runs] == [2, 2, 2]
     assert [trial.state for trial in study_in(tmp_path).trials] == [STATE.PRUNED] * 3
+
+
+def test_a_run_that_was_to_be_pruned_and_then_is_not_says_nothing_of_it(leukemia_train, search, tmp_path):
+    settings = [*search, "model.lr=choice(1e-3)", "hydra.sweeper.trials=1", "trainer.max_epochs=3"]
+    dies = (
+        "import os, leukemia.pruning\n"
+        "from leukemia.runs import Run\n"
+        "from leukemia.train import main\n"
+        "leukemia.pruning.falls_behind = lambda own, *_: len(own) == 2\n"
+        "write = Run.write_json\n"
+        "def dying(run, name, value):\n"
+        "    write(run, name, value)\n"
+        "    if name == 'pruned.json': os._exit(9)\n"
+        "Run.write_json = dying; main()\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", dies, *settings], env=dict(os.environ), capture_output=True
+    )
+    assert killed.returncode == 9, killed.stderr.decode()
+    (run,) = Sweep(tmp_path / "search").begun
+    assert run.pruned is not None
+    code, _, err = leukemia_train(*settings)
+    assert code == 0, err
+    assert (len(run.history), run.pruned) == (3, None)
+    assert [trial.state for trial in study_in(tmp_path).trials] == [STATE.COMPLETE]
+
+
+def test_trials_whose_place_cannot_be_used_wait_for_the_same_command(
+    leukemia_train, search, tmp_path, monkeypatch
+):
+    settings = [*search, "model.lr=tag(log, interval(1e-4, 1e-2))", "hydra.sweeper.trials=3"]
+    with monkeypatch.context() as patch:
+
+        def second_fails(config, folder, **more):
+            if len(study_in(tmp_path).trials) > 1:
+                raise PlaceError("cannot write: No space left on device; make room there and start again")
+            return train(config, folder, **more)
+
+        patch.setattr("leukemia.train.train", second_fails)
+        code, _, err = leukemia_train(*settings)
+    assert code == 1
+    assert "No space left" in err
+    before = study_in(tmp_path).trials
+    assert [trial.state for trial in before] == [STATE.COMPLETE, STATE.RUNNING]
+
+    code, _, err = leukemia_train(*settings)
+    assert code == 0, err
+    trials = study_in(tmp_path).trials
+    assert [trial.state for trial in trials] == [STATE.COMPLETE] * 3
+    assert trials[1].params == before[1].params
+
+
+@pytest.mark.timeout(600)
+def test_a_trial_whose_process_was_killed_goes_on_with_the_same_command(search, tmp_path):
+    settings = [
+        *search, "model.lr=tag(log, interval(1e-4, 1e-2))", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2",
+        "hydra/launcher=devices", "hydra.launcher.devices=2", "callbacks.pruning=null", "data.augment=full",
+        "trainer.max_epochs=20", "callbacks.early_stopping.patience=100",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "leukemia.train", *settings]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list((tmp_path / "search").glob("*/history.csv")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        trains = next(path.parent for path in (tmp_path / "search").glob("*/history.csv"))
+        of_run = [
+            child for child in psutil.Process(process.pid).children()
+            if any(trains.name in file.path for file in child.open_files())
+        ]  # fmt: skip
+        of_run[0].kill()
+        assert process.wait(300) == 1, process.communicate()[1]
+    assert sorted(trial.state.name for trial in study_in(tmp_path).trials) == ["COMPLETE", "RUNNING"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [trial.state for trial in study_in(tmp_path).trials] == [STATE.COMPLETE] * 2
+    assert [run.history["epoch"].tolist() for run in Sweep(tmp_path / "search").runs] == [
+        list(range(1, 21))
+    ] * 2
+
+
+def test_a_trial_that_was_cut_off_three_times_has_failed(leukemia_train, search, tmp_path, monkeypatch):
+    def cut_off(config, folder, **_):
+        Run(folder).write_json("status.json", {"status": "running"})
+        raise RuntimeError("its process dies")
+
+    monkeypatch.setattr("leukemia.train.train", cut_off)
+    states = []
+    for _ in range(3):
+        leukemia_train(*search, "model.lr=choice(1e-3)", "hydra.sweeper.trials=1")
+        states += [trial.state for trial in study_in(tmp_path).trials]
+    assert states == [STATE.RUNNING, STATE.RUNNING, STATE.FAIL]
 
 
 def test_a_command_that_is_refused_spends_no_trials(leukemia_train, search, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, PlaceError
 
 LARGEST_CSV = 5e8  # bytes; a table of a million cells has about a fifth of that
 SUFFIXES = frozenset((".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"))
@@ -17,11 +17,12 @@ def existing_folder(root: Path | str) -> Path:
     """Root as a folder.
 
     Raises:
-        InputError: if it is missing or a file.
+        PlaceError: if it is missing.
+        InputError: if it is a file.
     """
     folder = Path(root).expanduser()
     if not folder.exists():
-        raise InputError(f"{root}: no such folder. Give the folder of the data set (data.root=DIR)")
+        raise PlaceError(f"{root}: no such folder. Give the folder of the data set (data.root=DIR)")
     if not folder.is_dir():
         raise InputError(f"{root} is a file. Give the folder of the data set, unpacked (data.root=DIR)")
     return folder

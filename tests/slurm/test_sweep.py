@@ -96,6 +96,7 @@ def test_jobs_that_slurm_itself_preempts_or_ends_for_their_time_go_on(slurm, swe
         slurm.call("sbatch", "--partition=urgent", "--ntasks=4", "--output=/dev/null", "--wrap=sleep 1")
         wait_for(lambda: told(jobs).count(" goes on") == 2, tmp_path, slurm)
         assert told(jobs).count("DUE TO PREEMPTION") >= 2
+        assert told(jobs).count("SIGTERM: the run is left after this step") == 2  # which has its checkpoint
         # What the process does not get done SLURM ends, and wakes it to say so.
         process_of(slurm.call("squeue", "-h", "-o", "%F").split()[0], 0).suspend()
         assert trained_epochs(jobs / first) < 30
