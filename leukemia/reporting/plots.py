@@ -21,14 +21,14 @@ SIDES = (
 
 def heat_maps(results: pd.DataFrame) -> list[Figure]:
     """Mean accuracy in % by depth and first stage that trains, with its spread and n: a figure for every
-    combination of the other settings. Empty where there is but one depth and one policy."""
+    combination of the other settings. Empty where none has more than one depth and policy, as in a search."""
     found = combinations(results)
-    if len({(settings["depth"], settings["trainable_from"]) for settings, _ in found}) < 2:
-        return []
     means = [runs["accuracy"].mean() for _, runs in found]
     panels: dict[str, list[Combination]] = {}
     for settings, runs in found:
         panels.setdefault(_others(settings), []).append((settings, runs))
+    if all(len(cells) == 1 for cells in panels.values()):
+        return []
     return [_heat_map(others, cells, min(means), max(means)) for others, cells in panels.items()]
 
 

@@ -43,6 +43,13 @@ class TestHeatMap:
         make_run(tmp_path)
         assert plots.heat_maps(results_table(Sweep(tmp_path))) == []
 
+    def test_settings_of_a_search_of_which_each_is_alone_need_none(
+        self, tmp_path: Path, make_run: Maker
+    ) -> None:
+        for place, stage in enumerate(("head", "layer4", "stem")):
+            make_run(tmp_path, name=stage, settings={"lr": 10.0**-place}, trainable_from=stage)
+        assert plots.heat_maps(results_table(Sweep(tmp_path))) == []
+
     def test_a_figure_for_each_of_the_other_settings_and_a_gap_where_nothing_ran(
         self, tmp_path: Path, make_run: Maker
     ) -> None:
