@@ -1,4 +1,4 @@
-"""A real SLURM on this machine, for as long as the tests of this folder run: one node, no accounting."""
+"""A real SLURM on this machine, for as long as the tests of this folder run: two nodes by name, no accounting."""
 
 import os
 import shutil
@@ -17,7 +17,6 @@ CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -25,11 +24,11 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -45,9 +44,10 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
 KillWait=5
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=4000 State=UNKNOWN
-PartitionName=tests Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
-PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=2
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first_port} CPUs=2 RealMemory=2000 State=UNKNOWN
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second_port} CPUs=2 RealMemory=2000 State=UNKNOWN
+PartitionName=tests Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=node[1-2] MaxTime=INFINITE State=UP PriorityTier=2
 """
 
 
@@ -75,7 +75,7 @@ class Slurm:
 
 @pytest.fixture(scope="session")
 def slurm(cache) -> Iterator[Slurm]:
-    """A SLURM of one node with four processors, in a temporary folder."""
+    """A SLURM of two nodes with two processors each, in a temporary folder; both are this machine."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     if lacking := [program for program in PROGRAMS if shutil.which(program, path=path) is None]:
         pytest.skip(
@@ -85,8 +85,8 @@ def slurm(cache) -> Iterator[Slurm]:
         pytest.skip("SLURM's daemons run as root, and these tests do not")
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     host = socket.gethostname().partition(".")[0]
-    ports = dict(zip(("controller_port", "node_port"), _free_ports(2), strict=True))
-    for name in ("state", "spool"):
+    ports = dict(zip(("controller_port", "first_port", "second_port"), _free_ports(3), strict=True))
+    for name in ("state", "spool-node1", "spool-node2"):
         (folder / name).mkdir()
     (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, host=host, **ports))
     (folder / "munge.key").write_bytes(os.urandom(128))
@@ -99,15 +99,16 @@ def slurm(cache) -> Iterator[Slurm]:
         for command in (
             ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *munge],
             ["slurmctld", "-D", "-i"],
-            ["slurmd", "-D"],
+            ["slurmd", "-D", "-N", "node1"],
+            ["slurmd", "-D", "-N", "node2"],
         ):
             if command[0] != "munged":
                 _wait_for((folder / "munge.socket").exists, running)
-            with open(folder / f"{command[0]}.out.log", "w") as output:
+            with open(folder / f"{command[0]}-{len(daemons)}.out.log", "w") as output:
                 daemons.append(
                     subprocess.Popen(command, env=running.environment, stdout=output, stderr=output)
                 )
-        _wait_for(lambda: "idle" in _sinfo(running), running)
+        _wait_for(lambda: _sinfo(running).split() == ["node1", "idle", "node2", "idle"], running)
         yield running
         subprocess.run(["scancel", "--user=root"], env=running.environment, timeout=60, check=False)
         _wait_for(lambda: not running.call("squeue", "-h").strip(), running)
@@ -126,7 +127,11 @@ _OF_OTHER_RUNS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_POR
 
 def _sinfo(slurm: Slurm) -> str:
     done = subprocess.run(
-        ["sinfo", "-h", "-o", "%T"], env=slurm.environment, capture_output=True, text=True, timeout=30
+        ["sinfo", "--Node", "-h", "-p", "tests", "-o", "%N %T"],
+        env=slurm.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     return done.stdout
 
