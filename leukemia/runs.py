@@ -110,9 +110,14 @@ class Run:
     @property
     def policy(self) -> Policy | None:
         """The triage policy beside the run; None if there is none. Read afresh each time."""
-        return (
-            Policy.from_json(self._json("triage.json")) if (self.folder / "triage.json").is_file() else None
-        )
+        if not (self.folder / "triage.json").is_file():
+            return None
+        try:
+            return Policy.from_json(self._json("triage.json"))
+        except InputError as error:
+            raise InputError(
+                f"{self.folder / 'triage.json'}: {error}; move it aside, or call `leukemia triage` again"
+            ) from None
 
     @property
     def pruned(self) -> dict[str, Any] | None:

@@ -10,12 +10,14 @@ from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import has_subjects, read_predictions
 from leukemia.evaluation.triage import choose, floor_lines, outcome, predictive_values
 from leukemia.evidence import models_of, predictions_of
+from leukemia.reporting import words
 from leukemia.reporting.words import percent
 from leukemia.runs import Run, Sweep
 
-OF_SEVERAL_MODELS = (
+POOLED = (
     "the pooled folds of a sweep are predictions of several models, and a policy is of one: certify a run"
 )
+SEVERAL = "these are the first of several models, and a policy is of one: certify a run"
 CHOSEN = "the epoch was chosen on these cells: certify on a test side (data.split=holdout) or with --on TABLE"
 
 
@@ -36,7 +38,10 @@ def triage(
     Raises:
         InputError: for a table that cannot be used, or that holds cells or subjects that the model has seen.
     """
-    sweep = Sweep(target)
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise InputError(f"--prevalence {prevalence:g} is out of range: use a share between 0 and 1, as 0.1")
+    sweep, place = Sweep(target), Run(Path(target))
+    before = _policy_there(place)
     single = len(sweep.runs) == 1 and sweep.runs[0].folder == Path(target)
     wishes = {"max_missed": max_missed, "max_false_alarm": max_false_alarm}
     if single:
@@ -55,11 +60,23 @@ def triage(
     fitted_on = {"what": said, "subjects": _subjects(table), **policy.fitted_on}
     if single:
         of_run = int(run.config["data"].get("test_views", 1))
-        fitted_on["views"] = int(table["views"].iloc[0]) if on is not None and "views" in table else of_run
+        fitted_on["views"] = _views(table, on) if on is not None and "views" in table else of_run
+    clustered = unit == "cell" and has_subjects(table) and table["subject"].nunique() < len(table)
+    if clustered:
+        fitted_on["assumed"] = f"independent cells, although they are of {_subjects(table)} subjects"
     policy = replace(policy, certified=not reasons, why_not="; ".join(reasons) or None, fitted_on=fitted_on)
     print("\n".join(_told(table, policy, classes, prevalence)))
-    place = Run(Path(target))
-    if not policy.certified and place.policy is not None and place.policy.certified:
+    if clustered:
+        print(
+            f"WARNING: unit=cell takes cells as independent, and these {len(table):,} are of {_subjects(table)} "
+            "subjects. Cells of a subject are alike, and then these bounds are broken in half of all studies or more "
+            "(docs/triage.md): use unit=subject."
+        )
+    if (
+        before is not None
+        and before.certified
+        and (not policy.certified or (clustered and before.unit == "subject"))
+    ):
         print(f"Nothing is written: the certified policy in {place.folder / 'triage.json'} stays.")
         return 1
     place.write_json("triage.json", policy.to_json())
@@ -73,7 +90,13 @@ def _of_run(run: Run, on: Path | None) -> tuple[pd.DataFrame, tuple[str, str], s
     if on is not None:
         table = read_predictions(on)
         _refuse_seen(table, run, on)
-        return table, classes, None, f"{len(table):,} cells of {on}"
+        why_not = None
+        if "subject" not in table and run.cells["subject"].notna().any():
+            why_not = (
+                f"{on} has no column `subject`, so that nothing shows that its cells are not of the subjects that "
+                "trained the model"
+            )
+        return table, classes, why_not, f"{len(table):,} cells of {on}"
     table = predictions_of(run)
     side = str(run.metrics.get("side"))
     why_not = None
@@ -91,20 +114,51 @@ def _of_sweep(folder: Path) -> tuple[pd.DataFrame, tuple[str, str], str, str]:
             f"{folder} holds {len(found)} settings ({'; '.join(model.name for model in found)}): a policy is of one "
             "model, so name a run, or a sweep over folds of one setting"
         )
-    table = found[0].replicates[0]
-    folds = table["fold"].nunique() if "fold" in table else 1
-    return (
-        table,
-        found[0].classes,
-        OF_SEVERAL_MODELS,
-        f"the first seed of {folder.name}, {folds} folds ({len(table):,} cells)",
-    )
+    (model,) = found
+    if len(model.runs) == 1:
+        raise InputError(f"{folder} holds one finished run: name it, {folder / model.runs[0]}")
+    table = model.replicates[0]
+    why_not = [POOLED if model.pooled else SEVERAL]
+    why_not += [mark for mark in model.marks if mark.startswith((words.CHOSEN_HERE, words.LEAKS))]
+    folds = table["fold"].nunique() if model.pooled else 1
+    said = f"the first of {len(model.replicates)} models of {folder.name}" if not model.pooled else (
+        f"the first seed of {folder.name}, {folds} folds"
+    )  # fmt: skip
+    return table, model.classes, "; ".join(why_not), f"{said} ({len(table):,} cells)"
+
+
+def _policy_there(place: Run) -> Policy | None:
+    """The policy that would be replaced; one that cannot be read certifies nothing."""
+    try:
+        return place.policy
+    except InputError as problem:
+        print(f"NOTE: {problem}")
+        return None
+
+
+def _views(table: pd.DataFrame, on: Path) -> int:
+    """Over how many views of a cell the logits of a table are means."""
+    found = set(pd.to_numeric(table["views"], errors="coerce"))
+    if len(found) != 1 or not found <= {1, 8}:
+        values = ", ".join(sorted(map(str, set(table["views"])))[:5])
+        raise InputError(
+            f"{on}: the column `views` has {values}; all its logits have to be over 1 view, or over 8"
+        )
+    return int(found.pop())
 
 
 def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
     """Refuse a table with cells or subjects that trained the model or chose its epoch."""
+    if "side" in table:
+        sides = table["side"].dropna().astype(str).str.strip().str.lower()
+        if (used := sides.isin(["train", "val"])).any():
+            raise InputError(
+                f"{on} has {used.sum():,} rows of side train or val, which train a model or choose its epoch: "
+                "remove them"
+            )
     seen = run.cells[run.cells["side"].isin(["train", "val"])]
-    known_paths = set(seen["path"])
+    known = seen["path"].astype(str).tolist()
+    known_paths = {*known, *(tail for path in known for tail in _tails(path))}
     paths = table["path"][[_is_among(path, known_paths) for path in table["path"].astype(str)]]
     if len(paths):
         raise InputError(
@@ -113,9 +167,7 @@ def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
         )
     if "subject" not in table:
         return
-    known = set(seen["subject"].dropna().str.strip().str.upper())
-    names = table["subject"].dropna().str.strip().str.upper()
-    both = sorted(known & set(names))
+    both = sorted(set(_plain_names(seen["subject"])) & set(_plain_names(table["subject"])))
     if both:
         raise InputError(
             f"{on} holds cells of {len(both)} subjects that trained {run.name} or chose its epoch "
@@ -127,6 +179,17 @@ def _is_among(path: str, known: set[str]) -> bool:
     """Whether a path, or what is left of it without the folders in front, is one of those known."""
     parts = path.replace("\\", "/").split("/")
     return any("/".join(parts[start:]) in known for start in range(len(parts)))
+
+
+def _tails(path: str) -> list[str]:
+    """A path without the folders in front; not the bare name, which cells of other folders may have too."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(1, len(parts) - 1)]
+
+
+def _plain_names(subjects: pd.Series) -> pd.Series:
+    """Subjects as the index names them: upper case, without the UID_ of C-NMC's files."""
+    return subjects.dropna().astype(str).str.strip().str.upper().str.removeprefix("UID_")
 
 
 def _subjects(table: pd.DataFrame) -> int | None:

@@ -118,6 +118,91 @@ def test_cells_that_trained_the_model_are_refused_whatever_folder_they_are_named
     assert "1 cells that trained run" in capsys.readouterr().err
 
 
+def test_training_cells_are_known_by_the_end_of_their_path_and_subjects_with_their_prefix(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    run.write_table("cells.csv", run.cells.assign(path="training_data/fold_0/all/" + run.cells["path"]))
+    own = cells(70, prefix="N")
+    own.loc[3, "path"] = "all/T7.bmp"
+    own.to_csv(tmp_path / "own.csv", index=False)
+    assert leukemia("triage", run.folder, "--on", tmp_path / "own.csv") == 2
+    assert "1 cells that trained run" in capsys.readouterr().err
+    own = cells(70, prefix="N")
+    own.loc[own["subject"] == "N3", "subject"] = "UID_T1"
+    own.to_csv(tmp_path / "own.csv", index=False)
+    assert leukemia("triage", run.folder, "--on", tmp_path / "own.csv") == 2
+    assert "1 subjects that trained" in capsys.readouterr().err
+
+
+def test_a_table_that_does_not_name_its_subjects_certifies_nothing(tmp_path):
+    run = write_run(tmp_path / "run")
+    cells(70, prefix="N").drop(columns="subject").to_csv(tmp_path / "own.csv", index=False)
+    assert leukemia("triage", run.folder, "--on", tmp_path / "own.csv", "--unit", "cell") == 1
+    assert "no column `subject`" in run.policy.why_not
+
+
+@pytest.mark.parametrize("side", ["train", "Val "])
+def test_rows_of_a_side_that_trained_or_chose_are_refused(tmp_path, capsys, side):
+    run = write_run(tmp_path / "run")
+    own = cells(70, prefix="N").assign(side="test")
+    own.loc[0, "side"] = side
+    own.to_csv(tmp_path / "own.csv", index=False)
+    assert leukemia("triage", run.folder, "--on", tmp_path / "own.csv") == 2
+    assert "1 rows of side train or val" in capsys.readouterr().err
+
+
+def test_cells_of_a_subject_taken_as_independent_are_said_loudly_and_replace_no_better_policy(
+    tmp_path, capsys
+):
+    run = write_run(tmp_path / "run")
+    assert leukemia("triage", run.folder, "--unit", "cell") == 0
+    assert "WARNING: unit=cell" in capsys.readouterr().out
+    assert "120 subjects" in run.policy.fitted_on["assumed"]
+    assert leukemia("triage", run.folder) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    assert leukemia("triage", run.folder, "--unit", "cell") == 1
+    assert "Nothing is written" in capsys.readouterr().out
+    assert run.policy.unit == "subject"
+
+
+@pytest.mark.parametrize("prevalence", ["30", "0", "nan"])
+def test_a_prevalence_that_is_no_share_is_refused_before_anything_is_done(tmp_path, capsys, prevalence):
+    run = write_run(tmp_path / "run")
+    assert leukemia("triage", run.folder, "--prevalence", prevalence) == 2
+    said = capsys.readouterr()
+    assert "--prevalence" in said.err
+    assert said.out == ""
+    assert run.policy is None
+
+
+def test_a_policy_that_cannot_be_read_is_named_and_replaced(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    (run.folder / "triage.json").write_text('{"thresholds": {}}')
+    assert leukemia("triage", run.folder) == 0
+    assert "move it aside" in capsys.readouterr().out
+    assert run.policy.certified
+
+
+@pytest.mark.parametrize(("views", "code"), [([1, 8], 2), (["many"], 2), ([8], 0)])
+def test_logits_of_a_table_are_over_the_same_number_of_views(tmp_path, capsys, views, code):
+    run = write_run(tmp_path / "run")
+    own = cells(70, prefix="N")
+    own.assign(views=(views * len(own))[: len(own)]).to_csv(tmp_path / "own.csv", index=False)
+    assert leukemia("triage", run.folder, "--on", tmp_path / "own.csv") == code
+    assert code == 0 or "the column `views`" in capsys.readouterr().err
+
+
+def test_a_sweep_says_of_what_its_policy_is_and_one_run_in_it_is_to_be_named(tmp_path, capsys):
+    write_run(tmp_path / "sweep" / "a", side="val")
+    assert leukemia("triage", tmp_path / "sweep") == 2
+    assert f"holds one finished run: name it, {tmp_path / 'sweep' / 'a'}" in capsys.readouterr().err
+    run = write_run(tmp_path / "sweep" / "b", side="val")
+    run.write_config(run.config | {"seed": 1})
+    leukemia("triage", tmp_path / "sweep")
+    why_not = Run(tmp_path / "sweep").policy.why_not
+    assert "the first of several models" in why_not
+    assert "epoch chosen on these cells" in why_not
+
+
 def test_pooled_folds_are_not_certified_and_say_why(tmp_path):
     for fold in (0, 1):
         run = write_run(tmp_path / "sweep" / f"fold-{fold}", split="subject_kfold", fold=fold)

@@ -54,6 +54,13 @@ class Policy:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and math.isfinite(value)):
                 raise InputError(f"{name}={value!r} of the triage policy is no finite number")
+        for name, known in (("max_missed", _is_share), ("max_false_alarm", _is_share), ("confidence", _is_share),
+                            ("released", _is_share), ("certified", _is_flag), ("why_not", _is_text),
+                            ("fitted_on", _is_facts)):  # fmt: skip
+            if not known(getattr(self, name)):
+                raise InputError(f"{name}={getattr(self, name)!r} of the triage policy cannot be")
+        if self.slope is not None and self.slope < 0:
+            raise InputError(f"slope={self.slope} of the triage policy would turn its probabilities round")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise InputError(
                 f"the triage policy has low={self.low} and high={self.high}: low has to lie below"
@@ -96,6 +103,22 @@ class Policy:
             return cls(**flat)
         except (KeyError, TypeError) as error:
             raise InputError(f"this is no triage policy as `leukemia triage` writes it: {error}") from None
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_facts(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get("views", 1) in (1, 8)
 
 
 def _is_number(value: Any) -> bool:

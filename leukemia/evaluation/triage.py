@@ -31,7 +31,8 @@ def choose(
 ) -> Policy:
     """The policy that releases as much as both wishes allow, certified if it releases anything.
 
-    A wish of 1 leaves that rate free, a wish of 0 releases nothing on that side; the allowed error is split
+    A wish of 1 leaves that rate free (the cells that the other side may not release are then released on this one), a
+    wish of 0 releases nothing on that side; the allowed error is split
     evenly between the wishes in between. Where a wish lies below the floor, both thresholds are None, `certified`
     is false and `why_not` says how many subjects it would need.
 
@@ -48,11 +49,11 @@ def choose(
     """
     label, logit = arrays(table)
     _check(table, label, max_missed, max_false_alarm, confidence, unit)
-    units = units_of(table, unit)
+    units, of_units = units_of(table, unit), unit_words(table, unit)
     errors = _errors(max_missed, max_false_alarm, confidence)
     wishes = (max_missed, max_false_alarm)
     unmet = [
-        f"{name} {wish:g} needs {needed(wish, error)} {unit}s without any error and there are {n}"
+        f"{name} {wish:g} needs {needed(wish, error)} {of_units} without any error and there are {n}"
         for name, wish, error, n in zip(NAMES, wishes, errors, counts(table, unit), strict=True)
         if error and floor(n, error) > wish
     ]
@@ -61,7 +62,9 @@ def choose(
         below = _limit(logit[label], units[label], max_missed, errors[0], unit)
         above = -_limit(-logit[~label], units[~label], max_false_alarm, errors[1], unit)
         low, high = _thresholds(np.unique(logit), below, above)
-        if low is None and high is None:
+        if max_missed == max_false_alarm == 0:
+            unmet = ["both wishes are 0, so that nothing may be released"]
+        elif low is None and high is None:
             unmet = ["no cell can be released within these bounds: the most certain errors lie too far out"]
     calibration = fit(label, logit)
     policy = Policy(
@@ -93,7 +96,7 @@ def floor_lines(
     label, _ = arrays(table)
     _check(table, label, max_missed, max_false_alarm, confidence, unit)
     wishes, errors = (max_missed, max_false_alarm), _errors(max_missed, max_false_alarm, confidence)
-    lines = []
+    of_units, lines = unit_words(table, unit), []
     for what, name, wish, error, n in zip(
         ("missed", "false alarm"), reversed(classes), wishes, errors, counts(table, unit), strict=True
     ):
@@ -102,7 +105,7 @@ def floor_lines(
             lines.append(f"{what}: {said}")
             continue
         lines.append(
-            f"{what}: from {n:,} {name} {unit}s without any error, the smallest rate that any test can certify is "
+            f"{what}: from {n:,} {name} {of_units} without any error, the smallest rate that any test can certify is "
             f"{floor(n, error):.3f}; {wish:g} needs at least {needed(wish, error):,}"
         )
     return lines
@@ -111,7 +114,8 @@ def floor_lines(
 def outcome(table: pd.DataFrame, policy: Policy, classes: Sequence[str]) -> pd.DataFrame:
     """What the policy does to a table: a row a true class, positive first, with `cells`, `as_negative`,
     `as_positive`, `review` (cells), `wrong` (share of cells released as the other class), `wrong_by_subject` (mean over
-    subjects of their own shares) and `subjects` (with a cell released as the other class); None where unknown."""
+    subjects of their own shares, those who share pictures being one, as in the bound) and `subjects` (so many have a
+    cell released as the other class); None where unknown."""
     label, logit = arrays(table)
     decided = policy.decide(logit, ("0", "1"))
     rows = []
@@ -129,7 +133,7 @@ def outcome(table: pd.DataFrame, policy: Policy, classes: Sequence[str]) -> pd.D
             "subjects": None,
         }
         if has_subjects(table) and of_class.any():
-            shares = pd.Series(wrong).groupby(table["subject"].to_numpy()[of_class]).mean()
+            shares = pd.Series(wrong).groupby(clusters(table)[1][of_class]).mean()
             row |= {"wrong_by_subject": float(shares.mean()), "subjects": int((shares > 0).sum())}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -164,6 +168,13 @@ def units_of(table: pd.DataFrame, unit: str) -> NDArray[np.object_]:
     return table["path"].to_numpy(dtype=object) if unit == "cell" else clusters(table)[1]
 
 
+def unit_words(table: pd.DataFrame, unit: str) -> str:
+    """What is independent, in words: cells, subjects, or groups of subjects who share pictures."""
+    if unit == "cell":
+        return "cells"
+    return "subjects" if clusters(table)[0] != "group" else "groups of subjects"
+
+
 def _errors(max_missed: float, max_false_alarm: float, confidence: float) -> tuple[float, float]:
     """The error that each wish may take; 0 for a wish that needs none."""
     asked = [0 < wish < 1 for wish in (max_missed, max_false_alarm)]
@@ -196,12 +207,18 @@ def _limit(
 
 
 def _thresholds(logits: NDArray[np.float64], below: float, above: float) -> tuple[float | None, float | None]:
-    """The outermost thresholds among ascending logits, low < `below` and high > `above`; where they would cross,
-    they part at the decision's own threshold, 0, or as near to it as the limits allow."""
+    """The outermost thresholds among ascending logits, low < `below` and high > `above`. Where they would cross, every
+    cell is released: a side whose rate is bounded beside one whose rate is free keeps all that it may release; else
+    they part where the decision does, at 0 (which is positive), or as near to it as the limits allow."""
     lows, highs = logits[logits < below], logits[logits > above]
     if len(lows) and len(highs) and lows[-1] >= highs[0]:
-        parting = min(max(0.0, highs[0]), lows[-1])
-        lows, highs = logits[logits <= parting], logits[logits > parting]
+        free_low, free_high = math.isinf(below), math.isinf(above)
+        if (free_low and not free_high) or (free_low == free_high and highs[0] >= 0):
+            lows = logits[logits < highs[0]]
+        elif (free_high and not free_low) or lows[-1] < 0:
+            highs = logits[logits > lows[-1]]
+        else:
+            lows, highs = logits[logits < 0], logits[logits >= 0]
     return (float(lows[-1]) if len(lows) else None), (float(highs[0]) if len(highs) else None)
 
 

@@ -88,6 +88,39 @@ def test_thresholds_that_would_cross_part_and_release_everything():
     assert policy.low < 0 < policy.high
 
 
+@pytest.mark.parametrize(("of_positive", "of_negative"), [(8, 2), (-2, -8), (2, -2)])
+@pytest.mark.parametrize("wishes", [(1.0, 0.4), (0.4, 1.0), (1.0, 1.0), (0.4, 0.4)])
+def test_classes_that_lie_apart_are_never_released_upside_down(of_positive, of_negative, wishes):
+    table = cells(20, 20)
+    table["logit"] = np.where(table["label"] == 1, of_positive, of_negative).astype(float)
+    policy = choose(table, *wishes)
+    decided = policy.decide(table["logit"], ("0", "1"))
+    right = decided == table["label"].astype(str)
+    if wishes == (1.0, 1.0):  # then the decision's own threshold
+        right = decided == (table["logit"] >= 0).astype(int).astype(str)
+    assert right.all()
+
+
+@given(
+    logit=st.lists(st.sampled_from([-3.0, -1.0, 0.0, 1.0, 3.0]), min_size=8, max_size=8),
+    wishes=st.tuples(*[st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.0])] * 2),
+)
+@settings(deadline=None)
+def test_every_bound_holds_however_the_thresholds_part(logit, wishes):
+    table = pd.DataFrame({"path": list("abcdefgh"), "label": [1] * 4 + [0] * 4, "logit": logit})
+    policy = choose(table, *wishes, confidence=0.5, unit="cell")
+    if not policy.certified:
+        return
+    error = 0.5 / max(1, sum(0 < wish < 1 for wish in wishes))
+    decided = policy.decide(table["logit"], ("0", "1"))
+    for label, wish, wrong in ((1, wishes[0], "0"), (0, wishes[1], "1")):
+        errors = int((decided[table["label"] == label] == wrong).sum())
+        if wish < 1:
+            assert (binom.cdf(errors, 4, wish) <= error) if wish else errors == 0
+    if policy.low is not None and policy.high is not None:
+        assert policy.low < policy.high
+
+
 def test_cells_of_identical_logits_stay_together():
     table = cells(60, 60).round({"logit": 0})
     policy = choose(table, 0.15, 0.15)
@@ -104,6 +137,16 @@ def test_subjects_that_share_pictures_count_as_one():
     table = cells(40, 40)
     joined = table.assign(group=table["subject"].replace({"1-1": "1-0", "0-1": "0-0"}))
     assert choose(joined, 0.2, 0.2).fitted_on["positive_units"] == 39
+
+
+def test_subjects_who_share_pictures_are_one_in_the_floor_and_in_the_mean_over_subjects():
+    table = cells(40, 40)
+    joined = table.assign(group=table["subject"].replace({"1-1": "1-0", "0-1": "0-0"}))
+    assert "39 ALL groups of subjects" in floor_lines(joined, 0.2, 0.2, 0.95, "subject", ("HEM", "ALL"))[0]
+    policy = Policy(0.0, 0.5, None, None, 0.2, 0.2, 0.95, "subject", True)
+    positive = joined[joined["label"] == 1]
+    expected = (positive["logit"] <= 0).groupby(positive["group"]).mean().mean()
+    assert outcome(joined, policy, ("HEM", "ALL"))["wrong_by_subject"][0] == pytest.approx(expected)
 
 
 def test_the_outcome_counts_every_cell_once():
@@ -146,6 +189,17 @@ def test_subjects_are_needed_for_units_of_subjects():
 def test_one_class_is_refused():
     with pytest.raises(InputError, match="one class only"):
         choose(cells(5, 0))
+
+
+@pytest.mark.parametrize("wrong", [
+    {"certified": "false"}, {"confidence": 7}, {"released": "x"}, {"max_missed": "a"}, {"fitted_on": None},
+    {"fitted_on": {"views": "x"}}, {"why_not": 3}, {"calibration": {"slope": -2.0, "intercept": 0.0}},
+])  # fmt: skip
+def test_a_policy_that_cannot_be_is_refused(wrong):
+    content = choose(cells(60, 60)).to_json()
+    assert Policy.from_json(content)
+    with pytest.raises(InputError, match="of the triage policy"):
+        Policy.from_json(content | wrong)
 
 
 def test_a_policy_survives_its_json():
