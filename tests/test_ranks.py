@@ -77,6 +77,29 @@ def test_two_processes_of_torchrun_train_a_head_as_one_does_and_go_on_together(
     assert Run(tmp_path / "two").metrics == second.metrics
 
 
+def test_two_agents_of_torchrun_train_as_two_nodes(small, tmp_path):
+    settings = [*small, "model.trainable_from=head", "data.split=subject_kfold"]
+    one = train(compose([*settings, "data.batch_size=16"]), tmp_path / "one")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agent = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=nodes", "-m", "leukemia.train", *settings,
+        "data.batch_size=8", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2",
+        f"hydra.run.dir={tmp_path}/two",
+    ]  # fmt: skip
+    nodes = [
+        subprocess.Popen(agent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in "12"
+    ]
+    said = [node.communicate(timeout=280)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert "".join(said).count("two starts") == 1
+    two = Run(tmp_path / "two")
+    pd.testing.assert_frame_equal(one.history, two.history, atol=1e-4)
+    np.testing.assert_allclose(one.predictions["logit"], two.predictions["logit"], atol=1e-4)
+
+
 def test_an_odd_number_of_cells_is_filled_up_in_training_and_counted_once_in_every_figure(small, tmp_path):
     """What two processes log of a side with an odd number of cells is what one process finds there."""
     done = torchrun(*small, "data.split=image", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
