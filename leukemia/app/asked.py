@@ -19,6 +19,18 @@ def reviewer_of(request: Request) -> str:
     return unquote(request.cookies.get(COOKIE, ""))[:60]
 
 
+def check_reviewer(reviewer: str, given: dict[str, Any]) -> None:
+    """Refuse what a window asks for that shows another reviewer than the browser has by now.
+
+    Raises:
+        HTTPException: then.
+    """
+    if given.get("reviewer", reviewer) != reviewer:
+        raise HTTPException(
+            409, f"{reviewer} reviews in this browser now: nothing is written; load the page again."
+        )
+
+
 def queue_of(name: Any) -> str:
     """The queue of this name, or the first."""
     return name if name in QUEUES else QUEUES[0]

@@ -16,7 +16,7 @@ class Seen:
         policy: the thresholds, as JSON; empty where there is none.
         logit, probability: of the positive class; the probability as it was shown.
         triage: a class, or `review`.
-        queue: that it came from.
+        queue: that it came from; `picked` where it was opened by hand.
         blind: whether the model's opinion was hidden until the decision.
         seconds: for which it was looked at; None where that is unknown.
     """

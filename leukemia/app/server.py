@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from leukemia.app.asked import COOKIE, json_of, queue_of, request_id, reviewer_of
+from leukemia.app.asked import COOKIE, check_reviewer, json_of, queue_of, request_id, reviewer_of
 from leukemia.app.cells import Cell
 from leukemia.app.dashboard import figures
 from leukemia.app.decisions import UNSURE
@@ -109,6 +109,7 @@ class _Pages:
         history = self.store.history(int(since))
         return JSONResponse({
             "last": history[-1].id if history else int(since),
+            "reviewer": reviewer,
             "cells": sorted({decision.cell for decision in history}),
             "progress": progress(self.desk, reviewer, queue_of(query.get("queue"))),
             "pending": self.intake.pending,
@@ -120,13 +121,18 @@ class _Pages:
         return await run_in_threadpool(self._decide, self._reviewer(request), given)
 
     def _decide(self, reviewer: str, given: dict[str, Any]) -> Response:
+        check_reviewer(reviewer, given)
         cell = self._cell(given.get("cell"))
         queue, label, seconds = queue_of(given.get("queue")), given.get("label"), given.get("seconds")
         if label not in (*self.desk.classes, UNSURE):
             raise HTTPException(400, f"a label is one of {', '.join((*self.desk.classes, UNSURE))}")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e6:
             seconds = None
-        seen = self.desk.seen(cell, queue, bool(given.get("blind")), seconds)
+        first = cell.id not in self.store.current(
+            reviewer
+        )  # nobody who decided it before has not seen the opinion
+        reached = "picked" if given.get("picked") is True else queue
+        seen = self.desk.seen(cell, reached, first and bool(given.get("blind")), seconds)
         self.store.decide(reviewer, seen, str(label), request_id(given))
         return JSONResponse(self._state(reviewer, queue, self._next(reviewer, queue, cell.id)))
 
@@ -135,6 +141,7 @@ class _Pages:
         return await run_in_threadpool(self._undo, self._reviewer(request), given)
 
     def _undo(self, reviewer: str, given: dict[str, Any]) -> Response:
+        check_reviewer(reviewer, given)
         queue = queue_of(given.get("queue"))
         undone = self.store.undo(reviewer, request_id(given))
         if undone is None:

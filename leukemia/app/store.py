@@ -90,11 +90,16 @@ class Store:
             label: a class, or `unsure`.
             request: names this very decision: when it comes again, because its answer was lost, nothing is added.
 
+        Raises:
+            InputError: if that decision was taken back in the meantime.
+
         Returns:
             The decision's id.
         """
         with self._writing():
             if (known := self._id_of(request)) is not None:
+                if self._rows("undoes = ?", known):
+                    raise InputError("this decision was taken back in the meantime: decide again")
                 return known
             return self._add(reviewer, seen, self._label(reviewer, seen.cell), label, None, request)
 

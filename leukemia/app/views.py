@@ -58,7 +58,7 @@ def progress(review: Review, reviewer: str, queue: str) -> dict[str, Any]:
         "done": len(done),
         "unsure": done.count(UNSURE),
         "added": len(review.orders["added"]),
-        "can_undo": bool(labels) or any(True for _ in review.store.current(reviewer)),
+        "can_undo": bool(labels),
     }
 
 

@@ -383,6 +383,97 @@ def test_a_decision_whose_answer_is_lost_is_sent_again_and_written_once(serve, r
     window.complaints.clear()  # Chromium's own, of the lost answer
 
 
+def losing_the_first_answer(lost):
+    def lose(route):
+        if not lost:
+            lost.append(route.fetch().status)  # it arrives, and its answer does not
+            route.abort()
+        else:
+            route.continue_()
+
+    return lose
+
+
+def test_a_decision_whose_answer_was_lost_can_be_taken_back_and_made_again(serve, run, window):
+    page = serve(run)
+    here = enter(window(), page.url)
+    here.route("**/api/decisions", losing_the_first_answer([]))
+    here.wait_for_selector("#picture[data-shown]")
+    here.keyboard.press("a")
+    here.wait_for_selector("text=The server does not answer")
+    decided(here, 1)  # which the next look at the server tells
+    assert here.is_visible("text=The server does not answer")
+    press(here, "z", 0)
+    press(here, "a", 1)
+    assert page.review.store.labels("Ann") == {page.review.orders["review"][0]: "ALL"}
+    window.complaints.clear()  # Chromium's own, of the lost answer
+
+
+def test_an_undo_whose_answer_was_lost_takes_back_one_decision_however_often_it_is_tried(serve, run, window):
+    page = serve(run)
+    here = enter(window(), page.url)
+    for number, key in enumerate("ahu", start=1):
+        press(here, key, number)
+    here.route("**/api/undo", losing_the_first_answer([]))
+    here.keyboard.press("z")
+    here.wait_for_selector("text=The server does not answer")
+    here.keyboard.press("z")
+    here.wait_for_selector("text=Taken back: unsure")
+    assert len(page.review.store.labels("Ann")) == 2
+    press(here, "z", 1)
+    press(here, "z", 0)
+    assert here.is_disabled("#undo")
+    here.keyboard.press("z")
+    here.wait_for_timeout(300)
+    assert not here.is_visible("#error")
+    window.complaints.clear()  # Chromium's own, of the lost answer
+
+
+def test_two_windows_of_one_browser_never_write_under_a_name_that_is_not_shown(serve, run, window):
+    page = serve(run)
+    here, there = enter(window(), page.url), enter(window(), page.url)
+    here.route("**/api/changes*", lambda route: route.abort())  # before it learns of the other name
+    there.click("#who-button")
+    there.fill("#who-name", "Ben")
+    there.keyboard.press("Enter")
+    there.wait_for_selector("#who:text-is('Ben')")
+    here.wait_for_selector("#picture[data-shown]")
+    here.keyboard.press("a")
+    here.wait_for_selector("text=Ben reviews in this browser now: nothing is written")
+    assert page.review.store.history() == []
+    here.unroute("**/api/changes*")
+    here.wait_for_selector("#who:text-is('Ben')")  # it loads itself again
+    window.complaints.clear()  # of what was refused
+
+
+def test_keys_work_after_files_were_chosen_and_escape_does_not_end_the_question_for_a_name(
+    serve, run, window
+):
+    page = serve(run)
+    here = window()
+    here.goto(page.url)
+    for _ in range(3):
+        here.keyboard.press("Escape")
+        here.wait_for_timeout(50)
+    assert here.is_visible("#who-dialog")
+    enter(here, page.url)
+    here.focus("#add-files")
+    press(here, "a", 1)
+
+
+def test_a_spot_check_of_a_cell_that_was_picked_or_seen_before_says_so(serve, run, window):
+    page = serve(run)
+    here = enter(window(), page.url + "?queue=check")
+    press(here, "a", 1)
+    here.keyboard.press("b")
+    named(here, page.review.orders["check"][0])
+    press(here, "h", 1)
+    here.wait_for_selector("#status:has-text('HEM. Saved.')")
+    first, second = page.review.store.history()
+    assert (first.queue, first.blind) == ("check", 1)
+    assert (second.queue, second.blind) == ("picked", 0)
+
+
 def test_keys_can_be_switched_off(serve, run, window):
     page = serve(run)
     here = enter(window(), page.url)

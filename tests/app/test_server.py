@@ -34,6 +34,24 @@ def test_a_decision_answers_with_the_next_cell(serve, run):
     assert page.ask("POST", "/api/undo", {"queue": "review", "request": "undo-0002"})[0] == 409
 
 
+def test_a_decision_under_another_name_than_is_shown_is_refused(serve, run):
+    page = serve(run)
+    first = page.review.orders["review"][0]
+    status, said, _ = page.ask("POST", "/api/decisions", decision(first, reviewer="Bob"))
+    assert (status, said["error"][:3]) == (409, "Ann")
+    assert page.ask("POST", "/api/undo", {"reviewer": "Bob", "request": "undo-0001"})[0] == 409
+    assert page.review.store.history() == []
+
+
+def test_what_is_decided_again_was_not_decided_blind(serve, run):
+    page = serve(run)
+    first = page.review.orders["check"][0]
+    page.ask("POST", "/api/decisions", decision(first, queue="check", blind=True))
+    page.ask("POST", "/api/undo", {"request": "undo-0001"})
+    page.ask("POST", "/api/decisions", decision(first, queue="check", blind=True))
+    assert [row.blind for row in page.review.store.history() if row.undoes is None] == [1, 0]
+
+
 def test_what_others_decided_is_told_after_ones_own_decision(serve, run):
     page = serve(run)
     first = page.review.orders["review"][0]

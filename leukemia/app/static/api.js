@@ -38,7 +38,7 @@ export function reviewer() {
   const required = dialog.hasAttribute("data-required");
   document.getElementById("who-button").addEventListener("click", () => dialog.showModal());
   if (required) {
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    dialog.addEventListener("close", () => dialog.showModal()); // Escape, pressed twice, closes any dialog
     dialog.showModal();
   }
   document.getElementById("who-form").addEventListener("submit", async (event) => {

@@ -16,7 +16,10 @@ let shownAt = 0; // when the cell could be seen
 let opinionSeen = false; // whether the model's opinion of this cell was on the page before a decision
 let busy = false;
 let moves = 0; // how often the reviewer asked for something
+let picked = false; // whether the cell was opened by hand, and not because it is the next one
 let unsent = null; // a decision whose answer was lost: sent again under its own id
+let undoing = null; // the id of an undo whose answer was lost
+const who = $("who").textContent; // whose decisions this window shows
 let last = Number(page.last); // the last decision of anybody that this window knows of
 let overlayOn = false;
 let lighter = false;
@@ -27,7 +30,6 @@ function show(state) {
   showProgress(state.progress);
   const changed = cell?.id !== state.cell?.id;
   cell = state.cell;
-  $("error").hidden = true;
   for (const button of [...labels, $("next")]) button.disabled = !cell;
   if (!cell) return showEnd(state.progress);
   sessionStorage.setItem(`at-${page.queue}`, cell.id);
@@ -138,7 +140,7 @@ function showSubject() {
     item.setAttribute("role", "listitem");
     const button = document.createElement("button");
     button.type = "button";
-    const opinion = visible ? `${other.label} ${other.label === page.positive ? other.percent : 100 - other.percent} %` : "";
+    const opinion = visible ? `${other.label === page.positive ? other.percent : 100 - other.percent} % ${other.label}` : "";
     button.className = visible ? kindOf[other.label] : "";
     button.setAttribute("aria-label", [
       "Open cell", other.id.slice(0, 8), opinion && `model: ${opinion}`, other.mine && `you: ${named(other.mine)}`,
@@ -225,14 +227,15 @@ async function decide(label) {
   const decided = cell;
   if (unsent?.cell !== decided.id || unsent?.label !== label) {
     unsent = {
-      cell: decided.id, label, queue: page.queue, blind: !opinionSeen && decided.mine === null,
+      cell: decided.id, label, queue: page.queue, picked, blind: !opinionSeen && decided.mine === null, reviewer: who,
       seconds: (performance.now() - shownAt) / 1000, request: crypto.randomUUID?.() ?? random(),
     };
   }
   await asking(async () => {
-    const state = await post("api/decisions", unsent);
-    unsent = null;
+    const state = await answered(() => post("api/decisions", unsent), () => (unsent = null));
+    undoing = null;
     remember(decided.id);
+    picked = false;
     show(state);
     say(`${decided.name}: ${named(label)}. Saved.`);
   });
@@ -240,8 +243,11 @@ async function decide(label) {
 
 async function undo() {
   if (busy || $("undo").disabled) return;
+  undoing ??= crypto.randomUUID?.() ?? random();
   await asking(async () => {
-    const state = await post("api/undo", { queue: page.queue, request: crypto.randomUUID?.() ?? random() });
+    const state = await answered(
+      () => post("api/undo", { queue: page.queue, reviewer: who, request: undoing }), () => (undoing = null));
+    unsent = null;
     show(state);
     say(`Taken back: ${named(state.undone)}${state.cell ? ` for ${state.cell.name}` : ""}.`);
   });
@@ -254,18 +260,22 @@ async function next() {
     const state = await get(`api/cell?queue=${page.queue}&after=${skipped}`);
     if (state.cell?.id === skipped) return say("This is the last cell that is left.");
     remember(skipped);
+    picked = false;
     show(state);
     say("");
   });
 }
 
 async function back() {
+  if (busy) return;
   while (trail.length && trail.at(-1) === cell?.id) trail.pop();
   const id = trail.pop();
   sessionStorage.setItem(`trail-${page.queue}`, JSON.stringify(trail));
   if (!id) return say("There is no cell before this one.");
   await asking(async () => {
-    show(await get(`api/cell?queue=${page.queue}&at=${id}`));
+    const state = await get(`api/cell?queue=${page.queue}&at=${id}`);
+    picked = true;
+    show(state);
     say("");
   });
 }
@@ -275,6 +285,7 @@ async function open(id) {
   await asking(async () => {
     const state = await get(`api/cell?queue=${page.queue}&at=${id}`);
     if (from) remember(from);
+    picked = true;
     show(state);
     $("stage").focus({ preventScroll: true });
     say("");
@@ -287,10 +298,23 @@ function remember(id) {
   sessionStorage.setItem(`trail-${page.queue}`, JSON.stringify(trail));
 }
 
+// What the server says to a request, which is forgotten once there is an answer of whatever kind.
+async function answered(request, forget) {
+  try {
+    const state = await request();
+    forget();
+    return state;
+  } catch (error) {
+    if (!(error instanceof TypeError)) forget(); // else the answer was lost, and the request may have arrived
+    throw error;
+  }
+}
+
 async function asking(work) {
   if (busy) return;
   busy = true;
   moves += 1;
+  $("error").hidden = true;
   try {
     await work();
   } catch (error) {
@@ -318,6 +342,7 @@ async function poll() {
   try {
     const news = await get(`api/changes?queue=${page.queue}&since=${last}`);
     last = news.last;
+    if (news.reviewer !== who) return location.reload(); // another window of this browser has another reviewer now
     showIntake(news.pending, news.problems);
     if (moves === before && !busy) {
       const grown = cell?.position && news.progress.total !== cell.of;
@@ -349,7 +374,7 @@ const MOVES = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], Arro
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  if (event.target.closest("input, textarea, select") || !$("keys-on").checked) return;
+  if (event.target.closest("input:not([type=file], [type=checkbox]), textarea, select") || !$("keys-on").checked) return;
   if (event.shiftKey && event.key in MOVES) {
     event.preventDefault();
     return moveBy(...MOVES[event.key]);
