@@ -11,7 +11,7 @@ import pandas as pd
 
 from leukemia.errors import InputError
 from leukemia.evaluation.intervals import auroc_interval, balanced_interval, wilson_interval
-from leukemia.evaluation.predictions import arrays, clusters, has_subjects
+from leukemia.evaluation.predictions import arrays, clusters, has_subjects, plain_subjects
 from leukemia.evaluation.subjects import by_subject
 from leukemia.evaluation.weighted import Figures, Weighted, cell_figures, subject_figures
 
@@ -51,6 +51,7 @@ def evaluate(
     resampling = _Resampling(replicates, draws, seed)
     first = replicates[0]
     known = all(has_subjects(table) for table in replicates)
+    n_subjects = int(plain_subjects(first).nunique()) if known else None
     cells, subjects = (
         resampling.summary([resampling.figures(table, of) for table in replicates], confidence)
         if told
@@ -63,9 +64,9 @@ def evaluate(
         "draws": draws,
         "confidence": confidence,
         "n_images": len(first),
-        "n_subjects": int(first["subject"].nunique()) if known else None,
+        "n_subjects": n_subjects,
         "cells": cells,
-        "subjects": {"n": int(first["subject"].nunique()), **subjects} if subjects else None,
+        "subjects": {"n": n_subjects, **subjects} if subjects else None,
         "by_subject": by_subject(replicates, confidence) if known else None,
     }
 

@@ -1,7 +1,7 @@
 """The table that every figure is computed from: anybody's predictions, a row a cell.
 
 Columns: `path`, `label` (1 positive, 0 negative), `logit` (of the positive class) and, where known, `subject`
-and `side`.
+and `side`. However the name of a subject is spelled, `h3` or `H3 `, it is one subject (see `plain_subjects`).
 """
 
 import io
@@ -38,22 +38,31 @@ def read_predictions(path: Path | str) -> pd.DataFrame:
 
 
 def parse_table(text: str, name: str) -> pd.DataFrame:
-    """A csv's text as a table whose names are text; only an empty field is missing.
+    """A csv's text as a table whose names are text, subjects as `plain_subjects`; only an empty field is missing.
 
     Raises:
         InputError: if it is no csv; `name` says which.
     """
     try:
-        return pd.read_csv(io.StringIO(text), dtype=STRINGS, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(io.StringIO(text), dtype=STRINGS, keep_default_na=False, na_values=[""])
     except ValueError as error:  # pandas' own errors of an empty or broken csv are of this kind
         raise InputError(f"{name} is no table: {error}") from None
+    if "subject" not in table:
+        return table
+    return table.assign(subject=plain_subjects(table).astype(table["subject"].dtype))
+
+
+def plain_subjects(table: pd.DataFrame) -> pd.Series:
+    """The subject of each row `[n]` as the index of cells spells it: upper case without blanks at its ends, missing
+    where nothing is left. A name that is no text stays as it is."""
+    return table["subject"].map(
+        lambda name: (name.strip().upper() or None) if isinstance(name, str) else name
+    )
 
 
 def has_subjects(table: pd.DataFrame) -> bool:
     """Whether every cell of the table has a subject."""
-    if "subject" not in table:
-        return False
-    return bool((table["subject"].notna() & (table["subject"].astype(str).str.strip() != "")).all())
+    return "subject" in table and bool(plain_subjects(table).notna().all())
 
 
 def validate_predictions(table: pd.DataFrame) -> None:
@@ -96,14 +105,17 @@ def clusters(table: pd.DataFrame) -> tuple[str, NDArray[np.object_]]:
     subjects (those who share pictures), else its `subject`, else the `cell` itself."""
     if not has_subjects(table):
         return "cell", table["path"].to_numpy(dtype=object)
-    subjects = table["subject"].nunique()
+    subjects = plain_subjects(table)
     joins = (
         "group" in table
         and bool(table["group"].notna().all())
-        and table["group"].nunique() < subjects == len(table[["subject", "group"]].drop_duplicates())
+        and table["group"].nunique()
+        < subjects.nunique()
+        == len(pd.DataFrame({"subject": subjects, "group": table["group"]}).drop_duplicates())
     )
-    name = "group" if joins else "subject"
-    return name, table[name].to_numpy(dtype=object)
+    if joins:
+        return "group", table["group"].to_numpy(dtype=object)
+    return "subject", subjects.to_numpy(dtype=object)
 
 
 def _refuse(table: pd.DataFrame, bad: ArrayLike, column: str, remedy: str) -> None:
