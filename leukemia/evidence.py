@@ -158,16 +158,32 @@ def _checked(run: Run, table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _of_table(path: Path) -> Model:
     table = read_predictions(path)
-    marks = []
-    if "side" in table and table["side"].notna().any():
-        sides = list(dict.fromkeys(table["side"].dropna()))
-        kept = "test" if "test" in sides else sides[0]
-        if len(sides) > 1:
-            marks.append(f"side {kept} only, of {', '.join(sides)}")
-        table = table[table["side"] == kept].reset_index(drop=True)
-        if kept == "val":
-            marks.append(words.CHOSEN_HERE)
+    table, marks = _reported(table, path)
+    # A column `fold` of anybody's says nothing of several models in one table.
+    table = table.drop(columns="fold", errors="ignore")
     return Model(path.stem, [table], None, TABLE_CLASSES, marks, [str(path)], False)
+
+
+def _reported(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of the side that is reported, and its marks: test before val before any other, and train only where
+    there is nothing else."""
+    if "side" not in table:
+        return table, []
+    side = table["side"].fillna("").str.strip().str.lower()
+    if (side == "").all():
+        return table, []
+    if (side == "").any():
+        raise InputError(
+            f"{path}: {(side == '').sum():,} of {words.count(len(side), 'row')} have no side, as row "
+            f"{int((side == '').argmax()) + 1:,}: name the side of every cell, or of none"
+        )
+    order = {"test": 0, "val": 1, "train": 3}
+    kept, *others = sorted(dict.fromkeys(side), key=lambda name: order.get(name, 2))
+    marks = {"train": [words.TRAINED], "val": [words.CHOSEN_HERE]}.get(kept, [])
+    if others:
+        left_out = words.count(int((side != kept).sum()), "cell")
+        marks = [*marks, f"side {kept} only, {left_out} of {', '.join(others)} left out"]
+    return table[side == kept].reset_index(drop=True), marks
 
 
 def _replicates(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> list[pd.DataFrame]:

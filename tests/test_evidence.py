@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from leukemia.errors import InputError
 from leukemia.evidence import comparisons, figures_of, models_of
 from leukemia.runs import Run
 
@@ -78,3 +79,41 @@ def test_a_split_by_image_is_marked(tmp_path):
         write_run(tmp_path, "head", 0, fold, split="image")
     (model,) = models_of(tmp_path)
     assert model.marks == ["LEAKS: split by image"]
+
+
+class TestAnybodysTable:
+    def model(self, tmp_path, sides, **columns):
+        rows = len(sides)
+        table = pd.DataFrame({"path": [f"{row}.bmp" for row in range(rows)], "label": [0, 1] * (rows // 2),
+                              "logit": np.linspace(-1, 1, rows), "side": sides}).assign(**columns)  # fmt: skip
+        table.to_csv(tmp_path / "table.csv", index=False)
+        (model,) = models_of(tmp_path / "table.csv")
+        return model
+
+    @pytest.mark.parametrize(
+        ("sides", "kept", "marks"),
+        [
+            (["train", "val", "final", "val"], 2,
+             ["epoch chosen on these cells", "side val only, 2 cells of final, train left out"]),
+            (["train", "final"], 1, ["side final only, 1 cell of train left out"]),
+            (["train", "Val "], 1,
+             ["epoch chosen on these cells", "side val only, 1 cell of train left out"]),
+            (["TEST", "test ", "train", "val"], 2, ["side test only, 2 cells of val, train left out"]),
+            (["train", " Train"], 2, ["LEAKS: these cells trained the model"]),
+            (["", ""], 2, []),
+        ],
+    )  # fmt: skip
+    def test_held_out_cells_come_first_and_what_they_are_is_said(self, tmp_path, sides, kept, marks):
+        model = self.model(tmp_path, sides)
+        assert len(model.replicates[0]) == kept
+        assert model.marks == marks
+        assert figures_of(model)["epoch_chosen_here"] == ("epoch chosen on these cells" in marks)
+
+    def test_cells_without_a_side_are_not_dropped_without_a_word(self, tmp_path):
+        with pytest.raises(InputError, match=r"2 of 4 rows have no side, as row 2: name the side"):
+            self.model(tmp_path, ["test", "", "test", " "])
+
+    def test_a_column_fold_of_their_own_changes_nothing(self, tmp_path):
+        plain = figures_of(self.model(tmp_path, ["test"] * 40))
+        folds = figures_of(self.model(tmp_path, ["test"] * 40, fold=[0, 0, 1, 1] * 10))
+        assert folds == plain

@@ -17,6 +17,7 @@ CHOSEN_HERE = "epoch chosen on these cells"
 NO_BETTER = "no better than the majority class"
 PRUNED = "stopped early by the search"
 LEAKS = "LEAKS"
+TRAINED = f"{LEAKS}: these cells trained the model"
 
 
 def marks(runs: pd.DataFrame) -> list[str]:
