@@ -14,7 +14,7 @@ from leukemia.evaluation.calibration import calibration_figures
 from leukemia.evaluation.predictions import read_predictions, validate_predictions
 from leukemia.evaluation.selective import selective_figures
 from leukemia.reporting import words
-from leukemia.reporting.tables import combinations, results_table
+from leukemia.reporting.tables import combinations, read_settings, results_table
 from leukemia.runs import Run, Sweep
 
 POOLED = ("subject_kfold", "image")  # splits whose folds have test sides of their own
@@ -28,13 +28,15 @@ class Model:
 
     Attributes:
         name: in words.
-        replicates: a table for each seed; with the test sides of its folds pooled, and then a column `fold`.
+        replicates: a table for each seed; with the test sides of its folds pooled, and then a column `fold`. Folds
+            that report on the same cells are replicates too.
         baselines: the same of size, colour and roundness alone (see `leukemia.evaluation.baseline`); None where a run
             has no baseline.csv.
         classes: the names of class 0 and class 1.
         marks: what has to be said beside its figures.
         runs: the names of its runs.
         pooled: whether several models' test sides stand in one table.
+        over: what the replicates differ by: seeds, folds, or seeds and folds.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Model:
     marks: list[str]
     runs: list[str]
     pooled: bool
+    over: str = "seeds"
 
 
 def models_of(target: Path) -> list[Model]:
@@ -84,14 +87,14 @@ def model_of(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Ru
     names = str(rows["classes"].iloc[0]).split("/")
     classes = (names[0], names[1]) if len(names) == 2 else TABLE_CLASSES
     several = any(len(set(table["fold"])) > 1 for table in tables if "fold" in table)
-    name = words.describe(settings)
-    return Model(name, tables, baselines, classes, words.marks(rows), list(rows["run"]), several)
+    name, marks = words.describe(settings), [*words.marks(rows), *_folds_said(rows, runs)]
+    return Model(name, tables, baselines, classes, marks, list(rows["run"]), several, _over(rows))
 
 
 def figures_of(model: Model) -> dict[str, Any]:
-    """What `leukemia evaluate` says of a model: intervals, calibration and selective prediction (of the first seed),
-    marks, and the baselines: the majority class, and size, colour and roundness alone with their intervals and the
-    model's difference to them."""
+    """What `leukemia evaluate` says of a model: intervals, calibration and selective prediction (of the first
+    replicate), marks, and the baselines: the majority class, and size, colour and roundness alone with their
+    intervals and the model's difference to them."""
     first = model.replicates[0]
     baseline = None
     if model.baselines:
@@ -105,6 +108,7 @@ def figures_of(model: Model) -> dict[str, Any]:
         "classes": list(model.classes),
         "marks": model.marks,
         "epoch_chosen_here": any(mark.startswith(words.CHOSEN_HERE) for mark in model.marks),
+        "over": model.over,
         **evaluate(model.replicates),
         "majority_accuracy": float(max(first["label"].mean(), 1 - first["label"].mean())),
         "baseline": baseline,
@@ -143,6 +147,26 @@ def predictions_of(run: Run) -> pd.DataFrame:
         InputError: if they cannot be used.
     """
     return _checked(run, run.predictions, "predictions.csv")
+
+
+def _folds_said(rows: pd.DataFrame, runs: Sequence[Run]) -> list[str]:
+    """Where folds have test sides of their own: which of them are missing."""
+    folds_of: dict[str, list[str]] = {}
+    for row in rows.to_dict("records"):
+        if row["split"] in POOLED:
+            folds_of.setdefault(words.value(row["seed"]), []).append(words.value(row["fold"]))
+    of_each = {tuple(sorted(folds)) for folds in folds_of.values()}
+    if len(of_each) > 1:
+        said = "; ".join(f"seed {seed}: {', '.join(sorted(folds))}" for seed, folds in folds_of.items())
+        return [f"seeds of different folds ({said})"]
+    wanted = read_settings(runs[0]).get("data.num_folds")
+    return [f"{len(folds)} of {wanted} folds" for folds in of_each if wanted and len(folds) < wanted]
+
+
+def _over(rows: pd.DataFrame) -> str:
+    by_fold = ~rows["split"].isin([*POOLED, "official"])  # folds that are replicates; official knows none
+    seeds, folds = (len(set(values)) > 1 for values in (rows["seed"], rows["fold"][by_fold]))
+    return {(True, True): "seeds and folds", (False, True): "folds"}.get((seeds, folds), "seeds")
 
 
 def _checked(run: Run, table: pd.DataFrame, name: str) -> pd.DataFrame:

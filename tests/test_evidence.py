@@ -7,7 +7,10 @@ from sklearn.metrics import roc_auc_score
 
 from leukemia.errors import InputError
 from leukemia.evidence import comparisons, figures_of, models_of
-from leukemia.runs import Run
+from leukemia.reporting.evaluated import evaluated
+from leukemia.reporting.evidence_page import evidence
+from leukemia.reporting.tables import results_table
+from leukemia.runs import Run, Sweep
 
 
 def write_run(folder, stage, seed, fold, split="subject_kfold", shift=0.0):
@@ -79,6 +82,54 @@ def test_a_split_by_image_is_marked(tmp_path):
         write_run(tmp_path, "head", 0, fold, split="image")
     (model,) = models_of(tmp_path)
     assert model.marks == ["LEAKS: split by image"]
+
+
+def of_folds(tmp_path, folds, split="subject_kfold", num_folds=5):
+    """Runs by seed and fold; with split=holdout each reports on the same cells."""
+    for seed, fold in folds:
+        write_run(tmp_path, "head", seed, fold, split)
+        run = Run(tmp_path / f"head-{seed}-{fold}")
+        config = run.config
+        config["data"]["num_folds"] = num_folds
+        run.write_config(config)
+        if split == "holdout":
+            run.write_table("predictions.csv", run.predictions.assign(
+                path=[f"{row}.bmp" for row in range(96)], subject=run.predictions["subject"].str[2:],
+            ))  # fmt: skip
+            (run.folder / "cells.csv").unlink()
+    (model,) = models_of(tmp_path)
+    return model
+
+
+def test_folds_that_are_missing_are_said(tmp_path):
+    assert of_folds(tmp_path, [(0, 0), (0, 1), (0, 2), (0, 4)]).marks == ["4 of 5 folds"]
+
+
+def test_all_folds_need_no_word(tmp_path):
+    assert of_folds(tmp_path, [(0, 0), (0, 1)], num_folds=2).marks == []
+
+
+def test_seeds_of_different_folds_are_said(tmp_path):
+    model = of_folds(tmp_path, [(0, 0), (0, 1), (1, 0)], num_folds=2)
+    assert model.marks == ["seeds of different folds (seed 0: 0, 1; seed 1: 0)"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "over"),
+    [
+        ([(0, 0), (0, 1)], "folds"),
+        ([(0, 0), (1, 0)], "seeds"),
+        ([(0, 0), (1, 0), (0, 1)], "seeds and folds"),
+    ],
+)
+def test_what_varies_is_named(tmp_path, runs, over):
+    model = of_folds(tmp_path, runs, split="holdout")
+    assert len(model.replicates) == len(runs)
+    assert figures_of(model)["over"] == over
+    assert f"over {over}: sd" in evaluated(tmp_path)
+    proof = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path)))
+    assert proof.tables["seeds"].rows[0][1] == over
+    assert any(note.startswith(f"Of several {over}, ") for note in proof.notes)
 
 
 class TestAnybodysTable:

@@ -79,12 +79,18 @@ def compare(
     seed: int = 0,
 ) -> dict[str, dict[str, float | None]]:
     """The differences of two models on the same cells, second minus first: `difference`, `low`, `high` for each
-    figure over cells. Both are evaluated on the same draws, so what makes a subject hard for both cancels.
+    figure over cells. Both are evaluated on the same draws, so what makes a subject hard for both cancels. As many
+    replicates of both are paired in their order; otherwise all have to be of the same cells.
 
     Raises:
         InputError: if their cells or labels are not the same.
     """
-    _same_cells(first[0], second[0])
+    if len(first) == len(second):
+        pairs = list(zip(first, second, strict=True))
+    else:
+        pairs = [(first[0], table) for table in [*first[1:], *second]]
+    for one, other in pairs:
+        _same_cells(one, other)
     resampling = _Resampling([*first, *second], draws, seed)
     means = [_mean([resampling.figures(table, cell_figures) for table in model]) for model in (first, second)]
     differences = resampling.summary(

@@ -44,17 +44,18 @@ def _told(figures: dict[str, Any]) -> str:
         lines.append(
             "NOTE: subjects are unknown, so cells are taken as independent: intervals are too narrow"
         )
-    lines += [_line(name, figure) for name, figure in figures["cells"].items()]
+    over = figures["over"]
+    lines += [_line(name, figure, over) for name, figure in figures["cells"].items()]
     lines.append("baselines that need no network")
     lines.append(f"  {'majority, accuracy':22} {figures['majority_accuracy']:.4f}")
     if figures["baseline"]:
         alone, above = figures["baseline"]["cells"], figures["baseline"]["model_minus_baseline"]
         for name in ("accuracy", "auroc"):
-            lines.append(_line(f"shape, {name}", alone[name]))
+            lines.append(_line(f"shape, {name}", alone[name], over))
             lines.append(_line("  model minus shape", {**above[name], "value": above[name]["difference"]}))
     if figures["subjects"]:
         lines.append(f"by subject ({figures['subjects']['n']})")
-        lines += [_line(name, figure) for name, figure in figures["subjects"].items() if name != "n"]
+        lines += [_line(name, figure, over) for name, figure in figures["subjects"].items() if name != "n"]
         lines += _by_subject(figures["by_subject"], figures["classes"])
     calibration, selective = figures["calibration"], figures["selective"]
     for when in ("before", "after"):
@@ -93,13 +94,13 @@ def _compared(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _line(name: str, figure: dict[str, Any]) -> str:
+def _line(name: str, figure: dict[str, Any], over: str = "seeds") -> str:
     def text(number: float | None) -> str:
         return "–" if number is None else f"{number:.4f}"
 
     line = f"  {name:22} {text(figure['value'])}  [{text(figure['low'])}, {text(figure['high'])}]"
     if figure.get("sd") is not None:
         line += (
-            f"  over seeds: sd {text(figure['sd'])}, {text(figure['lowest'])} to {text(figure['highest'])}"
+            f"  over {over}: sd {text(figure['sd'])}, {text(figure['lowest'])} to {text(figure['highest'])}"
         )
     return line

@@ -100,9 +100,10 @@ def _said(models: Sequence[Model], figures: Sequence[dict[str, Any]]) -> list[st
             "Threshold figures pool the test sides of all folds; AUROC is the mean within folds, for the logits of "
             "different models are not one scale."
         )
-    if any(len(model.replicates) > 1 for model in models):
+    over = sorted({model.over for model in models if len(model.replicates) > 1})
+    if over:
         said.append(
-            "Of several seeds, intervals are of their mean; pictures and calibration are of the first seed."
+            f"Of several {' or '.join(over)}, intervals are of their mean; pictures and calibration are of the first."
         )
     return said
 

@@ -181,3 +181,10 @@ class TestCompare:
         table = cells()
         with pytest.raises(InputError, match="different labels for"):
             compare([table], [table.assign(label=1 - table["label"])])
+
+    def test_other_cells_of_a_later_replicate_are_refused(self):
+        table = cells()
+        with pytest.raises(InputError, match=r"different cells \(2 are in one alone"):
+            compare([table, table], [table, table.iloc[2:]], draws=5)
+        with pytest.raises(InputError, match=r"different cells \(2 are in one alone"):
+            compare([table], [table, table.iloc[2:]], draws=5)
