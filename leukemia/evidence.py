@@ -49,8 +49,13 @@ class Model:
     over: str = "seeds"
 
 
-def models_of(target: Path) -> list[Model]:
+def models_of(target: Path, problems: list[str] | None = None) -> list[Model]:
     """The models of a run folder, a sweep folder (one for each setting) or a csv of predictions.
+
+    Args:
+        target: where they lie.
+        problems: takes what is wrong with settings that cannot be used, while the others are read; by default the
+            first such setting raises.
 
     Raises:
         InputError: if it is none of them, or holds no predictions that can be used.
@@ -61,7 +66,16 @@ def models_of(target: Path) -> list[Model]:
     sweep = Sweep(target)
     results = results_table(sweep)
     by_name = {run.name: run for run in sweep.runs}
-    found = [model_of(settings, rows, by_name) for settings, rows in combinations(results)]
+    found, unread = [], []
+    for settings, rows in combinations(results):
+        try:
+            found.append(model_of(settings, rows, by_name))
+        except InputError as problem:
+            unread.append(f"{words.describe(settings)}: {problem}")
+    if unread and (problems is None or not found):
+        raise InputError("; ".join(unread))
+    if problems is not None:
+        problems += unread
     if not found:
         raise InputError(f"{target} holds no finished run: there are no predictions to evaluate")
     return found
@@ -118,12 +132,25 @@ def figures_of(model: Model) -> dict[str, Any]:
 
 
 def comparison(first: Model, second: Model) -> dict[str, Any]:
-    """The paired, clustered difference of two models on the same cells, second minus first.
+    """The paired, clustered difference of two models on the same cells, second minus first, with the marks of both:
+    a mark of one alone names it. Models of one name are named by their runs.
 
     Raises:
         InputError: if they do not report on the same cells.
     """
-    return {"first": first.name, "second": second.name, **compare(first.replicates, second.replicates)}
+    names = [first.name, second.name]
+    if names[0] == names[1] and first.runs != second.runs:
+        names = [", ".join(model.runs) for model in (first, second)]
+    both = [mark for mark in first.marks if mark in second.marks]
+    alone = [
+        f"{mark} ({name})"
+        for name, model in zip(names, (first, second), strict=True)
+        for mark in model.marks
+        if mark not in both
+    ]
+    marks = sorted([*both, *alone], key=lambda mark: not mark.startswith(words.LEAKS))  # a leak first
+    differences = compare(first.replicates, second.replicates)
+    return {"first": names[0], "second": names[1], "marks": marks, **differences}
 
 
 def comparisons(models: Sequence[Model]) -> list[dict[str, Any]]:

@@ -1,12 +1,16 @@
 """From run folders to what is evaluated: which tables are put together, and what is said beside them."""
 
+import json
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from leukemia.cli import main
 from leukemia.errors import InputError
-from leukemia.evidence import comparisons, figures_of, models_of
+from leukemia.evidence import comparison, comparisons, figures_of, models_of
 from leukemia.reporting.evaluated import evaluated
 from leukemia.reporting.evidence_page import evidence
 from leukemia.reporting.tables import results_table
@@ -130,6 +134,70 @@ def test_what_varies_is_named(tmp_path, runs, over):
     proof = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path)))
     assert proof.tables["seeds"].rows[0][1] == over
     assert any(note.startswith(f"Of several {over}, ") for note in proof.notes)
+
+
+class TestMarksOfDifferences:
+    def sweep(self, tmp_path):
+        """Two settings; of the second, the epoch was chosen on these cells, and a cell leaks."""
+        for stage in ("head", "layer4"):
+            write_run(tmp_path, stage, 0, 0, split="holdout")
+        run = Run(tmp_path / "layer4-0-0")
+        run.write_json("metrics.json", {**run.metrics, "epoch_chosen_here": True, "leaks": 1})
+        return tmp_path
+
+    MARKS = [  # noqa: RUF012
+        "LEAKS: 1 of 96 cells not independent of training (ResNet18 from layer4)",
+        "epoch chosen on these cells (ResNet18 from layer4)",
+    ]
+
+    def test_the_marks_of_either_stand_beside_it(self, tmp_path):
+        (found,) = comparisons(models_of(self.sweep(tmp_path)))
+        assert found["marks"] == self.MARKS
+        assert f"NOTE: {self.MARKS[0]}" in evaluated(tmp_path).split("minus")[-1]
+        proof = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path)))
+        assert proof.tables["differences"].marks == [self.MARKS]
+
+    def test_marks_of_both_are_said_once(self, tmp_path):
+        models = models_of(self.sweep(tmp_path))
+        found = comparison(models[1], models[1])
+        assert found["marks"] == models[1].marks
+
+    def test_models_of_one_name_are_named_by_their_runs(self, tmp_path):
+        for seed in (0, 1):
+            write_run(tmp_path / str(seed), "head", seed, 0, split="holdout")
+        first, second = (tmp_path / str(seed) / f"head-{seed}-0" for seed in (0, 1))
+        assert "head-1-0 minus head-0-0, the same cells" in evaluated(first, against=second)
+
+    def test_runs_of_one_name_are_named_by_their_folders(self, tmp_path):
+        for name in ("a", "b"):
+            write_run(tmp_path / name, "head", 0, 0, split="holdout")
+        first, second = tmp_path / "a", tmp_path / "b"
+        assert f"{second} minus {first}, the same cells" in evaluated(first, against=second)
+
+
+def exit_code(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *map(str, arguments)])
+    return ended.value.code
+
+
+class TestUnreadablePredictions:
+    def sweep(self, tmp_path):
+        for stage in ("head", "layer4"):
+            write_run(tmp_path, stage, 0, 0)
+        (tmp_path / "head-0-0" / "predictions.csv").write_text("path,label,logit\na,1,none\n")
+        return tmp_path
+
+    def test_the_other_settings_are_evaluated_and_the_exit_code_is_1(self, tmp_path, capsys):
+        assert exit_code(self.sweep(tmp_path)) == 1
+        said = capsys.readouterr().out
+        assert "ResNet18 from layer4: 96 cells" in said
+        assert re.search(r"not read: ResNet18 from head: .*predictions.csv: logit 'none' in row 1", said)
+        assert exit_code(tmp_path, "--json") == 1
+        assert len(json.loads(capsys.readouterr().out)["problems"]) == 1
+
+    def test_a_run_alone_is_refused(self, tmp_path):
+        assert exit_code(self.sweep(tmp_path) / "head-0-0") == 2
 
 
 class TestAnybodysTable:

@@ -1,6 +1,7 @@
 """What `leukemia evaluate` prints: every figure with its interval."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,28 @@ from leukemia.reporting.words import count
 MOST_SUBJECTS = 40  # of more, the worst called ones
 
 
-def evaluated(target: Path, against: Path | None = None, as_json: bool = False) -> str:
+def evaluated(
+    target: Path, against: Path | None = None, as_json: bool = False, problems: list[str] | None = None
+) -> str:
     """The figures of a run, a sweep (each setting, and their differences) or a table, as text or JSON.
+
+    Args:
+        target, against: folders or tables; of two, their difference is told too.
+        as_json: whether as JSON.
+        problems: as `leukemia.evidence.models_of` takes them; they are told at the end.
 
     Raises:
         InputError: if there are no predictions that can be used, or those of `against` are of other cells.
     """
-    models = models_of(target)
+    models = models_of(target, problems)
     if against is not None:
         others = models_of(against)
         if len(models) > 1 or len(others) > 1:
             raise InputError("--against compares two models: name runs, tables or sweeps of one setting")
+        if (models[0].name, models[0].runs) == (others[0].name, others[0].runs):  # of two sweeps
+            models, others = (
+                [replace(of[0], name=str(path))] for of, path in ((models, target), (others, against))
+            )
         found = [comparison(models[0], others[0])]
     else:
         found = comparisons(models)
@@ -29,8 +41,9 @@ def evaluated(target: Path, against: Path | None = None, as_json: bool = False) 
     if as_json:
         whole = len(figures) == 1
         content = figures[0] if whole else {"settings": figures}
-        return json.dumps({**content, "comparisons": found}, indent=2)
-    return "\n\n".join([*map(_told, figures), *map(_compared, found)])
+        return json.dumps({**content, "comparisons": found, "problems": problems or []}, indent=2)
+    told = [*map(_told, figures), *map(_compared, found)]
+    return "\n\n".join([*told, *(f"not read: {problem}" for problem in problems or [])])
 
 
 def _told(figures: dict[str, Any]) -> str:
@@ -89,6 +102,7 @@ def _by_subject(rows: list[dict[str, Any]], classes: list[str]) -> list[str]:
 
 def _compared(found: dict[str, Any]) -> str:
     lines = [f"{found['second']} minus {found['first']}, the same cells (paired)"]
+    lines += [f"NOTE: {mark}" for mark in found["marks"]]
     differences = {name: value for name, value in found.items() if isinstance(value, dict)}
     lines += [_line(name, {**value, "value": value["difference"]}) for name, value in differences.items()]
     return "\n".join(lines)

@@ -80,7 +80,7 @@ def differences_table(comparisons: Found) -> Printed:
     for pair in comparisons:
         figures = [_difference(pair[name], _signed if name == "auroc" else points) for name in COMPARED]
         table.rows.append([f"{pair['second']} minus {pair['first']}", *figures])
-        table.marks.append([])
+        table.marks.append(pair["marks"])
     return table
 
 
