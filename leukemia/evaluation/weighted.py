@@ -30,11 +30,13 @@ def cell_figures(table: pd.DataFrame) -> Weighted:
         hits, alarms, misses, passes, losses = (weights @ counts.astype(float)).T
         figures = _rates(hits, alarms, misses, passes)
         n = hits + alarms + misses + passes
-        f1 = _share((hits + misses) * 2 * hits, 2 * hits + misses + alarms)
-        f1 = f1 + _share((passes + alarms) * 2 * passes, 2 * passes + misses + alarms)
+        f1 = [  # of a class times its cells; without any cell and call 0, as in `metrics`
+            np.nan_to_num(_share(cells * 2 * right, 2 * right + misses + alarms))
+            for right, cells in ((hits, hits + misses), (passes, passes + alarms))
+        ]
         return {
             **figures,
-            "f1_weighted": f1 / n,
+            "f1_weighted": (f1[0] + f1[1]) / n,
             "auroc": _auroc(label, logit, folds, weights),
             "ece": np.abs(weights @ surplus).sum(axis=1) / n,
             "loss": losses / n,

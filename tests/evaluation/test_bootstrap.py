@@ -124,6 +124,15 @@ def test_one_class_has_no_auroc_and_says_none():
     assert found["cells"]["auroc"] == {"value": None, "low": None, "high": None}
 
 
+def test_a_class_that_is_not_there_has_no_weight_in_the_f1():
+    table = cells(subjects=(5, 0), skill=50)
+    assert (
+        evaluate([table], draws=5)["cells"]["f1_weighted"]["value"]
+        == 1.0
+        == cell_metrics(table)["f1_weighted"]
+    )
+
+
 class TestFolds:
     def tables(self):
         """Two models whose logits are shifted against each other."""
