@@ -6,6 +6,7 @@ and `side`. However the name of a subject is spelled, `h3` or `H3 `, it is one s
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukemia.errors import InputError
 
+MOST = 1e100  # the squares of logits up to this size still add up
 REQUIRED = ("path", "label", "logit")
 STRINGS = {"path": str, "subject": str, "group": str, "side": str, "pixel_hash": str}
 
@@ -70,19 +72,22 @@ def validate_predictions(table: pd.DataFrame) -> None:
 
     Raises:
         InputError: if it is empty, lacks a column of `path, label, logit`, or has a label other than 0 and 1,
-            a logit that is no finite number, or a path twice.
+            a logit that is no finite number or beyond 1e100, an empty path, or a path twice.
     """
     missing = [column for column in REQUIRED if column not in table]
     if missing:
         raise InputError(
             f"a predictions table needs the columns {', '.join(REQUIRED)}; {', '.join(missing)} "
-            f"missing (it has: {', '.join(map(str, table.columns)) or 'none'})"
+            f"missing (it has: {', '.join(map(str, table.columns)) or 'none'}){_separated(table)}"
         )
     if table.empty:
         raise InputError("the predictions table has no rows: there is nothing to compute")
     label, logit = pd.to_numeric(table["label"], "coerce"), pd.to_numeric(table["logit"], "coerce")
     _refuse(table, ~label.isin([0, 1]), "label", "write 1 for the positive class and 0 for the negative one")
     _refuse(table, ~np.isfinite(logit.astype(float)), "logit", "it has to be a finite number")
+    _refuse(table, logit.abs() > MOST, "logit", f"it has to lie between -{MOST:g} and {MOST:g}")
+    empty = table["path"].isna() | (table["path"].astype(str).str.strip() == "")
+    _refuse(table, empty, "path", "it is empty, and every cell needs a name of its own")
     _refuse(table, table["path"].duplicated(), "path", "it is there twice, and a cell counts once")
 
 
@@ -122,7 +127,22 @@ def _refuse(table: pd.DataFrame, bad: ArrayLike, column: str, remedy: str) -> No
     rows = np.flatnonzero(np.asarray(bad, dtype=bool))
     if len(rows):
         first = table.iloc[rows[0]]
+        where = "" if column == "path" else f" ({first['path']})"
         more = f" (and {len(rows) - 1:,} more)" if len(rows) > 1 else ""
-        raise InputError(
-            f"{column} {first[column]!r} in row {rows[0] + 1:,} ({first['path']}){more}: {remedy}"
-        )
+        raise InputError(f"{column} {_shown(first[column])} in row {rows[0] + 1:,}{where}{more}: {remedy}")
+
+
+def _shown(value: Any) -> str:
+    """A field in plain text, whatever its type."""
+    if isinstance(value, str):
+        return repr(value)
+    return "(empty)" if pd.isna(value) else str(value)
+
+
+def _separated(table: pd.DataFrame) -> str:
+    """A remedy where the whole header is one column."""
+    names = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    found = [
+        name for sign, name in names.items() if len(table.columns) == 1 and sign in str(table.columns[0])
+    ]
+    return f": its fields are separated by {found[0]}, write commas" if found else ""

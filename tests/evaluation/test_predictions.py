@@ -1,10 +1,16 @@
 """The table as people write it: spelling of subjects, separators, empty fields, numbers that cannot be."""
 
-import pandas as pd
+import warnings
 
+import numpy as np
+import pandas as pd
+import pytest
+
+from leukemia.errors import InputError
 from leukemia.evaluation.bootstrap import evaluate
+from leukemia.evaluation.calibration import calibration_figures
 from leukemia.evaluation.metrics import cell_metrics, subject_metrics
-from leukemia.evaluation.predictions import parse_table, read_predictions
+from leukemia.evaluation.predictions import parse_table, read_predictions, validate_predictions
 from tests.evaluation.test_bootstrap import cells
 
 
@@ -36,3 +42,44 @@ class TestSubjects:
         table = pd.DataFrame({"path": list("abcd"), "subject": [1, 1, 2, 2], "label": [1, 1, 0, 0],
                               "logit": [1.0, 2.0, -1.0, 1.0]})  # fmt: skip
         assert evaluate([table], draws=5)["n_subjects"] == 2
+
+
+class TestRefused:
+    GOOD = pd.DataFrame({"path": ["a", "b", "c"], "label": [1, 0, 1], "logit": [1.0, -1.0, 2.0]})
+
+    @pytest.mark.parametrize(
+        ("column", "values", "said"),
+        [
+            ("logit", [1.0, float("nan"), 2.0], "logit (empty) in row 2 (b): it has to be a finite number"),
+            ("logit", [1.0, "x", 2.0], "logit 'x' in row 2 (b): it has to be a finite number"),
+            (
+                "logit",
+                [1.0, -1e155, 2.0],
+                "logit -1e+155 in row 2 (b): it has to lie between -1e+100 and 1e+100",
+            ),
+            ("label", [1, 2, 1], "label 2 in row 2 (b): write 1"),
+            ("path", ["a", " ", None], "path ' ' in row 2 (and 1 more): it is empty"),
+            ("path", ["a", "b", "a"], "path 'a' in row 3: it is there twice"),
+        ],
+    )
+    def test_says_what_where_and_the_remedy_in_plain_text(self, column, values, said):
+        with pytest.raises(InputError) as refused:
+            validate_predictions(self.GOOD.assign(**{column: values}))
+        assert said in str(refused.value)
+
+    @pytest.mark.parametrize(("sign", "name"), [(";", "semicolons"), ("\t", "tabs")])
+    def test_another_separator_is_named(self, tmp_path, sign, name):
+        self.GOOD.to_csv(tmp_path / "t.csv", index=False, sep=sign)
+        with pytest.raises(InputError, match=f"its fields are separated by {name}, write commas"):
+            read_predictions(tmp_path / "t.csv")
+
+    def test_the_largest_logits_overflow_nothing(self):
+        table = cells()
+        table["logit"] = table["logit"] / table["logit"].abs().max() * 1e100
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figures = [
+                *calibration_figures(table)["before"].values(),
+                evaluate([table], draws=5)["cells"]["loss"]["high"],
+            ]
+        assert all(np.isfinite(figures))
