@@ -136,6 +136,17 @@ def test_what_varies_is_named(tmp_path, runs, over):
     assert any(note.startswith(f"Of several {over}, ") for note in proof.notes)
 
 
+def test_the_report_says_why_there_are_no_intervals(tmp_path):
+    write_run(tmp_path, "head", 0, 0)
+    run = Run(tmp_path / "head-0-0")
+    run.write_table("predictions.csv", run.predictions.iloc[:24])
+    notes = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path))).notes
+    assert any("no intervals, a bootstrap within class takes two subjects" in note for note in notes)
+    assert any(
+        "not recalibrated, for a class of a model has fewer than two subjects" in note for note in notes
+    )
+
+
 class TestMarksOfDifferences:
     def sweep(self, tmp_path):
         """Two settings; of the second, the epoch was chosen on these cells, and a cell leaks."""
@@ -236,3 +247,14 @@ class TestAnybodysTable:
         plain = figures_of(self.model(tmp_path, ["test"] * 40))
         folds = figures_of(self.model(tmp_path, ["test"] * 40, fold=[0, 0, 1, 1] * 10))
         assert folds == plain
+
+    def test_why_there_are_no_intervals_and_nothing_is_recalibrated_is_said(self, tmp_path):
+        model = self.model(tmp_path, ["test"] * 40, subject=["a", "b"] * 20)
+        assert figures_of(model)["calibration"]["after"] is None
+        said = evaluated(tmp_path / "table.csv")
+        assert "no intervals: a bootstrap within class takes two subjects of each class" in said
+        assert "95 % intervals" not in said
+        assert (
+            "calibration after (cross-fitted): none, for a class of a model has fewer than two subjects"
+            in said
+        )

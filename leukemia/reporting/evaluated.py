@@ -7,6 +7,7 @@ from typing import Any
 
 from leukemia.errors import InputError
 from leukemia.evidence import comparison, comparisons, figures_of, models_of
+from leukemia.reporting import words
 from leukemia.reporting.words import count
 
 MOST_SUBJECTS = 40  # of more, the worst called ones
@@ -52,7 +53,12 @@ def _told(figures: dict[str, Any]) -> str:
     n += f" of {count(figures['n_subjects'], 'subject')}" if figures["n_subjects"] else ""
     lines = [f"{figures['name']}: {n}"]
     lines += [f"NOTE: {mark}" for mark in figures["marks"]]
-    lines.append(f"95 % intervals: bootstrap of {unit}s within class, {figures['draws']:,} draws")
+    if figures["no_intervals"]:
+        lines.append(f"no intervals: {figures['no_intervals']}")
+    else:
+        lines.append(f"95 % intervals: bootstrap of {unit}s within class, {figures['draws']:,} draws")
+        if figures["cells"]["ece"]["low"] is None or figures["cells"]["loss"]["low"] is None:
+            lines.append("no interval of ece or loss where all draws are the same")
     if figures["too_narrow"]:
         lines.append(
             "NOTE: subjects are unknown, so cells are taken as independent: intervals are too narrow"
@@ -75,6 +81,8 @@ def _told(figures: dict[str, Any]) -> str:
         if calibration[when]:
             said = ", ".join(f"{name} {value:.4f}" for name, value in calibration[when].items())
             lines.append(f"calibration {when}{' (cross-fitted)' * (when == 'after')}: {said}")
+    if not calibration["after"]:
+        lines.append(f"calibration after (cross-fitted): none, {words.not_cross_fitted(figures['unit'])}")
     reached = ", ".join(f"{risk}: {share:.3f}" for risk, share in selective["coverage_at_risk"].items())
     lines.append(
         f"selective: AURC {selective['aurc']:.4f}, AUGRC {selective['augrc']:.4f}; coverage at risk {reached}"

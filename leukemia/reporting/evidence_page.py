@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
 from leukemia.evidence import Model, comparisons, figures_of, model_of, predictions_of
-from leukemia.reporting import evidence_plots, evidence_tables
+from leukemia.reporting import evidence_plots, evidence_tables, words
 from leukemia.reporting.printed import Printed
 from leukemia.reporting.tables import combinations
 from leukemia.runs import Run, Sweep
@@ -90,6 +90,12 @@ def _said(models: Sequence[Model], figures: Sequence[dict[str, Any]]) -> list[st
     said = [
         f"Intervals are 95 %, from a bootstrap of {' or '.join(f'{unit}s' for unit in units)} within class "
         f"({figures[0]['draws']:,} draws)."
+    ]
+    said += [f"{of['name']}: no intervals, {of['no_intervals']}." for of in figures if of["no_intervals"]]
+    said += [
+        f"{of['name']}: not recalibrated, {words.not_cross_fitted(of['unit'])}."
+        for of in figures
+        if not of["calibration"]["after"]
     ]
     if any(of["too_narrow"] for of in figures):
         said.append(

@@ -100,6 +100,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def not_cross_fitted(unit: str) -> str:
+    """Why nothing is recalibrated on other units than those reported."""
+    return f"for a class of a model has fewer than two {unit}s, so that nothing can be held out"
+
+
 def _leak(runs: pd.DataFrame) -> str:
     image = "split by image" if (runs["split"] == "image").any() else ""
     leaks = runs["leaks"].fillna(0)
