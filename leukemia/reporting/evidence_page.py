@@ -104,7 +104,7 @@ def _said(models: Sequence[Model], figures: Sequence[dict[str, Any]]) -> list[st
     if any(model.pooled for model in models):
         said.append(
             "Threshold figures pool the test sides of all folds; AUROC is the mean within folds, for the logits of "
-            "different models are not one scale."
+            "different models are not one scale, and that is why there is no slope and intercept of all of them."
         )
     over = sorted({model.over for model in models if len(model.replicates) > 1})
     if over:
