@@ -141,7 +141,7 @@ def test_the_report_says_why_there_are_no_intervals(tmp_path):
     run = Run(tmp_path / "head-0-0")
     run.write_table("predictions.csv", run.predictions.iloc[:24])
     notes = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path))).notes
-    assert any("no intervals, a bootstrap within class takes two subjects" in note for note in notes)
+    assert any("no intervals, a class has fewer than two subjects to draw from" in note for note in notes)
     assert any(
         "not recalibrated, for a class of a model has fewer than two subjects" in note for note in notes
     )
@@ -252,7 +252,9 @@ class TestAnybodysTable:
         model = self.model(tmp_path, ["test"] * 40, subject=["a", "b"] * 20)
         assert figures_of(model)["calibration"]["after"] is None
         said = evaluated(tmp_path / "table.csv")
-        assert "no intervals: a bootstrap within class takes two subjects of each class" in said
+        assert (
+            "no intervals: a class has fewer than two subjects to draw from (0 positive, 0 negative" in said
+        )
         assert "95 % intervals" not in said
         assert (
             "calibration after (cross-fitted): none, for a class of a model has fewer than two subjects"

@@ -137,8 +137,8 @@ class _Resampling:
         self.no_intervals = None
         if min(varying) < 2:
             self.no_intervals = (
-                f"a bootstrap within class takes two {self.unit}s of each class that can vary, and there are "
-                f"{varying[0]} of the positive class and {varying[1]} of the negative one"
+                f"a class has fewer than two {self.unit}s to draw from ({varying[0]} positive, {varying[1]} negative; "
+                "one that is alone of its kind is in every draw)"
             )
         generator = np.random.default_rng(seed)
         self.weights = np.empty((draws, len(of_unit)), dtype=np.int32)

@@ -124,7 +124,7 @@ def test_there_is_no_interval_where_the_units_of_a_class_are_in_every_draw():
     mixed = table["subject"] == "1-0"  # one subject of both classes, one of positive cells alone
     table.loc[mixed & (np.arange(len(table)) % 2 == 0), "label"] = 0
     found = evaluate([table], draws=50)
-    assert "0 of the positive class and 20 of the negative one" in found["no_intervals"]
+    assert "(0 positive, 20 negative; one that is alone" in found["no_intervals"]
     assert all(figure["low"] is figure["high"] is None for figure in found["cells"].values())
     assert found["cells"]["sensitivity"]["value"] is not None
 
