@@ -49,9 +49,10 @@ def report(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     from leukemia.reporting.evaluated import evaluated
 
-    found = evaluated(options.target, options.against, as_json=options.json)
+    problems: list[str] = []
+    found = evaluated(options.target, options.against, as_json=options.json, problems=problems)
     print(found if options.json else emphasised(found, sys.stdout))
-    return 0
+    return 1 if problems else 0
 
 
 def triage(options: argparse.Namespace) -> int:

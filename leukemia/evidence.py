@@ -14,7 +14,7 @@ from leukemia.evaluation.calibration import calibration_figures
 from leukemia.evaluation.predictions import read_predictions, validate_predictions
 from leukemia.evaluation.selective import selective_figures
 from leukemia.reporting import words
-from leukemia.reporting.tables import combinations, results_table
+from leukemia.reporting.tables import combinations, read_settings, results_table
 from leukemia.runs import Run, Sweep
 
 POOLED = ("subject_kfold", "image")  # splits whose folds have test sides of their own
@@ -28,13 +28,15 @@ class Model:
 
     Attributes:
         name: in words.
-        replicates: a table for each seed; with the test sides of its folds pooled, and then a column `fold`.
+        replicates: a table for each seed; with the test sides of its folds pooled, and then a column `fold`. Folds
+            that report on the same cells are replicates too.
         baselines: the same of size, colour and roundness alone (see `leukemia.evaluation.baseline`); None where a run
             has no baseline.csv.
         classes: the names of class 0 and class 1.
         marks: what has to be said beside its figures.
         runs: the names of its runs.
         pooled: whether several models' test sides stand in one table.
+        over: what the replicates differ by: seeds, folds, or seeds and folds.
     """
 
     name: str
@@ -44,10 +46,16 @@ class Model:
     marks: list[str]
     runs: list[str]
     pooled: bool
+    over: str = "seeds"
 
 
-def models_of(target: Path) -> list[Model]:
+def models_of(target: Path, problems: list[str] | None = None) -> list[Model]:
     """The models of a run folder, a sweep folder (one for each setting) or a csv of predictions.
+
+    Args:
+        target: where they lie.
+        problems: takes what is wrong with settings that cannot be used, while the others are read; by default the
+            first such setting raises.
 
     Raises:
         InputError: if it is none of them, or holds no predictions that can be used.
@@ -58,7 +66,16 @@ def models_of(target: Path) -> list[Model]:
     sweep = Sweep(target)
     results = results_table(sweep)
     by_name = {run.name: run for run in sweep.runs}
-    found = [model_of(settings, rows, by_name) for settings, rows in combinations(results)]
+    found, unread = [], []
+    for settings, rows in combinations(results):
+        try:
+            found.append(model_of(settings, rows, by_name))
+        except InputError as problem:
+            unread.append(f"{words.describe(settings)}: {problem}")
+    if unread and (problems is None or not found):
+        raise InputError("; ".join(unread))
+    if problems is not None:
+        problems += unread
     if not found:
         raise InputError(f"{target} holds no finished run: there are no predictions to evaluate")
     return found
@@ -84,14 +101,14 @@ def model_of(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Ru
     names = str(rows["classes"].iloc[0]).split("/")
     classes = (names[0], names[1]) if len(names) == 2 else TABLE_CLASSES
     several = any(len(set(table["fold"])) > 1 for table in tables if "fold" in table)
-    name = words.describe(settings)
-    return Model(name, tables, baselines, classes, words.marks(rows), list(rows["run"]), several)
+    name, marks = words.describe(settings), [*words.marks(rows), *_folds_said(rows, runs)]
+    return Model(name, tables, baselines, classes, marks, list(rows["run"]), several, _over(rows))
 
 
 def figures_of(model: Model) -> dict[str, Any]:
-    """What `leukemia evaluate` says of a model: intervals, calibration and selective prediction (of the first seed),
-    marks, and the baselines: the majority class, and size, colour and roundness alone with their intervals and the
-    model's difference to them."""
+    """What `leukemia evaluate` says of a model: intervals, calibration and selective prediction (of the first
+    replicate), marks, and the baselines: the majority class, and size, colour and roundness alone with their
+    intervals and the model's difference to them."""
     first = model.replicates[0]
     baseline = None
     if model.baselines:
@@ -105,6 +122,7 @@ def figures_of(model: Model) -> dict[str, Any]:
         "classes": list(model.classes),
         "marks": model.marks,
         "epoch_chosen_here": any(mark.startswith(words.CHOSEN_HERE) for mark in model.marks),
+        "over": model.over,
         **evaluate(model.replicates),
         "majority_accuracy": float(max(first["label"].mean(), 1 - first["label"].mean())),
         "baseline": baseline,
@@ -114,12 +132,25 @@ def figures_of(model: Model) -> dict[str, Any]:
 
 
 def comparison(first: Model, second: Model) -> dict[str, Any]:
-    """The paired, clustered difference of two models on the same cells, second minus first.
+    """The paired, clustered difference of two models on the same cells, second minus first, with the marks of both:
+    a mark of one alone names it. Models of one name are named by their runs.
 
     Raises:
         InputError: if they do not report on the same cells.
     """
-    return {"first": first.name, "second": second.name, **compare(first.replicates, second.replicates)}
+    names = [first.name, second.name]
+    if names[0] == names[1] and first.runs != second.runs:
+        names = [", ".join(model.runs) for model in (first, second)]
+    both = [mark for mark in first.marks if mark in second.marks]
+    alone = [
+        f"{mark} ({name})"
+        for name, model in zip(names, (first, second), strict=True)
+        for mark in model.marks
+        if mark not in both
+    ]
+    marks = sorted([*both, *alone], key=lambda mark: not mark.startswith(words.LEAKS))  # a leak first
+    differences = compare(first.replicates, second.replicates)
+    return {"first": names[0], "second": names[1], "marks": marks, **differences}
 
 
 def comparisons(models: Sequence[Model]) -> list[dict[str, Any]]:
@@ -145,6 +176,26 @@ def predictions_of(run: Run) -> pd.DataFrame:
     return _checked(run, run.predictions, "predictions.csv")
 
 
+def _folds_said(rows: pd.DataFrame, runs: Sequence[Run]) -> list[str]:
+    """Where folds have test sides of their own: which of them are missing."""
+    folds_of: dict[str, list[str]] = {}
+    for row in rows.to_dict("records"):
+        if row["split"] in POOLED:
+            folds_of.setdefault(words.value(row["seed"]), []).append(words.value(row["fold"]))
+    of_each = {tuple(sorted(folds)) for folds in folds_of.values()}
+    if len(of_each) > 1:
+        said = "; ".join(f"seed {seed}: {', '.join(sorted(folds))}" for seed, folds in folds_of.items())
+        return [f"seeds of different folds ({said})"]
+    wanted = read_settings(runs[0]).get("data.num_folds")
+    return [f"{len(folds)} of {wanted} folds" for folds in of_each if wanted and len(folds) < wanted]
+
+
+def _over(rows: pd.DataFrame) -> str:
+    by_fold = ~rows["split"].isin([*POOLED, "official"])  # folds that are replicates; official knows none
+    seeds, folds = (len(set(values)) > 1 for values in (rows["seed"], rows["fold"][by_fold]))
+    return {(True, True): "seeds and folds", (False, True): "folds"}.get((seeds, folds), "seeds")
+
+
 def _checked(run: Run, table: pd.DataFrame, name: str) -> pd.DataFrame:
     try:
         validate_predictions(table)
@@ -158,16 +209,32 @@ def _checked(run: Run, table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _of_table(path: Path) -> Model:
     table = read_predictions(path)
-    marks = []
-    if "side" in table and table["side"].notna().any():
-        sides = list(dict.fromkeys(table["side"].dropna()))
-        kept = "test" if "test" in sides else sides[0]
-        if len(sides) > 1:
-            marks.append(f"side {kept} only, of {', '.join(sides)}")
-        table = table[table["side"] == kept].reset_index(drop=True)
-        if kept == "val":
-            marks.append(words.CHOSEN_HERE)
+    table, marks = _reported(table, path)
+    # A column `fold` of anybody's says nothing of several models in one table.
+    table = table.drop(columns="fold", errors="ignore")
     return Model(path.stem, [table], None, TABLE_CLASSES, marks, [str(path)], False)
+
+
+def _reported(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of the side that is reported, and its marks: test before val before any other, and train only where
+    there is nothing else."""
+    if "side" not in table:
+        return table, []
+    side = table["side"].fillna("").str.strip().str.lower()
+    if (side == "").all():
+        return table, []
+    if (side == "").any():
+        raise InputError(
+            f"{path}: {(side == '').sum():,} of {words.count(len(side), 'row')} have no side, as row "
+            f"{int((side == '').argmax()) + 1:,}: name the side of every cell, or of none"
+        )
+    order = {"test": 0, "val": 1, "train": 3}
+    kept, *others = sorted(dict.fromkeys(side), key=lambda name: order.get(name, 2))
+    marks = {"train": [words.TRAINED], "val": [words.CHOSEN_HERE]}.get(kept, [])
+    if others:
+        left_out = words.count(int((side != kept).sum()), "cell")
+        marks = [*marks, f"side {kept} only, {left_out} of {', '.join(others)} left out"]
+    return table[side == kept].reset_index(drop=True), marks
 
 
 def _replicates(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> list[pd.DataFrame]:

@@ -8,17 +8,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from leukemia.errors import InputError
-from leukemia.evaluation.intervals import auroc_interval, balanced_interval, wilson_interval
-from leukemia.evaluation.predictions import arrays, clusters, has_subjects
+from leukemia.evaluation.intervals import auroc_interval, weighted_interval, wilson_interval
+from leukemia.evaluation.predictions import arrays, clusters, has_subjects, plain_subjects
 from leukemia.evaluation.subjects import by_subject
 from leukemia.evaluation.weighted import Figures, Weighted, cell_figures, subject_figures
 
 DRAWS = 2000
 AT_ONCE = 4_000_000  # weights in memory at once
+SAME = 1e-12  # what sums of floats differ by, though the draws are the same
+PARTS = ("sensitivity", "specificity")  # of both accuracies
 
 Summary = dict[str, dict[str, float | None]]
+Ends = tuple[float, float]
 
 
 def evaluate(
@@ -29,8 +33,12 @@ def evaluate(
     The percentile bootstrap resamples what is independent (groups of subjects that share pictures, else subjects,
     else cells) with replacement within each class (Davison and Hinkley 1997, section 3.8, the first strategy for
     clusters). With n of them in a class it is narrower than it should be by about sqrt(1 - 1/n). An interval is
-    widened to hold its figure where that is biased, as calibration error is; and where all draws are the same,
-    because nothing was called wrongly, it is the score interval (see `intervals`) of as many units.
+    widened to hold its figure where that is biased, as calibration error is.
+
+    Where all draws are the same, because nothing was called wrongly, a share has the score interval (see `intervals`)
+    of as many units; where that is so of sensitivity or specificity, accuracy and balanced accuracy are widened to
+    hold the interval of the weighted sum of the two (`intervals.weighted_interval`; the weights are the shares of the
+    classes, or a half each). Calibration error and log loss then have no interval, nor has a difference.
 
     Args:
         replicates: tables of the same model, one a seed; each as `metrics` takes it. With a column `fold`, the
@@ -41,32 +49,38 @@ def evaluate(
         seed: of the draws.
 
     Returns:
-        `unit` (what was resampled: `group`, `subject` or `cell`), `too_narrow` (subjects are unknown), `draws`,
-        `confidence`, `n_images`, `n_subjects`; `cells` and `subjects` (None where they are unknown): for each
-        figure `value`, `low`, `high` (None where undefined, or where a class has fewer than two units), and with
-        several replicates `value` is their mean beside `sd`, `lowest`, `highest`; `by_subject`, see there.
+        `unit` (what was resampled: `group`, `subject` or `cell`), `too_narrow` (subjects are unknown), `no_intervals`
+        (the reason, where a class has fewer than two units that can vary: one alone of its kind, all positive, all
+        negative or both, is in every draw; else None), `draws`,
+        `confidence`, `n_images`, `n_subjects`; `cells` and `subjects` (None where they are unknown): for each figure
+        `value`, `low`, `high` (None where undefined), and with several replicates `value` is their mean beside `sd`,
+        `lowest`, `highest`; `by_subject`, see there.
     Raises:
         InputError: as `validate_predictions`.
     """
     resampling = _Resampling(replicates, draws, seed)
     first = replicates[0]
     known = all(has_subjects(table) for table in replicates)
-    cells, subjects = (
-        resampling.summary([resampling.figures(table, of) for table in replicates], confidence)
-        if told
-        else None
-        for of, told in ((cell_figures, True), (subject_figures, known))
-    )
+    n_subjects = int(plain_subjects(first).nunique()) if known else None
+    rows = by_subject(replicates, confidence) if known else None
+    share = float(np.mean(arrays(first)[0]))
+    cells = resampling.summary([resampling.figures(t, cell_figures) for t in replicates], confidence, share)
+    subjects = None
+    if rows is not None:
+        share = float(np.mean([row["label"] == 1 for row in rows]))
+        figures = [resampling.figures(table, subject_figures) for table in replicates]
+        subjects = resampling.summary(figures, confidence, share)
     return {
         "unit": resampling.unit,
         "too_narrow": resampling.unit == "cell",
+        "no_intervals": resampling.no_intervals,
         "draws": draws,
         "confidence": confidence,
         "n_images": len(first),
-        "n_subjects": int(first["subject"].nunique()) if known else None,
+        "n_subjects": n_subjects,
         "cells": cells,
-        "subjects": {"n": int(first["subject"].nunique()), **subjects} if subjects else None,
-        "by_subject": by_subject(replicates, confidence) if known else None,
+        "subjects": {"n": n_subjects, **subjects} if subjects else None,
+        "by_subject": rows,
     }
 
 
@@ -78,16 +92,22 @@ def compare(
     seed: int = 0,
 ) -> dict[str, dict[str, float | None]]:
     """The differences of two models on the same cells, second minus first: `difference`, `low`, `high` for each
-    figure over cells. Both are evaluated on the same draws, so what makes a subject hard for both cancels.
+    figure over cells. Both are evaluated on the same draws, so what makes a subject hard for both cancels. As many
+    replicates of both are paired in their order; otherwise all have to be of the same cells.
 
     Raises:
         InputError: if their cells or labels are not the same.
     """
-    _same_cells(first[0], second[0])
+    if len(first) == len(second):
+        pairs = list(zip(first, second, strict=True))
+    else:
+        pairs = [(first[0], table) for table in [*first[1:], *second]]
+    for one, other in pairs:
+        _same_cells(one, other)
     resampling = _Resampling([*first, *second], draws, seed)
     means = [_mean([resampling.figures(table, cell_figures) for table in model]) for model in (first, second)]
     differences = resampling.summary(
-        [{name: means[1][name] - means[0][name] for name in means[0]}], confidence, of_shares=False
+        [{name: means[1][name] - means[0][name] for name in means[0]}], confidence
     )
     return {
         name: {"difference": figure["value"], "low": figure["low"], "high": figure["high"]}
@@ -112,6 +132,14 @@ class _Resampling:
         of_unit = cells.groupby("unit")["label"].agg(["min", "max"])
         self.n_positive, self.n_negative = int(of_unit["max"].sum()), int((~of_unit["min"]).sum())
         kinds = of_unit["min"].astype(int) + of_unit["max"].astype(int)  # 0, 2, and 1 where it has both
+        vary = {kind: n for kind, n in kinds.value_counts().items() if n > 1}
+        varying = [sum(vary.get(kind, 0) for kind in of) for of in ((1, 2), (0, 1))]
+        self.no_intervals = None
+        if min(varying) < 2:
+            self.no_intervals = (
+                f"a class has fewer than two {self.unit}s to draw from ({varying[0]} positive, {varying[1]} negative; "
+                "one that is alone of its kind is in every draw)"
+            )
         generator = np.random.default_rng(seed)
         self.weights = np.empty((draws, len(of_unit)), dtype=np.int32)
         for kind in kinds.unique():
@@ -127,40 +155,62 @@ class _Resampling:
         place = self._place.loc[list(self._unit_of[id(table)][rows])].to_numpy()
         parts = [weighted(np.ones((1, len(rows))))]
         chunk = max(1, AT_ONCE // max(1, len(rows)))
-        drawn = self.weights if min(self.n_positive, self.n_negative) >= 2 else self.weights[:0]
+        drawn = self.weights if self.no_intervals is None else self.weights[:0]
         for start in range(0, len(drawn), chunk):
             parts.append(weighted(drawn[start : start + chunk, place].astype(float)))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def summary(self, replicates: list[Figures], confidence: float, of_shares: bool = True) -> Summary:
-        """Value and interval of each figure, see `evaluate`."""
+    def summary(self, replicates: list[Figures], confidence: float, positive: float | None = None) -> Summary:
+        """Value and interval of each figure, see `evaluate`; `positive` is the share of what is counted that is
+        positive, None for differences, of which there is no score interval."""
         means = _mean(replicates)
+        ends = {name: _percentiles(values[1:], confidence) for name, values in means.items()}
+        if positive is not None and self.no_intervals is None:
+            values = {name: float(of[0]) for name, of in means.items() if not np.isnan(of[0])}
+            ends |= self._score_intervals(values, ends, positive, confidence)
         found: Summary = {}
-        for name, values in means.items():
-            value, draws = _or_none(values[0]), values[1:][~np.isnan(values[1:])]
+        for name, of in means.items():
+            value, interval = _or_none(of[0]), ends[name]
             figure = found[name] = {"value": value, "low": None, "high": None}
-            if value is not None and len(draws):
-                low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-                if of_shares and low == high:
-                    low, high = self._without_spread(name, means, confidence)
-                figure |= {"low": float(min(low, value)), "high": float(max(high, value))}
+            if value is not None and interval is not None:
+                figure |= {"low": float(min(interval[0], value)), "high": float(max(interval[1], value))}
             if len(replicates) > 1:
                 own = np.array([figures[name][0] for figures in replicates])
                 spread = {"sd": own.std(ddof=1), "lowest": own.min(), "highest": own.max()}
                 figure |= {what: _or_none(number) for what, number in spread.items()}
         return found
 
-    def _without_spread(self, name: str, means: Figures, confidence: float) -> tuple[float, float]:
-        value, positive, negative = float(means[name][0]), self.n_positive, self.n_negative
-        if name in ("ece", "loss"):
-            return value, value
-        if name == "auroc":
-            return auroc_interval(value, positive, negative, confidence)
-        if name == "balanced_accuracy":
-            shares = float(means["sensitivity"][0]), float(means["specificity"][0])
-            return balanced_interval(*shares, positive, negative, confidence)
-        n = {"sensitivity": positive, "specificity": negative}.get(name, positive + negative)
-        return wilson_interval(value * n, n, confidence)
+    def _score_intervals(
+        self, values: dict[str, float], drawn: dict[str, Ends | None], positive: float, confidence: float
+    ) -> dict[str, Ends | None]:
+        """Of those figures that have no spread, and of accuracies with a part that has none."""
+        n_positive, n_negative = self.n_positive, self.n_negative
+        n = {"sensitivity": n_positive, "specificity": n_negative}
+        n |= dict.fromkeys(("f1_weighted", "mean_cell_accuracy"), n_positive + n_negative)
+        found: dict[str, Ends | None] = {
+            name: wilson_interval(values[name] * of, of, confidence)
+            for name, of in n.items()
+            if name in values and drawn[name] is None
+        }
+        if "auroc" in values and drawn["auroc"] is None:
+            found["auroc"] = auroc_interval(values["auroc"], n_positive, n_negative, confidence)
+        if not found.keys() & PARTS:
+            return found
+        parts = [(values[name], *ends) for name in PARTS if (ends := (drawn | found)[name]) is not None]
+        for name, weight in (("accuracy", positive), ("balanced_accuracy", 0.5)):
+            low, high = weighted_interval(parts, (weight, 1 - weight))
+            before = drawn[name] or (low, high)
+            found[name] = min(low, before[0]), max(high, before[1])
+        return found
+
+
+def _percentiles(draws: NDArray[np.float64], confidence: float) -> Ends | None:
+    """The ends of a percentile interval; None where there are no draws, or all are the same."""
+    draws = draws[~np.isnan(draws)]
+    if not len(draws):
+        return None
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return (float(low), float(high)) if high - low > SAME else None
 
 
 def _mean(replicates: list[Figures]) -> Figures:

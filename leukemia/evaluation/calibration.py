@@ -104,17 +104,21 @@ def calibration_figures(table: pd.DataFrame) -> dict[str, Any]:
     Returns:
         `before` and `after` (cross-fitted; None where that cannot be), each as `quality`; `slope` and `intercept`
         of the recalibration that is fitted on the whole table, for cells to come, and `temperature`, 1 / slope
-        where the intercept is held at 0 (None where that slope is 0).
+        where the intercept is held at 0 (None where that slope is 0). These three are None where a column `fold`
+        tells several models: their logits are not one scale.
     """
     label, logit = arrays(table)
-    after, whole, scaling = cross_fitted(table), fit(label, logit), fit(label, logit, intercept=False)
-    return {
+    after = cross_fitted(table)
+    figures: dict[str, Any] = {
         "before": quality(label, logit),
         "after": None if after is None else quality(label, after),
-        "slope": whole.slope,
-        "intercept": whole.intercept,
-        "temperature": 1 / scaling.slope if scaling.slope else None,
+        **dict.fromkeys(("slope", "intercept", "temperature")),
     }
+    if "fold" not in table or len(set(table["fold"])) == 1:
+        whole, scaling = fit(label, logit), fit(label, logit, intercept=False)
+        figures |= {"slope": whole.slope, "intercept": whole.intercept}
+        figures["temperature"] = 1 / scaling.slope if scaling.slope else None
+    return figures
 
 
 def quality(label: ArrayLike, logit: ArrayLike) -> dict[str, float]:

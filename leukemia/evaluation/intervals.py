@@ -2,6 +2,7 @@
 bootstrap sees no spread."""
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 
@@ -19,16 +20,20 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple
     return max(0.0, min(low, share)), min(1.0, max(high, share))
 
 
-def balanced_interval(
-    sensitivity: float, specificity: float, n_positive: int, n_negative: int, confidence: float = 0.95
+def weighted_interval(
+    shares: Sequence[tuple[float, float, float]], weights: Sequence[float]
 ) -> tuple[float, float]:
-    """Interval of (sensitivity + specificity) / 2 from the two Wilson intervals (MOVER; Newcombe 1998, Zou and
-    Donner 2008)."""
-    centre = (sensitivity + specificity) / 2
-    shares = ((sensitivity, n_positive), (specificity, n_negative))
-    ends = [(share, *wilson_interval(share * n, n, confidence)) for share, n in shares]
-    below = math.hypot(*(share - low for share, low, _ in ends)) / 2
-    above = math.hypot(*(high - share for share, _, high in ends)) / 2
+    """Interval of a weighted sum of independent shares from their own intervals (MOVER; Newcombe 1998, Zou and Donner
+    2008): with value v, ends l and u, and weight w of each, the sum of w v, minus the root of the sum of
+    (w (v - l))^2, to the sum plus the root of that of (w (u - v))^2.
+
+    Args:
+        shares: value, low and high of each.
+        weights: as many, that add up to 1.
+    """
+    centre = sum(weight * value for weight, (value, _, _) in zip(weights, shares, strict=True))
+    below = math.hypot(*(w * (value - low) for w, (value, low, _) in zip(weights, shares, strict=True)))
+    above = math.hypot(*(w * (high - value) for w, (value, _, high) in zip(weights, shares, strict=True)))
     return max(0.0, centre - below), min(1.0, centre + above)
 
 

@@ -14,7 +14,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from leukemia.evaluation.intervals import wilson_interval
-from leukemia.evaluation.predictions import arrays, has_subjects, sigmoid, validate_predictions
+from leukemia.evaluation.predictions import (
+    arrays,
+    has_subjects,
+    plain_subjects,
+    sigmoid,
+    validate_predictions,
+)
 
 BINS = 15
 CELLS_A_BIN = 10
@@ -42,7 +48,7 @@ def cell_metrics(table: pd.DataFrame) -> dict[str, Any]:
         "loss": float(np.logaddexp(0, np.where(label, -logit, logit)).mean()),
         "majority_accuracy": _majority(label) / len(label),
         "n_images": len(label),
-        "n_subjects": int(table["subject"].nunique()) if has_subjects(table) else None,
+        "n_subjects": int(plain_subjects(table).nunique()) if has_subjects(table) else None,
     }
 
 
@@ -82,7 +88,7 @@ def subject_table(table: pd.DataFrame) -> pd.DataFrame:
     """
     label, logit = arrays(table)
     cells = pd.DataFrame({
-        "subject": table["subject"].to_numpy(),
+        "subject": plain_subjects(table).to_numpy(),
         "label": label.astype(int),
         "logit": logit,
         "called": (logit >= 0).astype(int),

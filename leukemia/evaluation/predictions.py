@@ -1,11 +1,12 @@
 """The table that every figure is computed from: anybody's predictions, a row a cell.
 
 Columns: `path`, `label` (1 positive, 0 negative), `logit` (of the positive class) and, where known, `subject`
-and `side`.
+and `side`. However the name of a subject is spelled, `h3` or `H3 `, it is one subject (see `plain_subjects`).
 """
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukemia.errors import InputError
 
+MOST = 1e100  # the squares of logits up to this size still add up
 REQUIRED = ("path", "label", "logit")
 STRINGS = {"path": str, "subject": str, "group": str, "side": str, "pixel_hash": str}
 
@@ -38,22 +40,31 @@ def read_predictions(path: Path | str) -> pd.DataFrame:
 
 
 def parse_table(text: str, name: str) -> pd.DataFrame:
-    """A csv's text as a table whose names are text; only an empty field is missing.
+    """A csv's text as a table whose names are text, subjects as `plain_subjects`; only an empty field is missing.
 
     Raises:
         InputError: if it is no csv; `name` says which.
     """
     try:
-        return pd.read_csv(io.StringIO(text), dtype=STRINGS, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(io.StringIO(text), dtype=STRINGS, keep_default_na=False, na_values=[""])
     except ValueError as error:  # pandas' own errors of an empty or broken csv are of this kind
         raise InputError(f"{name} is no table: {error}") from None
+    if "subject" not in table:
+        return table
+    return table.assign(subject=plain_subjects(table).astype(table["subject"].dtype))
+
+
+def plain_subjects(table: pd.DataFrame) -> pd.Series:
+    """The subject of each row `[n]` as the index of cells spells it: upper case without blanks at its ends, missing
+    where nothing is left. A name that is no text stays as it is."""
+    return table["subject"].map(
+        lambda name: (name.strip().upper() or None) if isinstance(name, str) else name
+    )
 
 
 def has_subjects(table: pd.DataFrame) -> bool:
     """Whether every cell of the table has a subject."""
-    if "subject" not in table:
-        return False
-    return bool((table["subject"].notna() & (table["subject"].astype(str).str.strip() != "")).all())
+    return "subject" in table and bool(plain_subjects(table).notna().all())
 
 
 def validate_predictions(table: pd.DataFrame) -> None:
@@ -61,19 +72,22 @@ def validate_predictions(table: pd.DataFrame) -> None:
 
     Raises:
         InputError: if it is empty, lacks a column of `path, label, logit`, or has a label other than 0 and 1,
-            a logit that is no finite number, or a path twice.
+            a logit that is no finite number or beyond 1e100, an empty path, or a path twice.
     """
     missing = [column for column in REQUIRED if column not in table]
     if missing:
         raise InputError(
             f"a predictions table needs the columns {', '.join(REQUIRED)}; {', '.join(missing)} "
-            f"missing (it has: {', '.join(map(str, table.columns)) or 'none'})"
+            f"missing (it has: {', '.join(map(str, table.columns)) or 'none'}){_separated(table)}"
         )
     if table.empty:
         raise InputError("the predictions table has no rows: there is nothing to compute")
     label, logit = pd.to_numeric(table["label"], "coerce"), pd.to_numeric(table["logit"], "coerce")
     _refuse(table, ~label.isin([0, 1]), "label", "write 1 for the positive class and 0 for the negative one")
     _refuse(table, ~np.isfinite(logit.astype(float)), "logit", "it has to be a finite number")
+    _refuse(table, logit.abs() > MOST, "logit", f"it has to lie between -{MOST:g} and {MOST:g}")
+    empty = table["path"].isna() | (table["path"].astype(str).str.strip() == "")
+    _refuse(table, empty, "path", "it is empty, and every cell needs a name of its own")
     _refuse(table, table["path"].duplicated(), "path", "it is there twice, and a cell counts once")
 
 
@@ -96,21 +110,39 @@ def clusters(table: pd.DataFrame) -> tuple[str, NDArray[np.object_]]:
     subjects (those who share pictures), else its `subject`, else the `cell` itself."""
     if not has_subjects(table):
         return "cell", table["path"].to_numpy(dtype=object)
-    subjects = table["subject"].nunique()
+    subjects = plain_subjects(table)
     joins = (
         "group" in table
         and bool(table["group"].notna().all())
-        and table["group"].nunique() < subjects == len(table[["subject", "group"]].drop_duplicates())
+        and table["group"].nunique()
+        < subjects.nunique()
+        == len(pd.DataFrame({"subject": subjects, "group": table["group"]}).drop_duplicates())
     )
-    name = "group" if joins else "subject"
-    return name, table[name].to_numpy(dtype=object)
+    if joins:
+        return "group", table["group"].to_numpy(dtype=object)
+    return "subject", subjects.to_numpy(dtype=object)
 
 
 def _refuse(table: pd.DataFrame, bad: ArrayLike, column: str, remedy: str) -> None:
     rows = np.flatnonzero(np.asarray(bad, dtype=bool))
     if len(rows):
         first = table.iloc[rows[0]]
+        where = "" if column == "path" else f" ({first['path']})"
         more = f" (and {len(rows) - 1:,} more)" if len(rows) > 1 else ""
-        raise InputError(
-            f"{column} {first[column]!r} in row {rows[0] + 1:,} ({first['path']}){more}: {remedy}"
-        )
+        raise InputError(f"{column} {_shown(first[column])} in row {rows[0] + 1:,}{where}{more}: {remedy}")
+
+
+def _shown(value: Any) -> str:
+    """A field in plain text, whatever its type."""
+    if isinstance(value, str):
+        return repr(value)
+    return "(empty)" if pd.isna(value) else str(value)
+
+
+def _separated(table: pd.DataFrame) -> str:
+    """A remedy where the whole header is one column."""
+    names = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    found = [
+        name for sign, name in names.items() if len(table.columns) == 1 and sign in str(table.columns[0])
+    ]
+    return f": its fields are separated by {found[0]}, write commas" if found else ""

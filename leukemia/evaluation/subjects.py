@@ -10,6 +10,7 @@ import pandas as pd
 from leukemia.evaluation.intervals import wilson_interval
 from leukemia.evaluation.metrics import subject_table
 from leukemia.evaluation.policy import REVIEW
+from leukemia.evaluation.predictions import plain_subjects
 
 
 def by_subject(replicates: Sequence[pd.DataFrame], confidence: float = 0.95) -> list[dict[str, Any]]:
@@ -25,7 +26,7 @@ def by_subject(replicates: Sequence[pd.DataFrame], confidence: float = 0.95) -> 
     tables = [subject_table(table) for table in replicates]
     first = replicates[0]
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    deviation = pd.to_numeric(first["logit"]).groupby(first["subject"].to_numpy()).std(ddof=1)
+    deviation = pd.to_numeric(first["logit"]).groupby(plain_subjects(first).to_numpy()).std(ddof=1)
     accuracies = pd.concat([table["accuracy"] for table in tables], axis=1)
     found = tables[0].assign(
         half=z * deviation / np.sqrt(tables[0]["n"]),

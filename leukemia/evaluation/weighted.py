@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leukemia.evaluation.metrics import confidence_bins, decision_confidence, subject_table
-from leukemia.evaluation.predictions import arrays
+from leukemia.evaluation.predictions import arrays, plain_subjects
 
 Figures = dict[str, NDArray[np.float64]]  # of each draw, NaN where undefined
 Weighted = tuple[NDArray[np.intp], Callable[[NDArray[np.float64]], Figures]]
@@ -30,11 +30,13 @@ def cell_figures(table: pd.DataFrame) -> Weighted:
         hits, alarms, misses, passes, losses = (weights @ counts.astype(float)).T
         figures = _rates(hits, alarms, misses, passes)
         n = hits + alarms + misses + passes
-        f1 = _share((hits + misses) * 2 * hits, 2 * hits + misses + alarms)
-        f1 = f1 + _share((passes + alarms) * 2 * passes, 2 * passes + misses + alarms)
+        f1 = [  # of a class times its cells; without any cell and call 0, as in `metrics`
+            np.nan_to_num(_share(cells * 2 * right, 2 * right + misses + alarms))
+            for right, cells in ((hits, hits + misses), (passes, passes + alarms))
+        ]
         return {
             **figures,
-            "f1_weighted": f1 / n,
+            "f1_weighted": (f1[0] + f1[1]) / n,
             "auroc": _auroc(label, logit, folds, weights),
             "ece": np.abs(weights @ surplus).sum(axis=1) / n,
             "loss": losses / n,
@@ -47,14 +49,14 @@ def subject_figures(table: pd.DataFrame) -> Weighted:
     """A row of each subject, and a function from their weights `[draws, subjects]` to the figures of
     `metrics.subject_metrics`."""
     subjects = subject_table(table)
-    names = table["subject"].to_numpy()
+    names = plain_subjects(table).to_numpy()
     rows = pd.Series(np.arange(len(table)), index=names).groupby(level=0).first().loc[subjects.index]
     label = subjects["label"].fillna(0).to_numpy(dtype=bool)
     vote = subjects["vote"].to_numpy(dtype=bool)
     own, logit = subjects["accuracy"].to_numpy(), subjects["mean_logit"].to_numpy()
     have_labels = bool(subjects["label"].notna().all())
     folds = _folds(table, rows.to_numpy())
-    if "fold" in table and len(table[["subject", "fold"]].drop_duplicates()) > len(rows):  # of several folds
+    if "fold" in table and len(set(zip(names, table["fold"], strict=True))) > len(rows):  # of several folds
         folds = [np.arange(len(rows))]
     counts = np.stack([label & vote, ~label & vote, label & ~vote, ~label & ~vote], axis=1).astype(float)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
 from leukemia.evidence import Model, comparisons, figures_of, model_of, predictions_of
-from leukemia.reporting import evidence_plots, evidence_tables
+from leukemia.reporting import evidence_plots, evidence_tables, words
 from leukemia.reporting.printed import Printed
 from leukemia.reporting.tables import combinations
 from leukemia.runs import Run, Sweep
@@ -91,6 +91,12 @@ def _said(models: Sequence[Model], figures: Sequence[dict[str, Any]]) -> list[st
         f"Intervals are 95 %, from a bootstrap of {' or '.join(f'{unit}s' for unit in units)} within class "
         f"({figures[0]['draws']:,} draws)."
     ]
+    said += [f"{of['name']}: no intervals, {of['no_intervals']}." for of in figures if of["no_intervals"]]
+    said += [
+        f"{of['name']}: not recalibrated, {words.not_cross_fitted(of['unit'])}."
+        for of in figures
+        if not of["calibration"]["after"]
+    ]
     if any(of["too_narrow"] for of in figures):
         said.append(
             "Where subjects are unknown cells are taken as independent: those intervals are too narrow."
@@ -98,11 +104,12 @@ def _said(models: Sequence[Model], figures: Sequence[dict[str, Any]]) -> list[st
     if any(model.pooled for model in models):
         said.append(
             "Threshold figures pool the test sides of all folds; AUROC is the mean within folds, for the logits of "
-            "different models are not one scale."
+            "different models are not one scale, and that is why there is no slope and intercept of all of them."
         )
-    if any(len(model.replicates) > 1 for model in models):
+    over = sorted({model.over for model in models if len(model.replicates) > 1})
+    if over:
         said.append(
-            "Of several seeds, intervals are of their mean; pictures and calibration are of the first seed."
+            f"Of several {' or '.join(over)}, intervals are of their mean; pictures and calibration are of the first."
         )
     return said
 

@@ -42,12 +42,12 @@ def subject_intervals_table(found: Found) -> Printed:
 
 
 def seeds_table(found: Found) -> Printed:
-    """A row a setting with several seeds: mean, standard deviation and range over them."""
-    table = Printed(["Setting", *(CELLS[name] for name in COMPARED)], 1)
+    """A row a setting with several seeds (or folds of the same cells): mean, standard deviation and range over them."""
+    table = Printed(["Setting", "Over", *(CELLS[name] for name in COMPARED)], 2)
     for of in found:
         if "sd" not in of["cells"]["accuracy"]:
             continue
-        row = [of["name"]]
+        row = [of["name"], of["over"]]
         for name in COMPARED:
             figure, form = of["cells"][name], _form(name)
             spread = f"{form(figure['lowest'])} to {form(figure['highest'])}"
@@ -80,7 +80,7 @@ def differences_table(comparisons: Found) -> Printed:
     for pair in comparisons:
         figures = [_difference(pair[name], _signed if name == "auroc" else points) for name in COMPARED]
         table.rows.append([f"{pair['second']} minus {pair['first']}", *figures])
-        table.marks.append([])
+        table.marks.append(pair["marks"])
     return table
 
 

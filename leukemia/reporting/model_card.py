@@ -72,7 +72,9 @@ def _review(policies: list[tuple[str, Policy]]) -> str:
     if not policies:
         return "No triage policy: nothing says which cells an expert has to see"
     return "; ".join(
-        f"{name}: {'certified' if policy.certified else f'not certified ({policy.why_not})'}"
+        f"{name}: {'certified' if policy.certified else f'not certified ({policy.why_not})'} for missed at most "
+        f"{policy.max_missed:g} and false alarm at most {policy.max_false_alarm:g}, confidence {policy.confidence:g}, "
+        + ("mean over subjects" if policy.unit == "subject" else "share of cells, taken as independent")
         for name, policy in policies
     )
 

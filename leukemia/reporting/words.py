@@ -17,6 +17,7 @@ CHOSEN_HERE = "epoch chosen on these cells"
 NO_BETTER = "no better than the majority class"
 PRUNED = "stopped early by the search"
 LEAKS = "LEAKS"
+TRAINED = f"{LEAKS}: these cells trained the model"
 
 
 def marks(runs: pd.DataFrame) -> list[str]:
@@ -97,6 +98,11 @@ def short(text: str, length: int = 18) -> str:
 def count(number: int, noun: str) -> str:
     """ "1 run", "2 runs" """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def not_cross_fitted(unit: str) -> str:
+    """Why nothing is recalibrated on other units than those reported."""
+    return f"for a class of a model has fewer than two {unit}s, so that nothing can be held out"
 
 
 def _leak(runs: pd.DataFrame) -> str:

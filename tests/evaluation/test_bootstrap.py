@@ -119,9 +119,58 @@ def test_there_is_no_interval_where_a_class_has_a_single_subject():
     assert found["cells"]["accuracy"]["low"] is None
 
 
+def test_there_is_no_interval_where_the_units_of_a_class_are_in_every_draw():
+    table = cells(subjects=(2, 20))
+    mixed = table["subject"] == "1-0"  # one subject of both classes, one of positive cells alone
+    table.loc[mixed & (np.arange(len(table)) % 2 == 0), "label"] = 0
+    found = evaluate([table], draws=50)
+    assert "(0 positive, 20 negative; one that is alone" in found["no_intervals"]
+    assert all(figure["low"] is figure["high"] is None for figure in found["cells"].values())
+    assert found["cells"]["sensitivity"]["value"] is not None
+
+
+def test_a_bootstrap_without_spread_gives_no_interval_of_width_zero():
+    one = cells(subjects=(4, 4), sizes=10)
+    table = one.assign(logit=2.0 * one["label"] - 1)  # every subject alike, nothing called wrongly
+    found = evaluate([table], draws=50)
+    assert found["no_intervals"] is None
+    for name in ("ece", "loss"):
+        assert (found["cells"][name]["low"], found["cells"][name]["high"]) == (None, None)
+    for figure in [*found["cells"].values(), *list(found["subjects"].values())[1:]]:
+        assert figure["low"] is None or figure["high"] - figure["low"] > 0.05
+
+
+@pytest.mark.parametrize("of_what", ["cells", "subjects"])
+def test_accuracies_are_no_more_certain_than_their_parts(of_what):
+    """Everything is called positive: 40 subjects, 25 of them positive."""
+    table = cells(subjects=(25, 15), most=20).assign(logit=lambda t: 1 + t["logit"].abs())
+    found = evaluate([table], draws=200)[of_what]
+    parts = [found["sensitivity"], found["specificity"]]
+    assert [part["value"] for part in parts] == [1, 0]
+    positive = table["label"].mean() if of_what == "cells" else 25 / 40
+    for name, weights in (
+        ("accuracy", (positive, 1 - positive)),
+        ("balanced_accuracy", (0.5, 0.5)),
+    ):
+        below = sum((w * (p["value"] - p["low"])) ** 2 for w, p in zip(weights, parts, strict=True)) ** 0.5
+        above = sum((w * (p["high"] - p["value"])) ** 2 for w, p in zip(weights, parts, strict=True)) ** 0.5
+        figure = found[name]
+        assert figure["low"] <= figure["value"] - below + 1e-9
+        assert figure["high"] >= figure["value"] + above - 1e-9
+
+
 def test_one_class_has_no_auroc_and_says_none():
     found = evaluate([cells(subjects=(5, 0))], draws=50)
     assert found["cells"]["auroc"] == {"value": None, "low": None, "high": None}
+
+
+def test_a_class_that_is_not_there_has_no_weight_in_the_f1():
+    table = cells(subjects=(5, 0), skill=50)
+    assert (
+        evaluate([table], draws=5)["cells"]["f1_weighted"]["value"]
+        == 1.0
+        == cell_metrics(table)["f1_weighted"]
+    )
 
 
 class TestFolds:
@@ -170,7 +219,8 @@ class TestCompare:
         table = cells()
         shuffled = table.sample(frac=1, random_state=0)
         for figure in compare([table], [shuffled], draws=50).values():
-            assert figure == pytest.approx({"difference": 0, "low": 0, "high": 0}, abs=1e-9)
+            assert figure["difference"] == pytest.approx(0, abs=1e-9)
+            assert (figure["low"], figure["high"]) == (None, None)  # draws without spread bound nothing
 
     def test_other_cells_are_refused(self):
         table = cells()
@@ -181,3 +231,10 @@ class TestCompare:
         table = cells()
         with pytest.raises(InputError, match="different labels for"):
             compare([table], [table.assign(label=1 - table["label"])])
+
+    def test_other_cells_of_a_later_replicate_are_refused(self):
+        table = cells()
+        with pytest.raises(InputError, match=r"different cells \(2 are in one alone"):
+            compare([table, table], [table, table.iloc[2:]], draws=5)
+        with pytest.raises(InputError, match=r"different cells \(2 are in one alone"):
+            compare([table], [table, table.iloc[2:]], draws=5)

@@ -81,6 +81,15 @@ class TestCrossFitted:
         found = cross_fitted(pooled)
         assert found[: len(first)] == pytest.approx(found[len(first) :], rel=1e-3)
 
+    def test_there_is_no_slope_of_several_models(self):
+        first = cells(subjects=(6, 6))
+        second = first.assign(path="b" + first["path"], logit=first["logit"] * 10)
+        found = calibration_figures(pd.concat([first.assign(fold=0), second.assign(fold=1)]))
+        assert found["slope"] is found["intercept"] is found["temperature"] is None
+        assert found["after"] is not None
+        alone = calibration_figures(first.assign(fold=0))
+        assert alone["slope"] == calibration_figures(first)["slope"]
+
     def test_there_is_none_where_nothing_can_be_held_out(self):
         assert cross_fitted(cells(subjects=(1, 4))) is None
 

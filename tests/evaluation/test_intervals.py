@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukemia.evaluation.intervals import auroc_interval, balanced_interval, wilson_interval
+from leukemia.evaluation.intervals import auroc_interval, weighted_interval, wilson_interval
 
 
 @given(st.floats(0.0, 1.0), st.integers(2, 80), st.integers(2, 80))
@@ -25,6 +25,6 @@ def test_an_area_of_one_is_less_certain_from_fewer_subjects():
 
 def test_a_balanced_rate_worked_out_by_hand():
     (low1, high1), (low2, high2) = wilson_interval(9, 10), wilson_interval(10, 20)
-    low, high = balanced_interval(0.9, 0.5, 10, 20)
+    low, high = weighted_interval([(0.9, low1, high1), (0.5, low2, high2)], (0.5, 0.5))
     assert low == pytest.approx(0.7 - 0.5 * math.sqrt((0.9 - low1) ** 2 + (0.5 - low2) ** 2))
     assert high == pytest.approx(0.7 + 0.5 * math.sqrt((high1 - 0.9) ** 2 + (high2 - 0.5) ** 2))

@@ -176,7 +176,7 @@ class TestSubjectMetrics:
 
     def test_the_table_behind_it(self) -> None:
         subjects = subject_table(self.table)
-        assert subjects.index.tolist() == ["a", "b", "c", "d"]
+        assert subjects.index.tolist() == ["A", "B", "C", "D"]  # as the index of cells spells names
         assert subjects["n"].tolist() == [3, 2, 2, 1]
         assert subjects["vote"].tolist() == [1, 0, 0, 1]
         assert subjects["label"].tolist() == [1, 1, 0, 0]

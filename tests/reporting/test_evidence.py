@@ -1,6 +1,7 @@
 """What the report prints as evidence, against scikit-learn, scipy and plain pandas."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from leukemia.evaluation.policy import Policy
 from leukemia.reporting.evidence_page import evidence
 from leukemia.reporting.evidence_plots import operating_point
 from leukemia.reporting.html import write_report
+from leukemia.reporting.model_card import model_card
 from leukemia.reporting.tables import results_table
 from leukemia.runs import Sweep
 
@@ -218,6 +220,16 @@ def test_the_page_has_every_part_and_says_what_the_policy_is(sweep):
     markdown = (sweep.folder / "results.md").read_text(encoding="utf-8")
     assert "## Intervals and baselines" in markdown
     assert "### Triage: " in markdown
+
+
+def test_the_model_card_says_what_is_certified_in_which_unit(sweep, proof):
+    (policy,) = [triaged.policy for triaged in proof.triaged]
+    results = results_table(sweep)
+    said = model_card(results, [], [("A", policy), ("B", replace(policy, unit="cell"))])["Review"]
+    of_a, of_b = said.split("; ")
+    bounds = "certified for missed at most 0.3 and false alarm at most 0.3, confidence 0.95"
+    assert of_a == f"A: {bounds}, mean over subjects"
+    assert of_b == f"B: {bounds}, share of cells, taken as independent"
 
 
 def test_attention_is_shown_where_it_was_looked_at_and_broken_files_are_named(tmp_path, make_run):
