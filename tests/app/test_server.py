@@ -164,6 +164,17 @@ def test_a_policy_that_is_not_certified_is_named_with_its_reason(serve, run):
     assert "not for diagnosis" in said
 
 
+def test_of_one_differing_cell_the_dashboard_gives_no_interval_of_kappa(serve, run):
+    page = serve(run)
+    cell = page.review.orders["review"][0]
+    page.ask("POST", "/api/decisions", decision(cell, "HEM"), Cookie="leukemia_reviewer=Bob")
+    page.ask("POST", "/api/decisions", decision(cell, "ALL"))
+    between = (
+        page.ask("GET", "/dashboard")[1].decode().partition('id="between"')[2].partition("</section>")[0]
+    )
+    assert '0.00 <span class="soft">(–)</span>' in between
+
+
 def many_cells(folder, count=2000, large=40):
     """A run on so many cells, the first of its queue as large as those of C-NMC."""
     random = np.random.default_rng(0)
