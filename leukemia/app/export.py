@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from leukemia.app.cells import Cell
 from leukemia.app.decisions import COLUMNS, UNSURE
@@ -14,6 +15,7 @@ from leukemia.errors import InputError
 from leukemia.runs import Run
 
 UNKNOWN = "UNKNOWN"
+FORMULA = tuple("=+-@\t\r")  # what a spreadsheet runs
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,21 @@ class Consensus:
 
 
 def decisions_csv(store: Store) -> str:
-    """The whole history, a row a decision, oldest first."""
+    """The whole history, a row a decision, oldest first.
+
+    A text that a spreadsheet would run as a formula has an apostrophe before it, as OWASP advises (CSV injection).
+    """
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(file, COLUMNS)  # CRLF, as RFC 4180 has it: a CR in a name is quoted then
     writer.writeheader()
     for decision in store.history():
-        row = asdict(decision)
-        writer.writerow(row | {"blind": int(decision.blind)})
+        row = asdict(decision) | {"blind": int(decision.blind)}
+        writer.writerow({name: _plain(value) for name, value in row.items()})
     return file.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def consensus(store: Store) -> Consensus:

@@ -1,5 +1,6 @@
 import csv
 import io
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -37,6 +38,17 @@ def test_the_csv_holds_the_whole_history(review):
     assert rows[0]["reviewer"] == 'Ann, "the" first'
     assert rows[0]["model"].startswith("run@")
     assert '"low": -2.0' in rows[0]["policy"]
+
+
+@pytest.mark.parametrize("begin", list("=+-@\t\r"))
+def test_no_name_in_the_csv_is_a_formula_and_numbers_stay_numbers(review, begin):
+    first = review.orders["review"][0]
+    name = f"{begin}HYPERLINK(1)"
+    cell = replace(review.cells[first], path=f"{name}/a.png", subject=name, logit=-0.5)
+    review.store.decide(name, review.seen(cell, "review", False, 1.0), "ALL", "request-formula")
+    (row,) = csv.DictReader(io.StringIO(decisions_csv(review.store), newline=""))
+    assert (row["path"], row["subject"], row["reviewer"]) == (f"'{name}/a.png", f"'{name}", f"'{name}")
+    assert (row["logit"], row["new_label"]) == ("-0.5", "ALL")
 
 
 def test_the_consensus_leaves_out_what_reviewers_differ_on(review):
@@ -85,8 +97,6 @@ def test_with_the_training_cells_a_next_run_can_be_set_up(review, tmp_path):
 def test_cells_without_a_subject_stand_together(review, tmp_path):
     known, unknown = review.orders["review"][:2]
     cells = dict(review.cells)
-    from dataclasses import replace
-
     cells[unknown] = replace(cells[unknown], subject=None)
     table = pd.read_csv(io.StringIO(manifest_csv({known: "ALL", unknown: "HEM"}, cells)), dtype=str)
     assert table["subject"].tolist() == [cells[known].subject, "UNKNOWN"]
