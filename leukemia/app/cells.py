@@ -111,13 +111,29 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
     """
     if moved is not None:
         return moved if _holds(moved, run.predictions["path"]) else None
-    root = Path(str(run.config["data"]["root"]))
-    root = root.parent if root.is_file() else root
+    root = _configured(run)
     if not _holds(root, run.predictions["path"]):
         raise InputError(
             f"the pictures of {run.folder} are not in {root} any more: name their folder with --images DIR"
         )
     return root
+
+
+def training_root(run: Run, reviewed: Path | None) -> Path | None:
+    """The folder that holds the cells that a run was trained on, whatever is reviewed; None where that is unknown.
+
+    Args:
+        run: finished.
+        reviewed: the folder of its own cells, if they are under review.
+    """
+    paths = run.cells.loc[run.cells["side"].isin(["train", "val"]), "path"]
+    places = [_configured(run)] if reviewed is None else [reviewed, _configured(run)]
+    return next((place for place in places if _holds(place, paths)), None)
+
+
+def _configured(run: Run) -> Path:
+    root = Path(str(run.config["data"]["root"]))
+    return root.parent if root.is_file() else root
 
 
 def _holds(root: Path, paths: Iterable[str]) -> bool:

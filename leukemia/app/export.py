@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from leukemia.app.cells import Cell
+from leukemia.app.cells import Cell, training_root
 from leukemia.app.decisions import COLUMNS, UNSURE
+from leukemia.app.review import Review
 from leukemia.app.store import Store
 from leukemia.errors import InputError
 from leukemia.runs import Run
@@ -61,6 +62,28 @@ def consensus(store: Store) -> Consensus:
     kinds = Counter(min(len(labels), 2) for labels in sure.values())
     agreed = {cell: next(iter(labels)) for cell, labels in sure.items() if len(labels) == 1}
     return Consensus(agreed, differ=kinds[2], unsure=kinds[0])
+
+
+def manifest(review: Review, with_training: bool) -> str:
+    """The manifest of what was reviewed, as `manifest_csv` writes it.
+
+    Args:
+        review: as it stands.
+        with_training: whether the cells that the run was trained on go along.
+
+    Raises:
+        InputError: as `manifest_csv`; or if the training cells are asked for and not there.
+    """
+    labels = consensus(review.store).labels
+    if not with_training:
+        return manifest_csv(labels, review.cells)
+    root = training_root(review.run, review.root)
+    if root is None:
+        raise InputError(
+            f"the cells that the run was trained on are not in {review.run.config['data']['root']} any more, so they "
+            "cannot be taken along: put them there again, or start the page with --images and the folder they are in"
+        )
+    return manifest_csv(labels, review.cells, review.run, root, review.classes)
 
 
 def manifest_csv(

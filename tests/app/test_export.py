@@ -1,9 +1,13 @@
 import csv
 import io
+import time
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from leukemia.app.export import consensus, decisions_csv, manifest_csv
 from leukemia.app.review import Review
@@ -92,6 +96,47 @@ def test_with_the_training_cells_a_next_run_can_be_set_up(review, tmp_path):
     assert len(data.cells) == known + 4
     changed = data.cells[data.cells["path"].str.endswith(trained["path"])]
     assert changed["label"].tolist() == [1 - trained["label"]]
+
+
+@pytest.fixture
+def other_images(tmp_path):
+    """A folder of two subjects with three pictures each, of which one is as large as those of the final set."""
+    random = np.random.default_rng(0)
+    for subject in ("P1", "P2"):
+        (tmp_path / "other" / subject).mkdir(parents=True)
+        for place, size in enumerate((64, 450, 600)):
+            pixels = random.integers(0, 255, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "other" / subject / f"{place}.png")
+    return tmp_path / "other"
+
+
+def scanned(serve, run, images):
+    page = serve(run, images=images)
+    end = time.monotonic() + 20
+    while page.intake.pending and time.monotonic() < end:
+        time.sleep(0.02)
+    return page
+
+
+def test_other_pictures_are_exported_together_with_the_runs_training_cells(serve, run, other_images):
+    page = scanned(serve, run, other_images)
+    for cell in page.review.cells.values():
+        decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
+    status, text, _ = page.ask("GET", "/export/manifest.csv?with=training")
+    assert status == 200
+    table = pd.read_csv(io.BytesIO(text))
+    assert len(table) == 6 + run.cells["side"].isin(["train", "val"]).sum()
+    assert all(Path(path).is_file() for path in table["path"])
+
+
+def test_training_cells_that_are_gone_are_missed_with_what_to_do(serve, run, other_images):
+    config = run.config
+    config["data"]["root"] = str(other_images.parent / "gone")
+    run.write_config(config)
+    status, said, _ = scanned(serve, run, other_images).ask("GET", "/export/manifest.csv?with=training")
+    assert status == 422
+    assert "gone any more" in said["error"]
+    assert "put them there again" in said["error"]
 
 
 def test_cells_without_a_subject_stand_together(review, tmp_path):
