@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from leukemia.data.pixels import CNMC_SIZE, at_native_size, decode, pixel_hash
+from leukemia.data.pixels import CNMC_SIZE, FORMATS, at_native_size, decode, pixel_hash
 from leukemia.errors import InputError
 from leukemia.runs import Run
 
@@ -84,6 +85,20 @@ def picture_of(cell: Cell, native_size: int | None) -> np.ndarray:
     if pixel_hash(pixels) != cell.id:
         raise InputError(f"{cell.path} is not the picture any more that the model has scored")
     return pixels
+
+
+def picture_size(file: Path) -> tuple[int, int]:
+    """Width and height of a picture file, of which only the beginning is read.
+
+    Raises:
+        InputError: if that cannot be read.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as picture:
+            return picture.size
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{file} cannot be read any more ({reason}): put it there again") from None
 
 
 def native_size(run: Run) -> int | None:

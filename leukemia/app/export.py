@@ -4,7 +4,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,25 +65,28 @@ def consensus(store: Store) -> Consensus:
 
 
 def manifest(review: Review, with_training: bool) -> str:
-    """The manifest of what was reviewed, as `manifest_csv` writes it.
+    """The manifest of what was reviewed, as `manifest_csv` writes it, of pictures at the scale that the model sees.
 
     Args:
         review: as it stands.
         with_training: whether the cells that the run was trained on go along.
 
     Raises:
-        InputError: as `manifest_csv`; or if the training cells are asked for and not there.
+        InputError: as `manifest_csv`; if a reviewed picture cannot be read; or if the training cells are asked for and
+            not there.
     """
     labels = consensus(review.store).labels
+    under_review = ((cell_id, review.cells[cell_id]) for cell_id in labels if cell_id in review.cells)
+    cells = {cell_id: replace(cell, file=review.training_file(cell)) for cell_id, cell in under_review}
     if not with_training:
-        return manifest_csv(labels, review.cells)
+        return manifest_csv(labels, cells)
     root = training_root(review.run, review.root)
     if root is None:
         raise InputError(
             f"the cells that the run was trained on are not in {review.run.config['data']['root']} any more, so they "
             "cannot be taken along: put them there again, or start the page with --images and the folder they are in"
         )
-    return manifest_csv(labels, review.cells, review.run, root, review.classes)
+    return manifest_csv(labels, cells, review.run, root, review.classes)
 
 
 def manifest_csv(

@@ -129,6 +129,35 @@ def test_other_pictures_are_exported_together_with_the_runs_training_cells(serve
     assert all(Path(path).is_file() for path in table["path"])
 
 
+def test_a_next_run_sees_large_pictures_as_this_one_did(serve, run, other_images, tmp_path):
+    page = scanned(serve, run, other_images)
+    for cell in page.review.cells.values():
+        decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
+    for _ in range(2):  # the second finds the copies
+        (tmp_path / "manifest.csv").write_bytes(page.ask("GET", "/export/manifest.csv")[1])
+    data = CellDataModule(str(tmp_path / "manifest.csv"), layout="cells", positive="ALL", image_size=32)
+    assert len(data.index) == 6
+    found = dict(zip(data.pixels.hashes.tolist(), data.pixels.images, strict=True))
+    assert set(found) == set(page.review.cells)
+    for cell in page.review.cells.values():
+        expected = page.review.network_pixels(page.review.picture(cell))
+        np.testing.assert_array_equal(found[cell.id], expected)
+    copies = [path for path in data.index["path"] if "other" not in Path(path).parts]
+    assert len(copies) == 2
+    again = serve(run)  # without --images: a copy is no picture that was added
+    assert not any(cell_id in again.review.cells for cell_id in page.review.cells)
+
+
+def test_a_reviewed_picture_that_is_gone_is_named(serve, run, other_images):
+    page = scanned(serve, run, other_images)
+    for cell in page.review.cells.values():
+        decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
+    (other_images / "P2" / "2.png").unlink()
+    status, said, _ = page.ask("GET", "/export/manifest.csv")
+    assert status == 422
+    assert "2.png cannot be read any more" in said["error"]
+
+
 def test_training_cells_that_are_gone_are_missed_with_what_to_do(serve, run, other_images):
     config = run.config
     config["data"]["root"] = str(other_images.parent / "gone")
