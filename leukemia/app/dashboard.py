@@ -42,7 +42,8 @@ class Figures:
             `check`, the opinion hidden.
         with_data: each reviewer against the labels of the data.
         between: each two reviewers, by the first label of each, which came before the other's could be seen.
-        consensus: what would be exported.
+        consensus: what the reviewers say together.
+        absent: cells of it that are not under review now, and so are left out of a manifest.
     """
 
     cells: int
@@ -58,6 +59,7 @@ class Figures:
     with_data: list[Agreement]
     between: list[Agreement]
     consensus: Consensus
+    absent: int
 
 
 def figures(review: Review) -> Figures:
@@ -87,6 +89,7 @@ def figures(review: Review) -> Figures:
         found = [agreement(own, other, classes, (reader, name)) for reader, own in judged.items()]
         return [entry for entry in found if entry.n + entry.unsure]
 
+    together = consensus(store)
     return Figures(
         cells=len(cells),
         to_review=len(orders["review"]),
@@ -104,7 +107,8 @@ def figures(review: Review) -> Figures:
             for pair in combinations(labels, 2)
             if (entry := agreement(*_apart(first, history, *pair), classes, pair)).n + entry.unsure
         ],
-        consensus=consensus(store),
+        consensus=together,
+        absent=sum(cell_id not in cells for cell_id in together.labels),
     )
 
 

@@ -125,9 +125,15 @@ def manifest_csv(
             rows.setdefault(str(cell.file.absolute()), (label, cell.subject))
     found = {label for label, _ in rows.values()}
     if len(found) < 2:
+        absent = sum(cell_id not in cells for cell_id in labels)
+        more = (
+            f"; {absent} decided cells are not under review now: start with the same --images to export them"
+            if absent
+            else ""
+        )
         raise InputError(
             f"the manifest would hold {'cells of ' + found.pop() if found else 'no cell'} only, and training needs two "
-            "classes: review more cells, or take the run's training cells along"
+            f"classes: review more cells, or take the run's training cells along{more}"
         )
     with_subjects = any(subject for _, subject in rows.values())
     file = io.StringIO()

@@ -148,6 +148,20 @@ def test_a_next_run_sees_large_pictures_as_this_one_did(serve, run, other_images
     assert not any(cell_id in again.review.cells for cell_id in page.review.cells)
 
 
+def test_decided_cells_that_are_not_under_review_now_are_told(serve, run, other_images):
+    page = scanned(serve, run, other_images)
+    for cell in page.review.cells.values():
+        decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
+    assert 'id="absent"' not in page.ask("GET", "/dashboard")[1].decode()
+    again = serve(run)
+    shown = again.ask("GET", "/dashboard")[1].decode()
+    assert "6 of the reviewed cells are not in the manifests" in shown
+    assert "start with the same --images to export them" in shown
+    status, said, _ = again.ask("GET", "/export/manifest.csv")
+    assert status == 422
+    assert "6 decided cells are not under review now: start with the same --images" in said["error"]
+
+
 def test_a_reviewed_picture_that_is_gone_is_named(serve, run, other_images):
     page = scanned(serve, run, other_images)
     for cell in page.review.cells.values():
