@@ -7,7 +7,7 @@ from statistics import median
 
 from leukemia.app.agreement import Agreement, agreement
 from leukemia.app.decisions import UNSURE, Decision
-from leukemia.app.export import Consensus, consensus
+from leukemia.app.export import Consensus, consensus, train_command
 from leukemia.app.review import Review
 from leukemia.evaluation.policy import REVIEW
 
@@ -44,6 +44,7 @@ class Figures:
         between: each two reviewers, by the first label of each, which came before the other's could be seen.
         consensus: what the reviewers say together.
         absent: cells of it that are not under review now, and so are left out of a manifest.
+        train_command: that trains on what is exported.
     """
 
     cells: int
@@ -60,6 +61,7 @@ class Figures:
     between: list[Agreement]
     consensus: Consensus
     absent: int
+    train_command: str
 
 
 def figures(review: Review) -> Figures:
@@ -109,6 +111,7 @@ def figures(review: Review) -> Figures:
         ],
         consensus=together,
         absent=sum(cell_id not in cells for cell_id in together.labels),
+        train_command=train_command(review),
     )
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +19,10 @@ from leukemia.runs import Run
 
 UNKNOWN = "UNKNOWN"
 FORMULA = tuple("=+-@\t\r")  # what a spreadsheet runs
+
+USUAL = {"image_size": 224, "resize": "squash"}  # the defaults of data.NAME
+WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+NO_TEXT = ("null", "true", "false", "nan", "inf")  # to Hydra
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,28 @@ def manifest(review: Review, with_training: bool) -> str:
             "cannot be taken along: put them there again, or start the page with --images and the folder they are in"
         )
     return manifest_csv(labels, cells, review.run, root, review.classes)
+
+
+def train_command(review: Review) -> str:
+    """The command, for a shell, that trains on a manifest with the training cells as the run was trained: which class
+    counts as 1, and what becomes of a picture."""
+    data = review.run.config["data"]
+    settings = {"data.positive": review.classes[1]} | {
+        f"data.{name}": data[name] for name, usual in USUAL.items() if data.get(name, usual) != usual
+    }
+    return " ".join([
+        "leukemia-train data=cells data.root=manifest-with-training.csv",
+        *(shlex.quote(f"{name}={_hydra_value(value)}") for name, value in settings.items()),
+    ])  # fmt: skip
+
+
+def _hydra_value(value: object) -> str:
+    """A value as Hydra reads it back: text in quotes, unless it can be nothing else."""
+    text = str(value)
+    if not isinstance(value, str) or (WORD.fullmatch(text) and text.lower() not in NO_TEXT):
+        return text
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), text)
+    return '"' + escaped.replace("${", "\\${") + '"'
 
 
 def manifest_csv(

@@ -1,5 +1,8 @@
 import csv
+import html
+import inspect
 import io
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from leukemia.app.export import consensus, decisions_csv, manifest_csv
+from leukemia.app.export import consensus, decisions_csv, manifest_csv, train_command
 from leukemia.app.review import Review
+from leukemia.config import compose
 from leukemia.data.cells import read_cells
 from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import InputError
+from leukemia.runs import Run
 
 
 @pytest.fixture
@@ -180,6 +185,35 @@ def test_training_cells_that_are_gone_are_missed_with_what_to_do(serve, run, oth
     assert status == 422
     assert "gone any more" in said["error"]
     assert "put them there again" in said["error"]
+
+
+CLASSES = ("ALL", "B-ALL", "b all", "it's", 'say "so"', "100", "007", "1e3", "true", "NULL", "inf", "a,b", "x=y", "-x",
+           "${seed}", "back\\", 'end\\"', "\\\\x", "$HOME `ls`", "ALL (L3); #1", "Zoë", "{a: 1}", "?", "~")  # fmt: skip
+
+
+@pytest.mark.parametrize("positive", CLASSES)
+def test_the_command_of_the_dashboard_names_the_class_through_shell_and_hydra(review, positive):
+    review.classes = ("other", positive)
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\0' {train_command(review)}"], capture_output=True, text=True, check=True
+    ).stdout.split("\0")[:-1]
+    config = compose(words[1:])
+    assert str(config.data.positive) == positive
+    assert config.data.image_size == 32  # that of the run
+    assert config.data.root == "manifest-with-training.csv"
+
+
+def test_the_command_says_only_what_differs_from_the_defaults(serve, run):
+    usual = inspect.signature(CellDataModule).parameters
+    config = run.config
+    config["data"] |= {"image_size": usual["image_size"].default, "resize": "crop"}
+    run.write_config(config)
+    shown = html.unescape(serve(Run(run.folder)).ask("GET", "/dashboard")[1].decode())
+    plain = "leukemia-train data=cells data.root=manifest-with-training.csv data.positive=ALL"
+    assert f"<code>{plain} data.resize=crop</code>" in shown
+    config["data"]["resize"] = usual["resize"].default
+    run.write_config(config)
+    assert f"<code>{plain}</code>" in serve(Run(run.folder)).ask("GET", "/dashboard")[1].decode()
 
 
 def test_cells_without_a_subject_stand_together(review, tmp_path):
