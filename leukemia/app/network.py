@@ -46,13 +46,14 @@ class Network:
         """
         return np.asarray(self._ask(_logits, pixels))
 
-    def overlay(self, pixels: NDArray[np.uint8]) -> bytes:
-        """The Grad-CAM heat map of one cell, uint8 (s, s, 3), as a PNG of that size to lay over it.
+    def overlay(self, pixels: NDArray[np.uint8], positive: bool) -> bytes:
+        """The Grad-CAM heat map of one cell, uint8 (s, s, 3), as a PNG of that size to lay over it: of what speaks for
+        the positive class, or for the negative one.
 
         Raises:
             InputError: if the network cannot be used.
         """
-        found: bytes = self._ask(_overlay, pixels)
+        found: bytes = self._ask(_overlay, pixels, positive)
         return found
 
     def close(self) -> None:
@@ -112,14 +113,14 @@ def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return logits
 
 
-def _overlay(pixels: NDArray[np.uint8]) -> bytes:
+def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:
     from leukemia.explain import heat_maps
 
     if "model" not in _network:
         from leukemia.checkpoints import load_classifier
 
         _network["model"] = load_classifier(Run(_network["folder"]).best_checkpoint)
-    (heat,) = heat_maps(_network["model"], pixels[None])
+    (heat,) = heat_maps(_network["model"], pixels[None], [positive])
     return coloured(heat)
 
 

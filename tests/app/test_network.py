@@ -29,7 +29,7 @@ def test_scores_are_those_of_the_run_and_overlays_are_drawn(leukemia_train, smal
     network = Network(folder)
     try:
         np.testing.assert_allclose(network.logits(pixels), [cell.logit for cell in cells], atol=1e-4)
-        overlay = np.asarray(Image.open(io.BytesIO(network.overlay(pixels[0]))))
+        overlay = np.asarray(Image.open(io.BytesIO(network.overlay(pixels[0], True))))
         assert overlay.shape == (32, 32, 4)
         (folder / "checkpoints" / "best.ckpt").unlink()
         other = Network(folder)
