@@ -188,6 +188,15 @@ def test_of_one_differing_cell_the_dashboard_gives_no_interval_of_kappa(serve, r
     assert '0.00 <span class="soft">(–)</span>' in between
 
 
+def test_a_released_cell_that_was_opened_by_hand_is_called_looked_at_and_not_spot_checked(serve, run):
+    page = serve(run)
+    picked = page.review.orders["check"][0]
+    page.ask("POST", "/api/decisions", decision(picked, "HEM", queue="review"))
+    shown = page.ask("GET", "/dashboard")[1].decode()
+    assert '<h2>Released, looked at</h2><p class="figure">1</p>' in shown
+    assert "No released cell is spot-checked yet." in shown
+
+
 def many_cells(folder, count=2000, large=40):
     """A run on so many cells, the first of its queue as large as those of C-NMC."""
     random = np.random.default_rng(0)
