@@ -19,7 +19,6 @@ from leukemia.runs import Run
 
 UNKNOWN = "UNKNOWN"
 FORMULA = tuple("=+-@\t\r")  # what a spreadsheet runs
-
 USUAL = {"image_size": 224, "resize": "squash"}  # the defaults of data.NAME
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 NO_TEXT = ("null", "true", "false", "nan", "inf")  # to Hydra
@@ -90,7 +89,7 @@ def manifest(review: Review, with_training: bool) -> str:
     if root is None:
         raise InputError(
             f"the cells that the run was trained on are not in {review.run.config['data']['root']} any more, so they "
-            "cannot be taken along: put them there again, or start the page with --images and the folder they are in"
+            "cannot be taken along: put them there again"
         )
     return manifest_csv(labels, cells, review.run, root, review.classes)
 
