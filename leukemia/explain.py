@@ -1,10 +1,11 @@
 """Where a network looks: Grad-CAM heat maps, and how much of them falls on the black background."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,8 +19,10 @@ AT_ONCE = 32  # cells: a graph of layer4 is kept for each
 PLACE = 32  # pixels of the picture for one value of layer4, each way
 
 
-def heat_maps(model: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Grad-CAM of what speaks for the class that the network decides on (Selvaraju et al., ICCV 2017, eq. 1 and 2).
+def heat_maps(
+    model: CellClassifier, pixels: NDArray[np.uint8], positive: ArrayLike | None = None
+) -> NDArray[np.float32]:
+    """Grad-CAM of what speaks for a class (Selvaraju et al., ICCV 2017, eq. 1 and 2).
 
     It is taken at the end of `layer4`, whatever trains: the last stage that trains and has a place for each part
     of the picture. With `trainable_from=head` only the linear layer behind it trains, and `layer4`, though frozen,
@@ -29,10 +32,13 @@ def heat_maps(model: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.fl
     Args:
         model: its mode and gradients are left as they were found; it is explained in eval mode and full precision.
         pixels: uint8 (N, S, S, 3), as `leukemia.data.pixels.fit` gives them.
+        positive: bool (N,), whether the positive class is explained, or the negative one; None for the class that
+            the network decides on, which is the sign of its logit. A recalibrated probability can be on the other
+            side of 0.5: say then which class it names.
 
     Returns:
         float32 (N, S, S): each cell's map from 0, its lowest value, to 1, its highest; all 0 where nothing speaks
-        for the decision, or where the picture is a single place (32 pixels).
+        for the class, or where the picture is a single place (32 pixels).
 
     Raises:
         InputError: if the package `grad-cam` is not installed.
@@ -40,6 +46,9 @@ def heat_maps(model: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.fl
     grad_cam = _grad_cam()
     if not len(pixels):
         return np.zeros(pixels.shape[:3], np.float32)
+    targets: list[Callable[[Tensor], Tensor]] = [torch.abs] * len(pixels)  # the decision is the sign
+    if positive is not None:
+        targets = [torch.positive if named else torch.negative for named in np.asarray(positive, dtype=bool)]
     was_training, device = model.training, next(model.parameters()).device
     with torch.inference_mode(False), torch.enable_grad():
         traced = _TracedFromLayer4(model.net)
@@ -49,9 +58,7 @@ def heat_maps(model: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.fl
             maps = []
             for start in range(0, len(pixels), AT_ONCE):
                 chunk = torch.from_numpy(np.ascontiguousarray(pixels[start : start + AT_ONCE])).to(device)
-                maps.append(
-                    cam(normalise(chunk), targets=[torch.abs] * len(chunk))
-                )  # the decision is the sign
+                maps.append(cam(normalise(chunk), targets=targets[start : start + AT_ONCE]))
         finally:
             cam.activations_and_grads.release()
             for parameter, gradient in zip(traced.parameters(), gradients, strict=True):

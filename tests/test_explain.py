@@ -76,6 +76,23 @@ def test_the_decision_for_the_negative_class_is_explained_by_what_speaks_for_it(
     np.testing.assert_allclose(heat_maps(model, pixels), before, atol=1e-4)
 
 
+def test_the_class_to_explain_can_be_named_whatever_the_sign_of_the_logit():
+    torch.manual_seed(1)
+    model, pixels = CellClassifier(weights="none").eval(), cells()
+    with torch.no_grad():
+        model.net.net.fc.bias.fill_(100)
+    of_positive = heat_maps(model, pixels)
+    of_negative = heat_maps(model, pixels, [False] * 3)
+    assert np.abs(of_positive - of_negative).max() > 0.5
+    np.testing.assert_allclose(
+        heat_maps(model, pixels, [True, False, True])[[0, 2]], of_positive[[0, 2]], atol=1e-4
+    )
+    with torch.no_grad():
+        model.net.net.fc.bias.fill_(-100)  # what an intercept can do
+    np.testing.assert_allclose(heat_maps(model, pixels), of_negative, atol=1e-4)
+    np.testing.assert_allclose(heat_maps(model, pixels, [True] * 3), of_positive, atol=1e-4)
+
+
 def test_a_network_that_sees_the_cell_and_one_that_sees_the_mask_are_told_apart():
     pixels = halves()
     of_cell, of_mask = (heat_maps(sees_brightness(sign), pixels) for sign in (1, -1))

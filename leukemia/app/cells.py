@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from leukemia.data.pixels import CNMC_SIZE, at_native_size, decode, pixel_hash
+from leukemia.data.pixels import CNMC_SIZE, FORMATS, at_native_size, decode, pixel_hash
 from leukemia.errors import InputError
 from leukemia.runs import Run
 
@@ -86,6 +87,20 @@ def picture_of(cell: Cell, native_size: int | None) -> np.ndarray:
     return pixels
 
 
+def picture_size(file: Path) -> tuple[int, int]:
+    """Width and height of a picture file, of which only the beginning is read.
+
+    Raises:
+        InputError: if that cannot be read.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as picture:
+            return picture.size
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{file} cannot be read any more ({reason}): put it there again") from None
+
+
 def native_size(run: Run) -> int | None:
     return CNMC_SIZE if run.config["data"].get("layout", "cnmc") == "cnmc" else None
 
@@ -111,13 +126,29 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
     """
     if moved is not None:
         return moved if _holds(moved, run.predictions["path"]) else None
-    root = Path(str(run.config["data"]["root"]))
-    root = root.parent if root.is_file() else root
+    root = _configured(run)
     if not _holds(root, run.predictions["path"]):
         raise InputError(
             f"the pictures of {run.folder} are not in {root} any more: name their folder with --images DIR"
         )
     return root
+
+
+def training_root(run: Run, reviewed: Path | None) -> Path | None:
+    """The folder that holds the cells that a run was trained on, whatever is reviewed; None where that is unknown.
+
+    Args:
+        run: finished.
+        reviewed: the folder of its own cells, if they are under review.
+    """
+    paths = run.cells.loc[run.cells["side"].isin(["train", "val"]), "path"]
+    places = [_configured(run)] if reviewed is None else [reviewed, _configured(run)]
+    return next((place for place in places if _holds(place, paths)), None)
+
+
+def _configured(run: Run) -> Path:
+    root = Path(str(run.config["data"]["root"]))
+    return root.parent if root.is_file() else root
 
 
 def _holds(root: Path, paths: Iterable[str]) -> bool:

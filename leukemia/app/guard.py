@@ -26,7 +26,7 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to bind to can be reached from this machine alone."""
+    """Whether an address, to bind to or of a Host header, is one that is reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -58,7 +58,7 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if self.token is None and _name(headers.get("host", "")) not in ("localhost", "127.0.0.1", "::1"):
+        if self.token is None and not is_loopback(_name(headers.get("host", ""))):
             return _say(
                 403, "This page answers to localhost only: open the address that `leukemia app` printed."
             )
@@ -70,7 +70,8 @@ class Guard:
         given = [value for key, value in query if key == "token"]
         if given and self._fits(given) and scope["method"] == "GET":
             rest = urlencode([(key, value) for key, value in query if key != "token"])
-            answer = RedirectResponse(scope["path"] + ("?" + rest if rest else ""), status_code=303)
+            path = "/" + scope["path"].lstrip("/\\")  # //name would lead to another machine
+            answer = RedirectResponse(path + ("?" + rest if rest else ""), status_code=303)
             answer.set_cookie(
                 self.cookie, self.token, httponly=True, samesite="lax", secure=scope["scheme"] == "https"
             )

@@ -1,7 +1,7 @@
 """A run's network in a process of its own.
 
 Importing torch takes seconds and holds the interpreter, and a heat map takes a processor; the page waits for neither,
-because both happen elsewhere. The process starts when it is first asked for something.
+because both happen elsewhere. The process starts when it is first asked for something, and again where it has died.
 """
 
 import io
@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from leukemia.errors import InputError
 from leukemia.runs import Run
 
 OPACITY = 0.7  # of the overlay where the heat is greatest
@@ -44,13 +46,14 @@ class Network:
         """
         return np.asarray(self._ask(_logits, pixels))
 
-    def overlay(self, pixels: NDArray[np.uint8]) -> bytes:
-        """The Grad-CAM heat map of one cell, uint8 (s, s, 3), as a PNG of that size to lay over it.
+    def overlay(self, pixels: NDArray[np.uint8], positive: bool) -> bytes:
+        """The Grad-CAM heat map of one cell, uint8 (s, s, 3), as a PNG of that size to lay over it: of what speaks for
+        the positive class, or for the negative one.
 
         Raises:
             InputError: if the network cannot be used.
         """
-        found: bytes = self._ask(_overlay, pixels)
+        found: bytes = self._ask(_overlay, pixels, positive)
         return found
 
     def close(self) -> None:
@@ -58,14 +61,33 @@ class Network:
             if self._pool is not None:
                 self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, question: Callable[[NDArray[np.uint8]], Any], pixels: NDArray[np.uint8]) -> Any:
+    def _ask(self, question: Callable[..., Any], *given: Any) -> Any:
+        for _ in range(2):  # the process may have died of something that passes
+            pool = self._started()
+            try:
+                return pool.submit(question, *given).result()
+            except BrokenProcessPool:
+                self._drop(pool)
+        raise InputError(
+            "the network's process ended twice, as it does when memory runs out: close other programs and try again; "
+            "the page is still there, and so is what was decided"
+        )
+
+    def _started(self) -> ProcessPoolExecutor:
         with self._lock:
             if self._pool is None:
                 context = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(
                     1, context, initializer=_start, initargs=(str(self._folder),)
                 )
-        return self._pool.submit(question, pixels).result()
+            return self._pool
+
+    def _drop(self, pool: ProcessPoolExecutor) -> None:
+        """The next question starts another process, unless somebody else's has started one already."""
+        with self._lock:
+            if self._pool is pool:
+                self._pool = None
+        pool.shutdown(wait=False)
 
 
 def _start(folder: str) -> None:
@@ -91,14 +113,14 @@ def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return logits
 
 
-def _overlay(pixels: NDArray[np.uint8]) -> bytes:
+def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:
     from leukemia.explain import heat_maps
 
     if "model" not in _network:
         from leukemia.checkpoints import load_classifier
 
         _network["model"] = load_classifier(Run(_network["folder"]).best_checkpoint)
-    (heat,) = heat_maps(_network["model"], pixels[None])
+    (heat,) = heat_maps(_network["model"], pixels[None], [positive])
     return coloured(heat)
 
 

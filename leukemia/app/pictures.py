@@ -37,10 +37,13 @@ class Pictures:
         return _png(picture)
 
     def _overlay(self, cell_id: str) -> bytes:
-        """As large as the cell's picture, whatever part of it the network sees."""
-        picture = self.review.picture(self.review.cells[cell_id])
+        """What speaks for the class that the page names; as large as the cell's picture, whatever part of it the
+        network sees."""
+        cell = self.review.cells[cell_id]
+        picture = self.review.picture(cell)
+        positive = self.review.opinion(cell).label == self.review.classes[1]
         height, width = picture.shape[:2]
-        heat = Image.open(io.BytesIO(self.network.overlay(self.review.network_pixels(picture))))
+        heat = Image.open(io.BytesIO(self.network.overlay(self.review.network_pixels(picture), positive)))
         if self.review.resize != "crop":
             return _png(heat.resize((width, height), Image.Resampling.BILINEAR))
         return _png(Image.fromarray(_uncropped(np.asarray(heat), height, width)))

@@ -1,6 +1,7 @@
 """A run under review: its cells, their order, and what is written down of each decision."""
 
 import hashlib
+import io
 import json
 import threading
 from collections.abc import Iterable, Mapping
@@ -9,15 +10,16 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from leukemia.app.cells import Cell, data_root, native_size, picture_of, run_cells, seen_sides
+from leukemia.app.cells import Cell, data_root, native_size, picture_of, picture_size, run_cells, seen_sides
 from leukemia.app.decisions import Seen
 from leukemia.app.queue import calibrated_logit, orders, triage
 from leukemia.app.store import Store
 from leukemia.app.uploads import tells_class
 from leukemia.data.pixels import fit
 from leukemia.evaluation.predictions import sigmoid
-from leukemia.runs import Run
+from leukemia.runs import Run, written_whole
 
 FOLDER = "review"  # in that of the run
 
@@ -134,6 +136,23 @@ class Review:
             InputError: if the file cannot be read, or has changed.
         """
         return picture_of(cell, self.native_size)
+
+    def training_file(self, cell: Cell) -> Path:
+        """The file that a next run can read a cell from, which knows of no native size: the cell's own, or a lossless
+        copy of its centre where that is larger, as C-NMC's final set is.
+
+        Raises:
+            InputError: if the file cannot be read, or has changed, or the copy cannot be written.
+        """
+        if self.native_size is None or max(picture_size(cell.file)) <= self.native_size:
+            return cell.file
+        copy = self.folder / "pictures" / f"{cell.id}-{self.native_size}.png"
+        if not copy.is_file():
+            content = io.BytesIO()
+            Image.fromarray(self.picture(cell)).save(content, "png")
+            with written_whole(copy) as file:
+                file.write(content.getvalue())
+        return copy
 
     def network_pixels(self, picture: np.ndarray) -> np.ndarray:
         """A picture as the network sees it, uint8 (s, s, 3)."""

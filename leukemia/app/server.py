@@ -19,7 +19,7 @@ from leukemia.app.asked import COOKIE, check_reviewer, json_of, queue_of, reques
 from leukemia.app.cells import Cell
 from leukemia.app.dashboard import figures
 from leukemia.app.decisions import UNSURE
-from leukemia.app.export import consensus, decisions_csv, manifest_csv
+from leukemia.app.export import decisions_csv, manifest
 from leukemia.app.guard import Guard
 from leukemia.app.intake import Intake
 from leukemia.app.keys import keys_of
@@ -187,15 +187,9 @@ class _Pages:
         return _download(decisions_csv(self.store), "decisions.csv")
 
     def manifest(self, request: Request) -> Response:
-        labels = consensus(self.store).labels
-        if request.query_params.get("with") != "training":
-            return _download(manifest_csv(labels, self.desk.cells), "manifest.csv")
-        if self.desk.root is None:
-            raise InputError(
-                "the run's own pictures are not where they were: its training cells cannot be taken along"
-            )
-        whole = manifest_csv(labels, self.desk.cells, self.desk.run, self.desk.root, self.desk.classes)
-        return _download(whole, "manifest-with-training.csv")
+        training = request.query_params.get("with") == "training"
+        name = "manifest-with-training.csv" if training else "manifest.csv"
+        return _download(manifest(self.desk, training), name)
 
     def _picture(self, request: Request, drawn: Callable[[str], bytes]) -> Response:
         cell = self._cell(request.path_params["cell"])

@@ -7,10 +7,13 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+ROUNDING = 1e-12  # a variance below is 0
+
 
 @dataclass(frozen=True)
 class Kappa:
-    """Cohen's kappa with its interval; None where it is undefined, because both raters gave one label alone."""
+    """Cohen's kappa with its interval; None where it is undefined, because both raters gave one label alone. The ends
+    alone are None where the interval cannot be estimated."""
 
     value: float | None
     low: float | None
@@ -24,7 +27,8 @@ def cohens_kappa(counts: ArrayLike, confidence: float = 0.95) -> Kappa:
     The interval is value +- z standard errors, with the large-sample variance of Fleiss, Cohen and Everitt (1969,
     Psychological Bulletin 72, equation 13). Where the raters agree on every cell that variance is zero, and the low
     end is that of the goodness-of-fit interval of Donner and Eliasziw (1992, Statistics in Medicine 11), which keeps
-    its width. Cells are taken as independent: cells of one subject are not, so it is rather too narrow.
+    its width. Where it is zero though they differ (one rater gave one label alone, or they differ on every cell) no
+    interval can be estimated. Cells are taken as independent: cells of one subject are not, so it is rather too narrow.
 
     Args:
         counts: cells by label of the first (row) and of the second rater (column), square.
@@ -47,7 +51,10 @@ def cohens_kappa(counts: ArrayLike, confidence: float = 0.95) -> Kappa:
     value = (observed - expected) / (1 - expected)
     if observed == 1:
         return Kappa(1.0, _low_without_disagreement(first, n, z), 1.0)
-    half = z * math.sqrt(_variance(share, first, second, observed, expected) / n)
+    variance = _variance(share, first, second, observed, expected)
+    if variance < ROUNDING:
+        return Kappa(value, None, None)
+    half = z * math.sqrt(variance / n)
     return Kappa(value, max(-1.0, value - half), min(1.0, value + half))
 
 

@@ -75,15 +75,17 @@ def run(tmp_path, finished_run) -> Run:
 
 
 class MeanRed:
-    """Stands in for a run's network: its logit is how red a cell is, its heat map the red channel."""
+    """Stands in for a run's network: its logit is how red a cell is, what speaks for the positive class its red, and
+    for the negative one what is not red."""
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         return pixels[..., 0].mean(axis=(1, 2)).astype(float) / 10 - 1
 
-    def overlay(self, pixels: np.ndarray) -> bytes:
+    def overlay(self, pixels: np.ndarray, positive: bool) -> bytes:
         from leukemia.app.network import coloured
 
-        return coloured(pixels[..., 0].astype(np.float32) / 255)
+        red = pixels[..., 0].astype(np.float32) / 255
+        return coloured(red if positive else 1 - red)
 
 
 @dataclass

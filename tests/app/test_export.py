@@ -1,14 +1,24 @@
 import csv
+import html
+import inspect
 import io
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from leukemia.app.export import consensus, decisions_csv, manifest_csv
+from leukemia.app.export import consensus, decisions_csv, manifest_csv, train_command
 from leukemia.app.review import Review
+from leukemia.config import compose
 from leukemia.data.cells import read_cells
 from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import InputError
+from leukemia.runs import Run
 
 
 @pytest.fixture
@@ -37,6 +47,17 @@ def test_the_csv_holds_the_whole_history(review):
     assert rows[0]["reviewer"] == 'Ann, "the" first'
     assert rows[0]["model"].startswith("run@")
     assert '"low": -2.0' in rows[0]["policy"]
+
+
+@pytest.mark.parametrize("begin", list("=+-@\t\r"))
+def test_no_name_in_the_csv_is_a_formula_and_numbers_stay_numbers(review, begin):
+    first = review.orders["review"][0]
+    name = f"{begin}HYPERLINK(1)"
+    cell = replace(review.cells[first], path=f"{name}/a.png", subject=name, logit=-0.5)
+    review.store.decide(name, review.seen(cell, "review", False, 1.0), "ALL", "request-formula")
+    (row,) = csv.DictReader(io.StringIO(decisions_csv(review.store), newline=""))
+    assert (row["path"], row["subject"], row["reviewer"]) == (f"'{name}/a.png", f"'{name}", f"'{name}")
+    assert (row["logit"], row["new_label"]) == ("-0.5", "ALL")
 
 
 def test_the_consensus_leaves_out_what_reviewers_differ_on(review):
@@ -82,11 +103,122 @@ def test_with_the_training_cells_a_next_run_can_be_set_up(review, tmp_path):
     assert changed["label"].tolist() == [1 - trained["label"]]
 
 
+@pytest.fixture
+def other_images(tmp_path):
+    """A folder of two subjects with three pictures each, of which one is as large as those of the final set."""
+    random = np.random.default_rng(0)
+    for subject in ("P1", "P2"):
+        (tmp_path / "other" / subject).mkdir(parents=True)
+        for place, size in enumerate((64, 450, 600)):
+            pixels = random.integers(0, 255, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "other" / subject / f"{place}.png")
+    return tmp_path / "other"
+
+
+def scanned(serve, run, images):
+    page = serve(run, images=images)
+    end = time.monotonic() + 20
+    while page.intake.pending and time.monotonic() < end:
+        time.sleep(0.02)
+    return page
+
+
+def test_other_pictures_are_exported_together_with_the_runs_training_cells(serve, run, other_images):
+    page = scanned(serve, run, other_images)
+    for cell in page.review.cells.values():
+        decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
+    status, text, _ = page.ask("GET", "/export/manifest.csv?with=training")
+    assert status == 200
+    table = pd.read_csv(io.BytesIO(text))
+    assert len(table) == 6 + run.cells["side"].isin(["train", "val"]).sum()
+    assert all(Path(path).is_file() for path in table["path"])
+
+
+def test_a_next_run_sees_large_pictures_as_this_one_did(serve, run, other_images, tmp_path):
+    page = scanned(serve, run, other_images)
+    for cell in page.review.cells.values():
+        decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
+    for _ in range(2):  # the second finds the copies
+        (tmp_path / "manifest.csv").write_bytes(page.ask("GET", "/export/manifest.csv")[1])
+    data = CellDataModule(str(tmp_path / "manifest.csv"), layout="cells", positive="ALL", image_size=32)
+    assert len(data.index) == 6
+    found = dict(zip(data.pixels.hashes.tolist(), data.pixels.images, strict=True))
+    assert set(found) == set(page.review.cells)
+    for cell in page.review.cells.values():
+        expected = page.review.network_pixels(page.review.picture(cell))
+        np.testing.assert_array_equal(found[cell.id], expected)
+    copies = [path for path in data.index["path"] if "other" not in Path(path).parts]
+    assert len(copies) == 2
+    again = serve(run)  # without --images: a copy is no picture that was added
+    assert not any(cell_id in again.review.cells for cell_id in page.review.cells)
+
+
+def test_decided_cells_that_are_not_under_review_now_are_told(serve, run, other_images):
+    page = scanned(serve, run, other_images)
+    for cell in page.review.cells.values():
+        decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
+    assert 'id="absent"' not in page.ask("GET", "/dashboard")[1].decode()
+    again = serve(run)
+    shown = again.ask("GET", "/dashboard")[1].decode()
+    assert "6 of the reviewed cells are not in the manifests" in shown
+    assert "start with the same --images to export them" in shown
+    status, said, _ = again.ask("GET", "/export/manifest.csv")
+    assert status == 422
+    assert "6 decided cells are not under review now: start with the same --images" in said["error"]
+
+
+def test_a_reviewed_picture_that_is_gone_is_named(serve, run, other_images):
+    page = scanned(serve, run, other_images)
+    for cell in page.review.cells.values():
+        decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
+    (other_images / "P2" / "2.png").unlink()
+    status, said, _ = page.ask("GET", "/export/manifest.csv")
+    assert status == 422
+    assert "2.png cannot be read any more" in said["error"]
+
+
+def test_training_cells_that_are_gone_are_missed_with_what_to_do(serve, run, other_images):
+    config = run.config
+    config["data"]["root"] = str(other_images.parent / "gone")
+    run.write_config(config)
+    status, said, _ = scanned(serve, run, other_images).ask("GET", "/export/manifest.csv?with=training")
+    assert status == 422
+    assert "gone any more" in said["error"]
+    assert "put them there again" in said["error"]
+
+
+CLASSES = ("ALL", "B-ALL", "b all", "it's", 'say "so"', "100", "007", "1e3", "true", "NULL", "inf", "a,b", "x=y", "-x",
+           "${seed}", "back\\", 'end\\"', "\\\\x", "$HOME `ls`", "ALL (L3); #1", "Zoë", "{a: 1}", "?", "~")  # fmt: skip
+
+
+@pytest.mark.parametrize("positive", CLASSES)
+def test_the_command_of_the_dashboard_names_the_class_through_shell_and_hydra(review, positive):
+    review.classes = ("other", positive)
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\0' {train_command(review)}"], capture_output=True, text=True, check=True
+    ).stdout.split("\0")[:-1]
+    config = compose(words[1:])
+    assert str(config.data.positive) == positive
+    assert config.data.image_size == 32  # that of the run
+    assert config.data.root == "manifest-with-training.csv"
+
+
+def test_the_command_says_only_what_differs_from_the_defaults(serve, run):
+    usual = inspect.signature(CellDataModule).parameters
+    config = run.config
+    config["data"] |= {"image_size": usual["image_size"].default, "resize": "crop"}
+    run.write_config(config)
+    shown = html.unescape(serve(Run(run.folder)).ask("GET", "/dashboard")[1].decode())
+    plain = "leukemia-train data=cells data.root=manifest-with-training.csv data.positive=ALL"
+    assert f"<code>{plain} data.resize=crop</code>" in shown
+    config["data"]["resize"] = usual["resize"].default
+    run.write_config(config)
+    assert f"<code>{plain}</code>" in serve(Run(run.folder)).ask("GET", "/dashboard")[1].decode()
+
+
 def test_cells_without_a_subject_stand_together(review, tmp_path):
     known, unknown = review.orders["review"][:2]
     cells = dict(review.cells)
-    from dataclasses import replace
-
     cells[unknown] = replace(cells[unknown], subject=None)
     table = pd.read_csv(io.StringIO(manifest_csv({known: "ALL", unknown: "HEM"}, cells)), dtype=str)
     assert table["subject"].tolist() == [cells[known].subject, "UNKNOWN"]

@@ -15,7 +15,15 @@ def test_which_addresses_are_this_machine_alone(host, alone):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:80", "localhost.evil.example", "", "127.0.0.1@evil"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:80",
+        "localhost.evil.example",
+        "127.0.0.2.evil.example",
+        "",
+        "127.0.0.1@evil",
+    ],
 )
 def test_a_name_that_was_pointed_here_is_refused(serve, run, host):
     status, said, _ = serve(run).ask("GET", "/", Host=host)
@@ -23,7 +31,7 @@ def test_a_name_that_was_pointed_here_is_refused(serve, run, host):
     assert b"localhost only" in said
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:9000", "127.0.0.1:1", "[::1]:8765"])
+@pytest.mark.parametrize("host", ["localhost", "localhost:9000", "127.0.0.1:1", "127.0.0.2:1", "[::1]:8765"])
 def test_a_tunnel_to_this_machine_may_have_any_port(serve, run, host):
     assert serve(run).ask("GET", "/", Host=host)[0] == 200
 
@@ -72,6 +80,12 @@ def test_the_address_with_the_token_leaves_a_cookie_and_no_token_behind(serve, r
     cookie = headers["set-cookie"]
     assert "httponly" in cookie.lower()
     assert page.ask("GET", "/dashboard", Cookie=cookie.partition(";")[0])[0] == 200
+
+
+@pytest.mark.parametrize("path", ["//evil.example/", "///evil.example/", "/\\evil.example/"])
+def test_the_token_leads_to_no_other_machine(serve, run, path):
+    status, _, headers = serve(run, token=TOKEN).ask("GET", f"{path}?token={TOKEN}")
+    assert (status, headers["location"].replace("%5C", "\\")) == (303, "/evil.example/")
 
 
 def test_with_a_token_any_name_of_the_machine_will_do(serve, run):

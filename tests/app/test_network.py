@@ -29,7 +29,7 @@ def test_scores_are_those_of_the_run_and_overlays_are_drawn(leukemia_train, smal
     network = Network(folder)
     try:
         np.testing.assert_allclose(network.logits(pixels), [cell.logit for cell in cells], atol=1e-4)
-        overlay = np.asarray(Image.open(io.BytesIO(network.overlay(pixels[0]))))
+        overlay = np.asarray(Image.open(io.BytesIO(network.overlay(pixels[0], True))))
         assert overlay.shape == (32, 32, 4)
         (folder / "checkpoints" / "best.ckpt").unlink()
         other = Network(folder)
@@ -47,6 +47,20 @@ def test_the_more_heat_the_less_clear():
     assert opacity[0] == 0
     assert opacity == sorted(opacity)
     assert opacity[2] < 255  # the cell can still be seen
+
+
+def test_a_network_whose_process_died_is_started_again(tmp_path):
+    network = Network(tmp_path)
+    try:
+        assert network._ask(len, "abc") == 3
+        (process,) = network._pool._processes
+        os.kill(process, signal.SIGKILL)  # as the kernel does when memory runs out
+        assert network._ask(len, "abcd") == 4
+        with pytest.raises(InputError, match="memory runs out: close other programs"):
+            network._ask(os._exit, 1)
+        assert network._ask(len, "abcde") == 5
+    finally:
+        network.close()
 
 
 def test_when_the_page_is_killed_its_network_goes_too(tmp_path):

@@ -86,6 +86,17 @@ def test_another_address_gets_a_token_and_prints_it(run):
         page.end()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 has to be set up first")
+def test_the_printed_address_answers_wherever_on_this_machine_it_is(run):
+    page = Started(run.folder, "--port", "0", "--host", "127.0.0.2")
+    try:
+        assert page.url.startswith("http://127.0.0.2:")
+        with urllib.request.urlopen(page.url, timeout=10) as answer:
+            assert answer.status == 200
+    finally:
+        page.end()
+
+
 @pytest.mark.parametrize("token", ["short", "0123456789abcde", "0123456789abcdef!", "ä" * 20])
 def test_a_token_that_is_no_secret_is_refused(monkeypatch, token):
     monkeypatch.setenv("LEUKEMIA_APP_TOKEN", token)

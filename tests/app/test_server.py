@@ -1,6 +1,7 @@
 import io
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -152,6 +153,20 @@ def test_the_overlay_lies_on_the_part_that_the_network_sees(serve, run):
     assert not opacity.any()
 
 
+@pytest.mark.parametrize(("intercept", "named"), [(0.2, "HEM"), (2.0, "ALL")])
+def test_the_overlay_explains_the_class_that_the_page_names(serve, run, intercept, named):
+    run.write_json("triage.json", replace(run.policy, intercept=intercept).to_json())
+    page = serve(Run(run.folder))
+    cell = next(iter(page.review.cells.values()))
+    page.review.add(
+        [replace(cell, logit=-1.0, added=True)]
+    )  # probability 0.35 with one calibration, 0.77 with the other
+    assert named in page.ask("GET", f"/api/cell?at={cell.id}")[1]["cell"]["leaning"]
+    content = page.ask("GET", f"/cells/{cell.id}/overlay.png")[1]
+    corner = np.asarray(Image.open(io.BytesIO(content)))[0, 0, 3]  # black, so not red
+    assert (corner > 0) == (named == "HEM")
+
+
 def test_a_file_that_changed_is_not_shown_as_the_cell_that_was_scored(serve, run, cells_root, tmp_path):
     page = serve(run)
     first, second = (page.review.cells[cell_id] for cell_id in page.review.orders["review"][:2])
@@ -172,14 +187,32 @@ def test_without_a_policy_the_page_says_so_and_every_cell_waits(serve, run):
 
 
 def test_a_policy_that_is_not_certified_is_named_with_its_reason(serve, run):
-    from dataclasses import replace
-
     policy = replace(run.policy, certified=False, why_not="<i>13</i> subjects are too few")
     run.write_json("triage.json", policy.to_json())
     said = serve(Run(run.folder)).ask("GET", "/")[1].decode()
     assert "The triage policy is not certified:" in said
     assert "&lt;i&gt;13&lt;/i&gt; subjects are too few" in said
     assert "not for diagnosis" in said
+
+
+def test_of_one_differing_cell_the_dashboard_gives_no_interval_of_kappa(serve, run):
+    page = serve(run)
+    cell = page.review.orders["review"][0]
+    page.ask("POST", "/api/decisions", decision(cell, "HEM"), Cookie="leukemia_reviewer=Bob")
+    page.ask("POST", "/api/decisions", decision(cell, "ALL"))
+    between = (
+        page.ask("GET", "/dashboard")[1].decode().partition('id="between"')[2].partition("</section>")[0]
+    )
+    assert '0.00 <span class="soft">(–)</span>' in between
+
+
+def test_a_released_cell_that_was_opened_by_hand_is_called_looked_at_and_not_spot_checked(serve, run):
+    page = serve(run)
+    picked = page.review.orders["check"][0]
+    page.ask("POST", "/api/decisions", decision(picked, "HEM", queue="review"))
+    shown = page.ask("GET", "/dashboard")[1].decode()
+    assert '<h2>Released, looked at</h2><p class="figure">1</p>' in shown
+    assert "No released cell is spot-checked yet." in shown
 
 
 def many_cells(folder, count=2000, large=40):

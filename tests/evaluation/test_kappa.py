@@ -62,3 +62,13 @@ def test_chance_agreement_is_zero_and_its_interval_holds_zero():
     found = cohens_kappa([[25, 25], [25, 25]])
     assert found.value == pytest.approx(0)
     assert found.low < 0 < found.high
+
+
+@pytest.mark.parametrize(
+    ("counts", "value"),
+    [([[0, 1], [0, 0]], 0), ([[5, 3], [0, 0]], 0), ([[1, 0], [6, 0]], 0), ([[0, 4], [4, 0]], -1)],
+)
+def test_an_interval_that_would_have_no_width_is_not_given(counts, value):
+    found = cohens_kappa(counts)
+    assert found.value == pytest.approx(value)
+    assert (found.low, found.high) == (None, None)
