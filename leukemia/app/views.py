@@ -1,6 +1,7 @@
 """What the page shows of a cell, as plain values: texts, numbers, addresses."""
 
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -33,7 +34,8 @@ def cell_view(review: Review, cell: Cell, reviewer: str, queue: str) -> dict[str
         "id": cell.id,
         "name": f"Cell {cell.id[:8]}" if masked else cell.path.rpartition("/")[2],
         "picture": f"cells/{cell.id}.png",
-        "overlay": f"cells/{cell.id}/overlay.png",
+        "overlay": f"cells/{cell.id}/overlay.png?for={quote(opinion.label)}",  # a browser keeps one for each
+        "opinion": opinion.label,
         "position": order.index(cell.id) + 1 if cell.id in order else None,
         "of": len(order),
         "probability": opinion.probability,

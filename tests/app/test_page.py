@@ -265,12 +265,15 @@ def test_the_picture_is_shown_at_its_own_size_and_zooms(serve, run, window):
     assert here.locator("#picture").bounding_box()["x"] == before + 60
 
 
-def test_the_overlay_comes_and_goes(serve, run, window):
-    here = enter(window(), serve(run).url)
+def test_the_overlay_comes_and_goes_and_says_for_which_class_it_speaks(serve, run, window):
+    page = serve(run)
+    here = enter(window(), page.url)
     assert here.is_hidden("#overlay")
     here.keyboard.press("g")
     here.wait_for_selector("#overlay", state="visible")
     assert here.locator("#overlay").bounding_box() == here.locator("#picture").bounding_box()
+    first = page.review.cells[page.review.orders["review"][0]]
+    assert here.text_content("#explained") == page.review.opinion(first).label
     assert here.get_attribute("#heat", "aria-pressed") == "true"
     here.keyboard.press("g")
     assert here.is_hidden("#overlay")

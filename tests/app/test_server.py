@@ -73,8 +73,8 @@ def test_neither_labels_nor_names_of_labelled_cells_are_sent(serve, run):
             assert cell.path not in str(said)
             assert said["subject"]["name"] != cell.subject
             assert set(said) == {
-                "id", "name", "picture", "overlay", "position", "of", "probability", "leaning", "meaning", "triage",
-                "mine", "others", "warning", "subject", "ahead",
+                "id", "name", "picture", "overlay", "opinion", "position", "of", "probability", "leaning", "meaning",
+                "triage", "mine", "others", "warning", "subject", "ahead",
             }  # fmt: skip
 
 

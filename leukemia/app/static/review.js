@@ -171,6 +171,7 @@ function showOverlay() {
   const wanted = overlayOn && cell && (!hidden || cell.mine !== null);
   $("heat").setAttribute("aria-pressed", String(overlayOn));
   $("legend").hidden = !wanted;
+  $("explained").textContent = cell?.opinion ?? "";
   overlay.hidden = true;
   $("heat").removeAttribute("aria-busy");
   if (!wanted) return;
