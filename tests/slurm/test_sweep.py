@@ -83,7 +83,7 @@ def test_jobs_killed_preempted_and_out_of_time_end_with_the_numbers_of_an_undist
 
 @pytest.mark.timeout(900)
 def test_jobs_that_slurm_itself_preempts_or_ends_for_their_time_go_on(slurm, sweep, tmp_path):
-    sweep, jobs = [*sweep, "model.trainable_from=layer4"], tmp_path / "jobs"
+    sweep, jobs = [*sweep, "model.trainable_from=layer4", "trainer.max_epochs=60"], tmp_path / "jobs"
     short = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10"]
     with open(tmp_path / "output", "w") as output:
         started = subprocess.Popen(
@@ -96,10 +96,10 @@ def test_jobs_that_slurm_itself_preempts_or_ends_for_their_time_go_on(slurm, swe
         slurm.call("sbatch", "--partition=urgent", "--ntasks=4", "--output=/dev/null", "--wrap=sleep 1")
         wait_for(lambda: told(jobs).count(" goes on") == 2, tmp_path, slurm)
         assert told(jobs).count("DUE TO PREEMPTION") >= 2
-        assert told(jobs).count("SIGTERM: the run is left after this step") == 2  # which has its checkpoint
+        assert told(jobs).count("SIGTERM: the run is left after this step") >= 2  # which has its checkpoint
         # What the process does not get done SLURM ends, and wakes it to say so.
         process_of(slurm.call("squeue", "-h", "-o", "%F").split()[0], 0).suspend()
-        assert trained_epochs(jobs / first) < 30
+        assert trained_epochs(jobs / first) < 60
         wait_for(lambda: "this job is timed-out" in told(jobs), tmp_path, slurm)
         assert started.wait(600) == 0, (tmp_path / "output").read_text()
     finally:
