@@ -91,16 +91,16 @@ class Search(Sweeper):
             sweep.plan(_once(names, sorted(names)), self.trials, finished=_once(names, complete))
             figures = self._run(overrides, batch[0].number)
             runs = [Run(sweep.folder / names[trial.number]) for trial in batch]
-            for trial, figure, run in zip(batch, figures, runs, strict=True):
-                self._tell(study, trial, figure, run)
-            ends = {
+            ends = [
                 "done" if figure is not None else _end_of(run)
                 for figure, run in zip(figures, runs, strict=True)
-            }
-            if ends == {"no place"}:
+            ]
+            for trial, figure, run, end in zip(batch, figures, runs, ends, strict=True):
+                self._tell(study, trial, figure, run, end)
+            if set(ends) == {"no place"}:
                 log.warning("the search stops here; the same command takes its trials up again")
                 break
-            if first and ends == {"refused"}:  # or it would spend all its trials
+            if first and set(ends) == {"refused"}:  # or it would spend all its trials
                 log.warning("the first runs are refused: the search ends here")
                 break
             first = False
@@ -143,14 +143,13 @@ class Search(Sweeper):
         log.info("study %s in %s: %d of %d trials begun", self.study, storage, finished, self.trials)
         return study
 
-    def _tell(self, study: Any, trial: Any, value: Any, run: "Run") -> None:
+    def _tell(self, study: Any, trial: Any, value: Any, run: "Run", end: str) -> None:
         """Record what became of a trial: without a finite figure it has failed, and the study goes on, as it does after
         one whose run was pruned. Where the run did not come to its end nothing is recorded: the next start takes it up
         again, unless it was cut off so often that it may be to blame."""
         from optuna.trial import TrialState
 
         if not (isinstance(value, int | float) and math.isfinite(value)):
-            end = "failed" if value is not None else _end_of(run)
             if end == "cut off":
                 trial.set_user_attr("cut_off", trial.user_attrs.get("cut_off", 0) + 1)
             if end == "no place" or (end == "cut off" and trial.user_attrs["cut_off"] < CUT_OFF):

@@ -11,7 +11,7 @@ import pandas as pd
 from leukemia.errors import InputError
 from leukemia.evaluation.bootstrap import compare, evaluate
 from leukemia.evaluation.calibration import calibration_figures
-from leukemia.evaluation.predictions import read_predictions, validate_predictions
+from leukemia.evaluation.predictions import plain_sides, read_predictions, validate_predictions
 from leukemia.evaluation.selective import selective_figures
 from leukemia.reporting import words
 from leukemia.reporting.tables import combinations, read_settings, results_table
@@ -220,7 +220,7 @@ def _reported(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]
     there is nothing else."""
     if "side" not in table:
         return table, []
-    side = table["side"].fillna("").str.strip().str.lower()
+    side = plain_sides(table)
     if (side == "").all():
         return table, []
     if (side == "").any():

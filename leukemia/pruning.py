@@ -48,6 +48,7 @@ class MedianPruning(pl.Callback):
         self.run, self.monitor, self.mode = Run(Path(folder)), monitor, mode
         self.startup_runs, self.warmup_epochs = startup_runs, warmup_epochs
         self.stopped_epoch = 0
+        self.finished: dict[str, dict[int, float]] = {}
 
     def state_dict(self) -> dict[str, int]:
         return {"stopped_epoch": self.stopped_epoch}
@@ -58,6 +59,7 @@ class MedianPruning(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.stopped_epoch:  # else of a run that was killed before the checkpoint that says so
             (self.run.folder / PRUNED).unlink(missing_ok=True)
+        self.finished = self._finished()  # they stay the same while the run trains
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Before the epoch's checkpoint is written, so that a resumed run knows that it is over."""
@@ -67,14 +69,18 @@ class MedianPruning(pl.Callback):
         assert isinstance(pl_module, CellClassifier)
         own = {int(row["epoch"]): row[self.monitor] for row in pl_module.history}
         own[epoch] = float(trainer.callback_metrics[self.monitor])
-        finished = self._finished()
-        if falls_behind(own, list(finished.values()), self.mode, self.startup_runs, self.warmup_epochs):
+        if falls_behind(own, list(self.finished.values()), self.mode, self.startup_runs, self.warmup_epochs):
             best = (min if self.mode == "min" else max)(own.values())
             log.info(
                 "pruned after epoch %d: %s was %.4f at best, worse than the median of the finished runs at this epoch",
                 epoch, self.monitor, best,
             )  # fmt: skip
-            told = {"epoch": epoch, "monitor": self.monitor, "best": best, "compared_with": list(finished)}
+            told = {
+                "epoch": epoch,
+                "monitor": self.monitor,
+                "best": best,
+                "compared_with": list(self.finished),
+            }
             self.run.write_json(PRUNED, told)
             self.stopped_epoch = epoch
             trainer.should_stop = True

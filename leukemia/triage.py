@@ -7,7 +7,7 @@ import pandas as pd
 
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
-from leukemia.evaluation.predictions import has_subjects, read_predictions
+from leukemia.evaluation.predictions import has_subjects, plain_sides, plain_subjects, read_predictions
 from leukemia.evaluation.triage import choose, floor_lines, outcome, predictive_values
 from leukemia.evidence import models_of, predictions_of
 from leukemia.reporting import words
@@ -149,13 +149,11 @@ def _views(table: pd.DataFrame, on: Path) -> int:
 
 def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
     """Refuse a table with cells or subjects that trained the model or chose its epoch."""
-    if "side" in table:
-        sides = table["side"].dropna().astype(str).str.strip().str.lower()
-        if (used := sides.isin(["train", "val"])).any():
-            raise InputError(
-                f"{on} has {used.sum():,} rows of side train or val, which train a model or choose its epoch: "
-                "remove them"
-            )
+    if "side" in table and (used := plain_sides(table).isin(["train", "val"])).any():
+        raise InputError(
+            f"{on} has {used.sum():,} rows of side train or val, which train a model or choose its epoch: "
+            "remove them"
+        )
     seen = run.cells[run.cells["side"].isin(["train", "val"])]
     known = seen["path"].astype(str).tolist()
     known_paths = {*known, *(tail for path in known for tail in _tails(path))}
@@ -167,7 +165,7 @@ def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
         )
     if "subject" not in table:
         return
-    both = sorted(set(_plain_names(seen["subject"])) & set(_plain_names(table["subject"])))
+    both = sorted(_names(seen) & _names(table))
     if both:
         raise InputError(
             f"{on} holds cells of {len(both)} subjects that trained {run.name} or chose its epoch "
@@ -187,9 +185,9 @@ def _tails(path: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(1, len(parts) - 1)]
 
 
-def _plain_names(subjects: pd.Series) -> pd.Series:
-    """Subjects as the index names them: upper case, without the UID_ of C-NMC's files."""
-    return subjects.dropna().astype(str).str.strip().str.upper().str.removeprefix("UID_")
+def _names(table: pd.DataFrame) -> set[str]:
+    """The subjects of a table as the index names them, without the UID_ of C-NMC's files."""
+    return set(plain_subjects(table).dropna().astype(str).str.removeprefix("UID_"))
 
 
 def _subjects(table: pd.DataFrame) -> int | None:

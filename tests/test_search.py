@@ -28,6 +28,14 @@ def search(small, tmp_path) -> list[str]:
     ]  # fmt: skip
 
 
+def ends_with(code: int, program: str, settings: list[str]) -> None:
+    """A program in a process of its own, which has to end with this code."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *settings], env=dict(os.environ), capture_output=True
+    )
+    assert done.returncode == code, done.stderr.decode()
+
+
 def study_in(tmp_path) -> optuna.Study:
     return optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/search/study.db")
 
@@ -79,10 +87,7 @@ def test_a_killed_study_takes_the_run_that_was_cut_off_up_again(leukemia_train, 
         "    return step(self, batch, number)\n"
         "CellClassifier.training_step = dying; main()\n"
     )
-    killed = subprocess.run(
-        [sys.executable, "-c", dies, *settings], env=dict(os.environ), capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    ends_with(-signal.SIGKILL, dies, settings)
     (before,) = study_in(tmp_path).trials
     assert before.state == STATE.RUNNING
     code, out, err = leukemia_train(*settings)
@@ -148,10 +153,7 @@ def test_a_pruned_run_that_is_killed_before_it_has_figures_is_not_trained_furthe
         "train.write_figures = lambda *_: os._exit(9)\n"
         "train.main()\n"
     )
-    killed = subprocess.run(
-        [sys.executable, "-c", dies, *settings], env=dict(os.environ), capture_output=True
-    )
-    assert killed.returncode == 9, killed.stderr.decode()
+    ends_with(9, dies, settings)
     monkeypatch.setattr("leukemia.pruning.falls_behind", lambda own, *_: len(own) == 2)
     code, _, err = leukemia_train(*settings)
     assert code == 0, err
@@ -172,10 +174,7 @@ def test_a_run_that_was_to_be_pruned_and_then_is_not_says_nothing_of_it(leukemia
         "    if name == 'pruned.json': os._exit(9)\n"
         "Run.write_json = dying; main()\n"
     )
-    killed = subprocess.run(
-        [sys.executable, "-c", dies, *settings], env=dict(os.environ), capture_output=True
-    )
-    assert killed.returncode == 9, killed.stderr.decode()
+    ends_with(9, dies, settings)
     (run,) = Sweep(tmp_path / "search").begun
     assert run.pruned is not None
     code, _, err = leukemia_train(*settings)

@@ -62,6 +62,11 @@ def plain_subjects(table: pd.DataFrame) -> pd.Series:
     )
 
 
+def plain_sides(table: pd.DataFrame) -> pd.Series:
+    """The side of each row `[n]` in lower case without blanks at its ends; empty where there is none."""
+    return table["side"].fillna("").astype(str).str.strip().str.lower()
+
+
 def has_subjects(table: pd.DataFrame) -> bool:
     """Whether every cell of the table has a subject."""
     return "subject" in table and bool(plain_subjects(table).notna().all())

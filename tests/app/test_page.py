@@ -364,28 +364,6 @@ def test_nothing_from_data_or_people_becomes_markup(serve, run, window):
     assert here.locator("img[src=x]").count() == 0
 
 
-def test_a_decision_whose_answer_is_lost_is_sent_again_and_written_once(serve, run, window):
-    page = serve(run)
-    here = enter(window(), page.url)
-    lost = []
-
-    def lose(route):
-        if not lost:
-            lost.append(route.fetch().status)  # it arrives, and its answer does not
-            route.abort()
-        else:
-            route.continue_()
-
-    here.route("**/api/decisions", lose)
-    here.wait_for_selector("#picture[data-shown]")  # nobody decides on what cannot be seen yet
-    here.keyboard.press("a")
-    here.wait_for_selector("text=The server does not answer")
-    assert lost == [200]
-    press(here, "a", 1)
-    assert len(page.review.store.history()) == 1
-    window.complaints.clear()  # Chromium's own, of the lost answer
-
-
 def losing_the_first_answer(lost):
     def lose(route):
         if not lost:
@@ -395,6 +373,20 @@ def losing_the_first_answer(lost):
             route.continue_()
 
     return lose
+
+
+def test_a_decision_whose_answer_is_lost_is_sent_again_and_written_once(serve, run, window):
+    page = serve(run)
+    here = enter(window(), page.url)
+    lost = []
+    here.route("**/api/decisions", losing_the_first_answer(lost))
+    here.wait_for_selector("#picture[data-shown]")  # nobody decides on what cannot be seen yet
+    here.keyboard.press("a")
+    here.wait_for_selector("text=The server does not answer")
+    assert lost == [200]
+    press(here, "a", 1)
+    assert len(page.review.store.history()) == 1
+    window.complaints.clear()  # Chromium's own, of the lost answer
 
 
 def test_a_decision_whose_answer_was_lost_can_be_taken_back_and_made_again(serve, run, window):
