@@ -18,9 +18,9 @@ import torch
 from clock import now, peak_gb
 from torch.nn import functional
 
-from leukemia.allocator import keep_freed_memory
-from leukemia.models.precision import autocast
 from leukemia.models.resnet import StagedResNet
+from leukemia.precision import autocast
+from leukemia.training.memory import keep_freed_memory
 
 FORWARD_BATCH = 16  # the fastest on two cores, of 2 to 64
 WARM_UP = 3

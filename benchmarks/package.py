@@ -16,7 +16,7 @@ from stopwatch import Stopwatch
 
 import leukemia.train
 from leukemia.config import compose
-from leukemia.models.features import FrozenFeatures
+from leukemia.data.feature_cache import FrozenFeatures
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from leukemia.data.demo import plan, write_demo
-from leukemia.models.precision import resolve_precision
+from leukemia.precision import resolve_precision
 
 PACKAGES = ("leukemia", "torch", "torchvision", "pytorch-lightning", "pillow")
 OF_ALL, LABELLED = 15_114, 12_528  # images of C-NMC, and those of its training and preliminary sets

@@ -18,7 +18,7 @@ from mean_tests import fixed_bet, hoeffding_bentkus, plug_in_betting
 from scipy.stats import norm
 
 from leukemia.evaluation.bounds import floor, needed
-from leukemia.evaluation.triage import choose
+from leukemia.evaluation.thresholds import choose
 
 # Positive and negative subjects, as C-NMC's prelim, its training set, and all 118; and the wishes.
 WISHES = {(13, 15): (0.30, 0.30), (47, 26): (0.10, 0.20), (69, 49): (0.10, 0.10)}

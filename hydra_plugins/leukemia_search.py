@@ -61,7 +61,7 @@ class Search(Sweeper):
             from leukemia.errors import InputError
 
             raise InputError("hydra/sweeper=search needs an extra: pip install 'leukemia[search]'") from None
-        from leukemia.config import slug
+        from leukemia.identity import slug
         from leukemia.runs import Run, Sweep
 
         configure_log(self.settings.hydra.hydra_logging, self.settings.hydra.verbose)
@@ -225,7 +225,7 @@ def _drawn(trial: Any, space: dict[str, Any]) -> dict[str, Any]:
 def _end_of(run: "Run") -> str:
     """How a run without a figure ended: it had `no place` to read from or to write to, it was `refused` for its
     settings, it was `cut off`, or it has `failed`."""
-    from leukemia.reporting.tables import read_status
+    from leukemia.reporting.results import read_status
 
     status = read_status(run)
     kind = str(status.get("error") or "").partition(":")[0]

@@ -1,11 +1,13 @@
 """The `leukemia` command: what is done before and after training."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
-from leukemia import __version__, commands
-from leukemia.errors import exit_readably
+from leukemia import __version__
+from leukemia.errors import InputError, exit_readably
+from leukemia.terminal import emphasised
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     check = _verb(
         of_data,
         "check",
-        commands.check,
+        _check,
         "is the folder whole? counts, unreadable files, duplicates, groups",
         "data check C-NMC_Leukemia",
     )
@@ -55,15 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     fetch = _verb(
         of_data,
         "fetch",
-        commands.fetch,
+        _fetch,
         "download C-NMC through kagglehub (extra: kaggle), then check it",
         "data fetch C-NMC_Leukemia",
     )
     fetch.add_argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
 
-    demo = _verb(
-        of_data, "demo", commands.demo, "write a synthetic C-NMC set", "data demo demo-cells --images 200"
-    )
+    demo = _verb(of_data, "demo", _demo, "write a synthetic C-NMC set", "data demo demo-cells --images 200")
     demo.add_argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
     demo.add_argument("--images", type=int, default=400, metavar="N", help="how many (default 400)")
     demo.add_argument("--seed", type=int, default=0, metavar="S")
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     report = _verb(
         verbs,
         "report",
-        commands.report,
+        _report,
         "write results.csv, results.md and report.html of a sweep or run",
         "report outputs/paper",
     )
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _verb(
         verbs,
         "evaluate",
-        commands.evaluate,
+        _evaluate,
         "figures with intervals of a run, a sweep or a table of predictions",
         "evaluate outputs/paper --json",
     )
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     triage = _verb(
         verbs,
         "triage",
-        commands.triage,
+        _triage,
         "release what is certain within bounds, send the rest to review",
         "triage outputs/paper/RUN --max-missed 0.1 --max-false-alarm 0.2",
     )
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = _verb(
         verbs,
         "predict",
-        commands.predict,
+        _predict,
         "decide on picture files, with a run or an exported model",
         "predict outputs/paper/RUN new_cells -o decisions.csv",
     )
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     explain = _verb(
         verbs,
         "explain",
-        commands.explain,
+        _explain,
         "heat maps: what speaks for the decision (extra: explain)",
         "explain outputs/paper/RUN new_cells -o pictures",
     )
@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     export = _verb(
         verbs,
         "export",
-        commands.export,
+        _export,
         "the network as one file, ONNX or safetensors (extra: onnx)",
         "export outputs/paper/RUN -o model.onnx",
     )
@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     app = _verb(
         verbs,
         "app",
-        commands.app,
+        _app,
         "the page on which an expert reviews the cells of a run (extra: app)",
         "app outputs/paper/RUN",
     )
@@ -197,6 +197,96 @@ def _verb(verbs, name, run, text, example) -> argparse.ArgumentParser:  # type: 
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def _check(options: argparse.Namespace) -> int:
+    from leukemia.data.check import check
+
+    result = check(options.folder, layout=options.layout, positive=options.positive)
+    if options.json:
+        print(json.dumps(result.to_dict(), indent=2))
+    else:
+        print(emphasised("\n".join(result.lines()), sys.stdout))
+    return 0 if result.ok else 1
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from leukemia.data.fetch import fetch
+
+    options.folder = fetch(options.folder)
+    options.layout, options.positive, options.json = "cnmc", None, False
+    return _check(options)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from leukemia.data.demo import write_demo
+
+    print(write_demo(options.folder, images=options.images, seed=options.seed))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from leukemia.reporting.html import write_report
+    from leukemia.reporting.results import results_table
+    from leukemia.reporting.summary import states
+    from leukemia.runs import Sweep
+
+    page = write_report(options.folder)
+    print(states(results_table(Sweep(options.folder))))
+    print(page)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from leukemia.commands.evaluate import evaluated
+
+    problems: list[str] = []
+    found = evaluated(options.target, options.against, as_json=options.json, problems=problems)
+    print(found if options.json else emphasised(found, sys.stdout))
+    return 1 if problems else 0
+
+
+def _triage(options: argparse.Namespace) -> int:
+    from leukemia.commands.triage import triage
+
+    return triage(
+        options.folder, options.on, options.max_missed, options.max_false_alarm, options.confidence,
+        options.unit, options.prevalence,
+    )  # fmt: skip
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from leukemia.commands.predict import predict
+
+    return predict(
+        options.model, options.paths, options.output, options.views, options.device, options.subjects,
+        options.challenge,
+    )  # fmt: skip
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from leukemia.commands.explain import explain
+    from leukemia.runs import Run
+
+    return explain(Run(options.run_folder), options.paths, options.output, options.sample, options.device)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from leukemia.inference.export import export
+    from leukemia.runs import Run
+
+    export(Run(options.run_folder), options.output, options.format)
+    return 0
+
+
+def _app(options: argparse.Namespace) -> int:
+    try:
+        from leukemia.app.serve import serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
+    return serve(options.folder, options.images, options.host, options.port)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,21 @@
 """Where the configuration lies, and the two ways to use it: compose it, and build what it names."""
 
 import difflib
-import hashlib
 import inspect
 import re
-import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import hydra.utils
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
-from hydra.experimental.callback import Callback
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from leukemia.errors import InputError
-from leukemia.locks import alone_in
-from leukemia.resume import flatten, is_identity
-from leukemia.runs import Sweep, remove_left_behind
+from leukemia.identity import flatten, slug
 
-TOLD_FIRST = ("model.depth", "model.trainable_from", "data.split", "data.fold", "seed")  # in a folder's name
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 WHOLE_NUMBERS = (  # key, least, most
     ("seed", 0, 2**32 - 1),
@@ -34,8 +25,6 @@ WHOLE_NUMBERS = (  # key, least, most
     ("trainer.num_nodes", 1, 10_000),
     ("callbacks.early_stopping.patience", 0, 100_000),
 )
-GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-SUBDIR = "${leukemia.slug:${hydra.overrides.task}}"
 ALLOWED = ("leukemia.", "pytorch_lightning.", "torch.")
 
 
@@ -106,7 +95,7 @@ def resolve_auto(config: DictConfig) -> DictConfig:
     import torch
 
     from leukemia.models.classifier import side_names
-    from leukemia.models.precision import resolve_precision
+    from leukemia.precision import resolve_precision
 
     config = config.copy()
     for key, least, most in WHOLE_NUMBERS:
@@ -167,25 +156,6 @@ def explain(error: Exception) -> str:
     return f"there is no setting {key}{_did_you_mean(key, list(settings))}"
 
 
-def slug(overrides: Sequence[str]) -> str:
-    """A folder's name for a run: its overrides in short, and a hash of them in full.
-
-    What does not change the result (where the data lie, names, hardware) is left out. No `=` and no `/`.
-    """
-    last = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
-    kept = {key: value for key, value in last.items() if is_identity(key)}
-    digest = hashlib.blake2b(repr(sorted(kept.items())).encode(), digest_size=4).hexdigest()
-    told = [key for key in TOLD_FIRST if key in kept]
-    told += sorted(key for key in kept if key not in (*told, "experiment"))
-    words = [f"{key.rpartition('.')[2]}-{Path(kept[key]).name}" for key in told]
-    clean = [
-        re.sub(r"[^A-Za-z0-9.,]+", "-", word.replace("trainable_from", "from")).strip("-") for word in words
-    ]
-    while len("_".join(clean)) > 80:
-        clean.pop()
-    return f"{'_'.join(clean) or 'default'}-{digest}"
-
-
 def monitor_mode(monitor: str) -> str:
     """Whether a monitored figure is better when small or when large."""
     return "min" if monitor.endswith("loss") else "max"
@@ -227,44 +197,6 @@ def _did_you_mean(name: str, known: list[str]) -> str:
     near += [by_last[key] for key in difflib.get_close_matches(name.rpartition(".")[2], list(by_last), n=2)]
     unique = list(dict.fromkeys(near))[:3]
     return f"; did you mean {' or '.join(unique)}?" if unique else ""
-
-
-def grid_names(config: DictConfig) -> list[str]:
-    """The names of the run folders of a multirun's grid; none where it is no grid, or names them in another way."""
-    hydra_config = OmegaConf.to_container(config.hydra, resolve=False)
-    assert isinstance(hydra_config, dict)
-    if hydra_config["sweeper"]["_target_"] != GRID or hydra_config["sweep"]["subdir"] != SUBDIR:
-        return []
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
-    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    return list(dict.fromkeys(slug(job) for job in jobs))
-
-
-class SweepWatch(Callback):
-    """What this process saw of a sweep, whose folder it keeps others out of; Hydra builds it and calls it."""
-
-    folder: ClassVar[Path | None] = None
-    ended: ClassVar[list[tuple[Path, Exception | None]]] = []  # run folder, and why it failed
-    held: ClassVar[ExitStack] = ExitStack()  # what is given back when the program ends
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir).absolute()
-        try:
-            SweepWatch.held.enter_context(alone_in(folder))
-        except InputError as error:  # of exceptions Hydra would only warn, and go on
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        remove_left_behind(folder)
-        with suppress(HydraException, InputError):  # which the sweep itself meets, and tells
-            if names := grid_names(config):
-                Sweep(folder).plan(names, len(names))
-
-    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
-        job_return.cfg = job_return.hydra_cfg = None  # Hydra keeps what a job returns to the end of a sweep
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        SweepWatch.folder = Path(config.hydra.sweep.dir).absolute()
 
 
 OmegaConf.register_new_resolver("leukemia.slug", lambda overrides: slug(list(overrides)), replace=True)

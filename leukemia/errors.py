@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from leukemia.shell import emphasised
+from leukemia.terminal import emphasised
 
 UNUSABLE_PLACE = {
     errno.EACCES,

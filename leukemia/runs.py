@@ -6,24 +6,21 @@ to open, and a notebook can read a run without Hydra, Lightning or a GPU.
 
 import csv
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from leukemia.errors import InputError, PlaceError, unusable_place
+from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import parse_table
-from leukemia.plain_data import dump_yaml, parse_json, parse_yaml, read_text
+from leukemia.storage.atomic import write_text
+from leukemia.storage.plain_files import dump_yaml, parse_json, parse_yaml, read_text
 
-UNFINISHED = ".tmp"  # how the names of files end that are being written
 STATES = ("running", "done", "interrupted", "failed")
 PLAN = "sweep.json"
 PRUNED = "pruned.json"  # where a search stopped a run early
@@ -225,49 +222,3 @@ class Sweep:
             return parse_json(read_text(self.folder / PLAN), PLAN)
         except (FileNotFoundError, InputError):
             return {}
-
-
-def remove_if_empty(folder: Path) -> None:
-    """Remove a folder, and then the one around it, where nothing is in them."""
-    for empty in (folder, folder.parent):
-        try:
-            empty.rmdir()
-        except OSError:
-            return
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; see `written_whole`."""
-    with written_whole(path) as file:
-        file.write(text.encode())
-
-
-def remove_left_behind(folder: Path) -> None:
-    """Remove what killed writers left in a folder that nobody writes to now."""
-    for path in folder.glob(f".*{UNFINISHED}"):
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its place only once it is complete and on the disk: a killed writer leaves the old one.
-
-    Raises:
-        PlaceError: if it cannot be written, or the disk is full; the old file stays.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            os.unlink(temporary)
-        if reason := unusable_place(error):
-            raise PlaceError(f"cannot write {path}: {reason}") from None
-        raise

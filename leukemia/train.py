@@ -6,46 +6,28 @@ import os
 import sys
 import traceback
 import warnings
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import hydra
-import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from leukemia import signals
-from leukemia.allocator import keep_freed_memory
-from leukemia.checkpoints import checkpoint_to_continue, read_checkpoint
-from leukemia.config import (
-    SweepWatch,
-    absolute_paths,
-    asks_for_several_devices,
-    build,
-    conf_dir,
-    explain,
-    resolve_auto,
-)
-from leukemia.data.datamodule import CellDataModule
+from leukemia.config import asks_for_several_devices, conf_dir, explain
 from leukemia.errors import (
     InputError,
-    clear_about_limits,
     exit_readably,
 )
-from leukemia.figures import write_figures
-from leukemia.locks import alone_in
-from leukemia.models.classifier import CellClassifier
-from leukemia.ranks import Meeting, meeting
 from leukemia.reporting.words import duration
-from leukemia.resume import claim
-from leukemia.runs import Run, Sweep, remove_if_empty
-from leukemia.status import begun_by_this_job, record_refusal, recorded, time_left
-from leukemia.trainer import build_trainer
+from leukemia.runs import Run, Sweep
+from leukemia.storage.atomic import remove_if_empty
+from leukemia.training import signals
+from leukemia.training.run import _plain, best_monitored, train
+from leukemia.training.status import record_refusal, time_left
+from leukemia.training.sweep import SweepWatch
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +46,7 @@ def main() -> None:
                 raise  # else Hydra's own, of a group that is set to null
             raise InputError("a group of settings is null: leave it out with ~GROUP, as ~logger") from None
         if SweepWatch.folder is not None:
-            from leukemia.finish import end_sweep
+            from leukemia.training.sweep import end_sweep
 
             sys.exit(end_sweep(SweepWatch.folder, SweepWatch.ended, SweepWatch.held))
         for _, failure in SweepWatch.ended:
@@ -84,79 +66,6 @@ def prepare_process() -> None:
     warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # frozen stages are
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", "The `srun` command is available")  # of a run on this machine itself
-
-
-def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
-    """Train the run that a configuration describes, and write its folder.
-
-    Args:
-        config: as composed.
-        folder: of the run; an unfinished run in it is continued as `config.resume` says.
-        skip_done: leave a finished run of the same settings as it is, instead of refusing it.
-
-    Raises:
-        InputError: if the settings, the data or the folder cannot be used; nothing is lost then.
-    """
-    with meeting(config.trainer.num_nodes) as processes, clear_about_limits(folder, _less_memory(config)):
-        if processes.first:
-            with alone_in(folder):
-                return _train(config, Run(folder), processes, skip_done)
-        return _train(config, Run(folder), processes, skip_done)
-
-
-def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) -> Run:
-    first = processes.first
-    config = absolute_paths(config)
-    wanted = _plain(config)
-    if not first:
-        decided = processes.hear()
-        state = decided["state"]
-        if state == "refused":
-            processes.end_after_first()
-        run = Run(Path(decided["folder"]))
-        if state == "done":
-            return run
-        config.trainer.precision = decided["precision"]
-        config.data.features = decided["features"]
-    config = resolve_auto(config)
-    keep_freed_memory()
-    pl.seed_everything(config.seed, verbose=False)
-    torch.backends.cudnn.deterministic = True
-    data: CellDataModule = build(config.data, seed=config.seed, max_gb=config.cache.max_gb)
-    model: CellClassifier = build(config.model, classes=list(data.classes))
-    if config.compile and config.trainer.accelerator == "cpu":
-        log.info("compile=true: left out, because on a processor it takes a minute or two and gains nothing")
-    elif config.compile:
-        model.net.compile()
-    if first:
-        data.prepare_data()
-        resume = "auto" if begun_by_this_job(run) else config.resume
-        state = claim(run, wanted, data.cells, resume)
-        if state == "done":
-            done = _already_done(run, skip_done)
-            processes.tell({"state": "done", "folder": str(run.folder.absolute())}, await_others=True)
-            return done
-        log.info("%s %s\n%s", run.name, "goes on" if state == "continue" else "starts", data.describe())
-        if state == "continue":  # as it was chosen then
-            config.trainer.precision = run.config["trainer"]["precision"]
-            data.features = run.config["data"].get("features", "off")
-    trainer = build_trainer(config, run)
-    device = trainer.strategy.root_device.type
-    config.data.features = data.choose_features(model, device, str(trainer.precision))
-    if first and state == "start":
-        config.data.root = str(data.root.absolute())
-        run.write_config(_plain(config))
-        run.write_table("cells.csv", data.cells)
-    if first:
-        chosen = {"precision": str(config.trainer.precision), "features": config.data.features}
-        processes.tell({"state": state, "folder": str(run.folder.absolute()), **chosen})
-    with recorded(run) if first else nullcontext(), clear_about_limits(run.folder, _less_memory(config)):
-        checkpoint = checkpoint_to_continue(run) if state == "continue" else None
-        if checkpoint is None or not _is_over(checkpoint, trainer.max_epochs):
-            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        if first:
-            write_figures(run, data, trainer)
-    return run
 
 
 def task_of_a_job(config: DictConfig) -> float | None:
@@ -199,45 +108,6 @@ def task_of_a_job(config: DictConfig) -> float | None:
 
 
 _task = hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")(task_of_a_job)
-
-
-def best_monitored(run: Run) -> float | None:
-    """The monitored figure of a finished run at its best epoch; None where there is none."""
-    try:
-        monitor = run.config["callbacks"]["early_stopping"]["monitor"]
-        return float(run.history.set_index("epoch").loc[run.metrics["best_epoch"], monitor])
-    except (InputError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _less_memory(config: DictConfig) -> str:
-    return (
-        f"take a smaller data.batch_size (it is {config.data.batch_size}) or data.image_size "
-        f"(it is {config.data.image_size}), or a machine with more; what was finished is kept"
-    )
-
-
-def _is_over(checkpoint: Path, max_epochs: int | None) -> bool:
-    """Whether training had come to its end when the checkpoint was written."""
-    state = read_checkpoint(checkpoint)
-    stopped = any(callback.get("stopped_epoch") for callback in state["callbacks"].values())
-    return bool(stopped) or len(state["history"]) >= (max_epochs or float("inf"))
-
-
-def _already_done(run: Run, skip_done: bool) -> Run:
-    if not skip_done:
-        raise InputError(
-            f"{run.folder} holds this run, finished: see its metrics.json, choose another folder "
-            "(hydra.run.dir=DIR or name=NAME), or run it again with resume=restart"
-        )
-    log.info("%s is done already", run.name)
-    return run
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return plain  # type: ignore[return-value]
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def small(demo_root) -> list[str]:
 @pytest.fixture
 def leukemia_train(monkeypatch, capfd):
     """The command `leukemia-train`, in this process: call it with overrides, get (exit code, stdout, stderr)."""
-    from leukemia.config import SweepWatch
     from leukemia.train import main
+    from leukemia.training.sweep import SweepWatch
 
     def call(*overrides: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["leukemia-train", *map(str, overrides)])

@@ -56,7 +56,7 @@ def test_every_verbs_help_shows_an_example_that_can_be_typed(verb, capsys):
     assert stop.value.code == 0
     example = capsys.readouterr().out.split("example:\n  leukemia ")[1].strip()
     options = _parser().parse_args(shlex.split(example))
-    assert options.run.__name__ == verb[-1]
+    assert options.run.__name__ == f"_{verb[-1]}"
 
 
 def test_there_is_no_verb_without_a_test_of_its_help_and_the_commands_own_help_has_examples(capsys):

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from leukemia.config import asks_for_several_devices, build, compose, conf_dir, grid_names, resolve_auto, slug
+from leukemia.config import asks_for_several_devices, build, compose, conf_dir, resolve_auto
 from leukemia.errors import InputError
+from leukemia.identity import grid_names, slug
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_build_refuses_what_is_not_allowed_by_name():
         "torch.serialization.os.system",
         "leukemia.runs.Path",
         "leukemia.config.build",  # no class
-        "leukemia.config.SweepWatch",  # Hydra's own callback
+        "leukemia.training.sweep.SweepWatch",  # Hydra's own callback
         "torch.hub.load",
         "torch.load",
         "torch.package.PackageImporter",  # runs what it is given

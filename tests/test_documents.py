@@ -13,7 +13,7 @@ import pytest
 from leukemia.cli import main
 from leukemia.config import compose
 from leukemia.data.demo import write_demo
-from leukemia.train import train
+from leukemia.training.run import train
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

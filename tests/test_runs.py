@@ -8,7 +8,8 @@ import pytest
 from filelock import FileLock
 
 from leukemia.errors import InputError
-from leukemia.runs import Run, Sweep, write_text
+from leukemia.runs import Run, Sweep
+from leukemia.storage.atomic import write_text
 
 
 def test_a_table_keeps_subjects_as_written(tmp_path):

@@ -18,7 +18,7 @@ from leukemia.app.uploads import subject_of
 from leukemia.data.files import existing_folder, is_image, list_files, natural
 from leukemia.data.pixels import at_native_size, decode, pixel_hash
 from leukemia.errors import InputError
-from leukemia.runs import written_whole
+from leukemia.storage.atomic import written_whole
 
 BATCH = 16
 MOST_PROBLEMS = 50

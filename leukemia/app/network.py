@@ -106,7 +106,7 @@ def _start(folder: str) -> None:
 
 def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     if "scorer" not in _network:
-        from leukemia.inference import run_scorer
+        from leukemia.inference.torch_predictor import run_scorer
 
         _network["scorer"] = run_scorer(Run(_network["folder"]))
     logits: NDArray[np.float64] = _network["scorer"].logits(pixels)
@@ -114,10 +114,10 @@ def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:
-    from leukemia.explain import heat_maps
+    from leukemia.inference.gradcam import heat_maps
 
     if "model" not in _network:
-        from leukemia.checkpoints import load_classifier
+        from leukemia.models.checkpoint import load_classifier
 
         _network["model"] = load_classifier(Run(_network["folder"]).best_checkpoint)
     (heat,) = heat_maps(_network["model"], pixels[None], [positive])

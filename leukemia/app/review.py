@@ -19,7 +19,8 @@ from leukemia.app.store import Store
 from leukemia.app.uploads import tells_class
 from leukemia.data.pixels import fit
 from leukemia.evaluation.predictions import sigmoid
-from leukemia.runs import Run, written_whole
+from leukemia.runs import Run
+from leukemia.storage.atomic import written_whole
 
 FOLDER = "review"  # in that of the run
 

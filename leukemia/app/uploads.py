@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from leukemia.data.cnmc_labels import CELL
 from leukemia.data.files import is_image, stem
-from leukemia.data.labels import CELL
 from leukemia.data.pixels import decode
 from leukemia.errors import InputError
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from leukemia.data.cells import scan_cells
 from leukemia.data.check_result import Check, Count
+from leukemia.data.class_folders import scan_cells
+from leukemia.data.cnmc import CLASSES, SPLITS, scan_index
 from leukemia.data.duplicates import find_duplicates
-from leukemia.data.index import CLASSES, SPLITS, scan_index
 from leukemia.data.pixels import CNMC_SIZE, at_native_size, decode, pixel_hash
 from leukemia.data.problems import Kind, Problems
 from leukemia.errors import InputError

@@ -9,18 +9,18 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 
-from leukemia.cache import cached_folder
-from leukemia.data.batches import Batch, Batches
-from leukemia.data.cells import read_cells
-from leukemia.data.index import CLASSES, read_index
+from leukemia.data.class_folders import read_cells
+from leukemia.data.cnmc import CLASSES, read_index
+from leukemia.data.handcrafted import cell_shapes
+from leukemia.data.loader import Batch, Batches
 from leukemia.data.pixels import CNMC_SIZE, RESIZES, Pixels, load_pixels
-from leukemia.data.shape import cell_shapes
 from leukemia.data.sources import Sources
 from leukemia.data.splits import SIDES, SPLITS, assign_sides, leaking, sides_table
 from leukemia.data.transforms import AUGMENTATIONS, VIEWS, augment
 from leukemia.errors import InputError
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.resnet import StagedResNet
+from leukemia.storage.cache import cached_folder
 
 LAYOUTS = ("cnmc", "cells")
 SWITCH = ("auto", "off")

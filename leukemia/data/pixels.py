@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from leukemia.cache import cached_folder, claimed_array
 from leukemia.errors import InputError
+from leukemia.storage.cache import cached_folder, claimed_array
 
 VERSION = 2  # of what the map holds: counted up when the same files would give other pixels
 RESIZES = ("squash", "crop")

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from leukemia.cache import UnusableCacheError
+from leukemia.data.array_store import Stored, resident
+from leukemia.data.feature_cache import FrozenFeatures, Part, why_not
 from leukemia.data.pixels import Pixels
-from leukemia.data.stored import Stored, resident
 from leukemia.data.transforms import VIEWS
-from leukemia.models.features import FrozenFeatures, Part, why_not
 from leukemia.models.resnet import StagedResNet
+from leukemia.storage.cache import UnusableCacheError
 
 log = logging.getLogger(__name__)
 _tell = rank_zero_only(log.info)

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.utilities import dim_zero_cat
 
-from leukemia.data.batches import Batch
+from leukemia.data.loader import Batch
 from leukemia.data.transforms import normalise
 from leukemia.errors import DivergedError, InputError
-from leukemia.models.curves import Curves
+from leukemia.models.metrics import Curves
 from leukemia.models.optim import OPTIMIZERS, check_optimisation, parameter_groups, schedule_factor
 from leukemia.models.resnet import StagedResNet, check_schedule, thawed_from
 from leukemia.models.weights import load_weights

@@ -11,7 +11,7 @@ from torchvision.models import get_model_weights
 
 from leukemia.errors import InputError
 from leukemia.models.resnet import StagedResNet
-from leukemia.torch_files import read_torch_file, reason_of
+from leukemia.storage.torch_files import read_torch_file, reason_of
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
-from leukemia.evidence import Model, comparisons, figures_of, model_of, predictions_of
 from leukemia.reporting import evidence_plots, evidence_tables, words
-from leukemia.reporting.printed import Printed
-from leukemia.reporting.tables import combinations
+from leukemia.reporting.evidence import Model, comparisons, figures_of, model_of, predictions_of
+from leukemia.reporting.results import combinations
+from leukemia.reporting.text_tables import Printed
 from leukemia.runs import Run, Sweep
 
 MOST_SETTINGS = 12

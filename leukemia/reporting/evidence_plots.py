@@ -12,7 +12,7 @@ from leukemia.evaluation.calibration import cross_fitted, reliability
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import arrays
 from leukemia.evaluation.selective import curve_of
-from leukemia.evaluation.triage import outcome
+from leukemia.evaluation.thresholds import outcome
 from leukemia.reporting import drawing
 
 ROW = 0.125  # inches of a subject's bar

@@ -5,11 +5,11 @@ from typing import Any
 import pandas as pd
 
 from leukemia.evaluation.policy import Policy
-from leukemia.evaluation.triage import outcome
-from leukemia.reporting.printed import Printed
+from leukemia.evaluation.thresholds import outcome
+from leukemia.reporting.text_tables import Printed
 from leukemia.reporting.words import fraction, percent, points, whole
 
-Found = list[dict[str, Any]]  # what `leukemia.evidence.figures_of` says of each setting
+Found = list[dict[str, Any]]  # what `leukemia.reporting.evidence.figures_of` says of each setting
 
 CELLS = {
     "accuracy": "Accuracy %",

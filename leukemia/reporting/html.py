@@ -10,12 +10,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from leukemia.evaluation.predictions import validate_predictions
-from leukemia.reporting import drawing, plots, printed, summary, words
+from leukemia.reporting import drawing, plots, summary, text_tables, words
 from leukemia.reporting.evidence_page import Evidence, evidence
 from leukemia.reporting.markdown import results_md
 from leukemia.reporting.model_card import model_card
-from leukemia.reporting.tables import combinations, read_settings, read_status, results_table
-from leukemia.runs import Run, Sweep, write_text
+from leukemia.reporting.results import combinations, read_settings, read_status, results_table
+from leukemia.runs import Run, Sweep
+from leukemia.storage.atomic import write_text
 
 MOST_CURVES = 24  # with more pictures than this of a kind, a page is neither read nor small
 MOST_PANELS = 12
@@ -72,13 +73,13 @@ def report_html(name: str, sweep: Sweep, results: pd.DataFrame, proof: Evidence)
         leak_statement=leak_statement,
         chosen_statement=summary.chosen_statement(results),
         study_statement=summary.study_statement(results),
-        grid=printed.grid_table(results),
-        grid_figures=printed.grid_figures_table(results),
-        study=printed.study_table(),
-        figures=printed.figures_table(results),
-        training=printed.training_table(results),
-        subjects=printed.subjects_table(results),
-        failures=printed.failures_table(results),
+        grid=text_tables.grid_table(results),
+        grid_figures=text_tables.grid_figures_table(results),
+        study=text_tables.study_table(),
+        figures=text_tables.figures_table(results),
+        training=text_tables.training_table(results),
+        subjects=text_tables.subjects_table(results),
+        failures=text_tables.failures_table(results),
         heat_maps=_pictures(plots.heat_maps(results)),
         rocs=_pictures(plots.roc_curves(results, predictions)),
         confusions=_pictures(plots.confusion_matrices(results, predictions)),

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from leukemia.reporting import printed, summary
+from leukemia.reporting import summary, text_tables
 from leukemia.reporting.evidence_page import Evidence
-from leukemia.reporting.printed import Printed
+from leukemia.reporting.text_tables import Printed
 
 
 def results_md(name: str, results: pd.DataFrame, proof: Evidence) -> str:
@@ -19,26 +19,26 @@ def results_md(name: str, results: pd.DataFrame, proof: Evidence) -> str:
             "## Depth and freezing",
             "Mean ± standard deviation over seeds and folds; n is their number.",
         ]
-        blocks += [table(printed.grid_table(results)), table(printed.grid_figures_table(results))]
+        blocks += [table(text_tables.grid_table(results)), table(text_tables.grid_figures_table(results))]
     if proof.tables:
         blocks += ["## Intervals and baselines", "\n\n".join(map(_escape, proof.notes))]
         blocks += [table(found) for found in proof.tables.values() if found.rows]
     for triaged in proof.triaged:
         blocks += [f"### Triage: {_escape(triaged.name)}", "\n\n".join(map(_escape, triaged.said))]
         blocks.append(table(triaged.table))
-    blocks += ["## Seed study", _escape(summary.study_statement(results)), table(printed.study_table())]
+    blocks += ["## Seed study", _escape(summary.study_statement(results)), table(text_tables.study_table())]
     if results["accuracy"].notna().any():
-        blocks += ["## Every run", table(printed.figures_table(results))]
-        blocks += ["### Training", table(printed.training_table(results))]
+        blocks += ["## Every run", table(text_tables.figures_table(results))]
+        blocks += ["### Training", table(text_tables.training_table(results))]
         if results["subjects.n"].notna().any():
-            blocks += ["### Subjects", table(printed.subjects_table(results))]
-    if (failures := printed.failures_table(results)).rows:
+            blocks += ["### Subjects", table(text_tables.subjects_table(results))]
+    if (failures := text_tables.failures_table(results)).rows:
         blocks += ["## Runs without figures", table(failures)]
     return "\n\n".join(blocks) + "\n"
 
 
 def table(printed_table: Printed) -> str:
-    """A printed table as Markdown: the marks of all rows above it, those of some in a last column."""
+    """A text_tables table as Markdown: the marks of all rows above it, those of some in a last column."""
     marked = any(printed_table.own_marks)
     header = [*map(_escape, printed_table.columns), *(["Marks"] if marked else [])]
     rules = [":--" if place < printed_table.words else "--:" for place in range(len(printed_table.columns))]

@@ -6,7 +6,7 @@ import pandas as pd
 
 from leukemia.evaluation.policy import Policy
 from leukemia.reporting import summary, words
-from leukemia.reporting.printed import is_synthetic
+from leukemia.reporting.text_tables import is_synthetic
 
 CNMC = (
     "C-NMC 2019 (Gupta and Gupta, The Cancer Imaging Archive, DOI 10.7937/tcia.2019.dc64i46r), licence CC BY 3.0: cite "

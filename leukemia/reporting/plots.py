@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from leukemia.evaluation.metrics import confusion
 from leukemia.reporting import drawing, words
-from leukemia.reporting.tables import combinations, stage_place
+from leukemia.reporting.results import combinations, stage_place
 
 Combination = tuple[dict[str, Any], pd.DataFrame]
 SIDES = (

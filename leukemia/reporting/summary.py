@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from leukemia.reporting import words
-from leukemia.reporting.printed import is_cnmc, is_synthetic
-from leukemia.reporting.tables import combinations, differing
+from leukemia.reporting.results import combinations, differing
+from leukemia.reporting.text_tables import is_cnmc, is_synthetic
 
 
 def headline(results: pd.DataFrame) -> list[str]:

@@ -19,8 +19,8 @@ from leukemia.app.intake import Intake
 from leukemia.app.pictures import Pictures
 from leukemia.app.review import Review
 from leukemia.app.server import create_app
+from leukemia.data.cnmc import read_index
 from leukemia.data.demo import write_demo
-from leukemia.data.index import read_index
 from leukemia.data.pixels import load_pixels
 from leukemia.data.splits import assign_sides
 from leukemia.evaluation.policy import Policy

@@ -15,7 +15,7 @@ from PIL import Image
 from leukemia.app.export import consensus, decisions_csv, manifest_csv, train_command
 from leukemia.app.review import Review
 from leukemia.config import compose
-from leukemia.data.cells import read_cells
+from leukemia.data.class_folders import read_cells
 from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import InputError
 from leukemia.runs import Run

@@ -2,7 +2,7 @@
 
 import pytest
 
-from leukemia.data.index import read_index
+from leukemia.data.cnmc import read_index
 from leukemia.data.pixels import load_pixels
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 from leukemia.data import check as module
 from leukemia.data.check import KNOWN, check
 from leukemia.data.check_result import Check
+from leukemia.data.cnmc import read_index, scan_index
+from leukemia.data.cnmc_labels import COLUMNS as TABLE_COLUMNS
 from leukemia.data.duplicates import find_duplicates
-from leukemia.data.index import read_index, scan_index
-from leukemia.data.labels import COLUMNS as TABLE_COLUMNS
 from leukemia.data.splits import join_groups
 from leukemia.errors import InputError
 

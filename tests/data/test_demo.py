@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from leukemia.data import demo
+from leukemia.data.cnmc import read_index
 from leukemia.data.demo import plan, write_demo
-from leukemia.data.index import read_index
 from leukemia.data.splits import assign_sides
 from leukemia.errors import InputError
 

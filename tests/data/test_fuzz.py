@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leukemia.data.cells import scan_cells
 from leukemia.data.check import check
-from leukemia.data.index import scan_index
+from leukemia.data.class_folders import scan_cells
+from leukemia.data.cnmc import scan_index
 from leukemia.data.pixels import MAX_PIXELS, decode
 from leukemia.errors import InputError
 from leukemia.evaluation.predictions import read_predictions

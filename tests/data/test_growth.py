@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from leukemia.data import pixels
-from leukemia.data.index import read_index
+from leukemia.data.cnmc import read_index
 from leukemia.data.splits import assign_sides
 
 SUBJECTS = 118

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leukemia.cache import cache_dir
 from leukemia.data import pixels
 from leukemia.data.pixels import centre_crop, decode, fit, load_pixels, pixel_hash
 from leukemia.errors import InputError
+from leukemia.storage.cache import cache_dir
 
 
 def write_cells(folder, count=4, size=40):

@@ -10,14 +10,14 @@ import pytorch_lightning as pl
 import torch
 
 from leukemia import predict_logits
-from leukemia.cache import cache_dir
-from leukemia.checkpoints import load_classifier
 from leukemia.config import build, compose
 from leukemia.data.datamodule import CellDataModule
+from leukemia.data.feature_cache import FrozenFeatures
+from leukemia.models.checkpoint import load_classifier
 from leukemia.models.classifier import CellClassifier
-from leukemia.models.features import FrozenFeatures
 from leukemia.runs import Run
-from leukemia.train import train
+from leukemia.storage.cache import cache_dir
+from leukemia.training.run import train
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def test_of_two_runs_at_once_one_computes_and_the_other_waits(small, tmp_path):
         "import sys, time\n"
         "from pathlib import Path\n"
         "from leukemia import compose\nfrom leukemia.train import train\n"
-        "from leukemia.models.features import FrozenFeatures\n"
+        "from leukemia.data.feature_cache import FrozenFeatures\n"
         "compute = FrozenFeatures._compute\n"
         "def slow(self, part, folder):\n"
         "    print(len(part[0]), file=open(sys.argv[1], 'a'))\n"

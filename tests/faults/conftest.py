@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from leukemia.checkpoints import read_checkpoint
 from leukemia.config import compose
+from leukemia.models.checkpoint import read_checkpoint
 from leukemia.runs import Run
-from leukemia.train import train
+from leukemia.training.run import train
 
 INJECTED = str(Path(__file__).with_name("injected.py"))
 CONTEXT = multiprocessing.get_context("forkserver")

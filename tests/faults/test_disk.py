@@ -4,14 +4,14 @@ import os
 
 import pytest
 
-from leukemia.cache import UnusableCacheError, cache_dir
 from leukemia.config import compose
 from leukemia.data.datamodule import CellDataModule
 from leukemia.data.demo import write_demo
 from leukemia.errors import InputError
 from leukemia.reporting.html import write_report
 from leukemia.runs import Run
-from leukemia.train import train
+from leukemia.storage.cache import UnusableCacheError, cache_dir
+from leukemia.training.run import train
 
 FULL = r"No space left on device; make room there"
 PIXELS = 32 * 32 * 3  # bytes of a cell
@@ -77,7 +77,7 @@ def test_activations_that_do_not_fit_leave_training_to_the_pixels(
     disk = small_disk("-t", "tmpfs", "-o", "size=1m", "tmpfs")
     monkeypatch.setenv("LEUKEMIA_CACHE", str(disk))
     monkeypatch.setattr(
-        "leukemia.models.features.shutil.disk_usage", lambda place: type("", (), {"free": 1e9})
+        "leukemia.data.feature_cache.shutil.disk_usage", lambda place: type("", (), {"free": 1e9})
     )
     run = train(compose(command("data.augment=views")), tmp_path / "run")
     assert run.metrics["n_images"] == undisturbed.metrics["n_images"]

@@ -10,8 +10,8 @@ from leukemia.runs import Run, Sweep
 
 IN_THE_CACHE = (
     "at leukemia.data.pixels.fit:50",
-    "at leukemia.cache.write_checksums:1",
-    "at leukemia.models.features.FrozenFeatures._activations:10",
+    "at leukemia.storage.cache.write_checksums:1",
+    "at leukemia.data.feature_cache.FrozenFeatures._activations:10",
 )
 IN_AN_EPOCH = "at leukemia.models.classifier.CellClassifier.training_step:9"  # the second
 IN_THE_RUN = (  # in the order in which they come

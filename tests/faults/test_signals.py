@@ -6,12 +6,12 @@ import signal
 
 import pytest
 
-from leukemia import signals
-from leukemia.checkpoints import read_checkpoint
 from leukemia.config import compose
+from leukemia.models.checkpoint import read_checkpoint
 from leukemia.models.classifier import CellClassifier
 from leukemia.runs import Run, Sweep
-from leukemia.train import train
+from leukemia.training import signals
+from leukemia.training.run import train
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +132,7 @@ def test_outside_of_training_a_signal_ends_the_run_at_once(monkeypatch, tmp_path
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("went on")
 
-    monkeypatch.setattr("leukemia.train.write_figures", signalled)
+    monkeypatch.setattr("leukemia.training.run.write_figures", signalled)
     with pytest.raises(SystemExit) as left:
         train(compose([*settings, "trainer.max_epochs=1"]), tmp_path / "run")
     assert left.value.code == 143
@@ -143,7 +143,7 @@ def test_a_signal_that_python_swallows_ends_the_sweep_before_its_next_run(
     monkeypatch, tmp_path, settings, leukemia_train
 ):
     """As one that comes while an object is cleared away, where an exit is lost."""
-    from leukemia import train as module
+    from leukemia.training import run as module
 
     write = module.write_figures
 
@@ -152,7 +152,7 @@ def test_a_signal_that_python_swallows_ends_the_sweep_before_its_next_run(
         with contextlib.suppress(SystemExit):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("leukemia.train.write_figures", swallowed)
+    monkeypatch.setattr("leukemia.training.run.write_figures", swallowed)
     sweep = [
         *settings,
         "trainer.max_epochs=1",

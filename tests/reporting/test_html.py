@@ -12,7 +12,7 @@ from filelock import FileLock
 from leukemia.errors import InputError
 from leukemia.reporting import html
 from leukemia.reporting.html import write_report
-from leukemia.reporting.tables import GONE
+from leukemia.reporting.results import GONE
 from leukemia.runs import Sweep
 
 Maker = Callable[..., Any]

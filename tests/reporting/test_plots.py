@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from leukemia.reporting import drawing, plots
-from leukemia.reporting.tables import results_table
+from leukemia.reporting.results import results_table
 from leukemia.runs import Sweep
 
 Maker = Callable[..., Any]

@@ -9,7 +9,7 @@ import pytest
 
 from leukemia.config import compose
 from leukemia.runs import Run
-from leukemia.train import train
+from leukemia.training.run import train
 
 
 @pytest.mark.timeout(600)

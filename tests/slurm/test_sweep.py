@@ -10,8 +10,8 @@ import pandas as pd
 import psutil
 import pytest
 
+from leukemia.reporting.results import read_status, results_table
 from leukemia.reporting.summary import states
-from leukemia.reporting.tables import read_status, results_table
 from leukemia.runs import Run, Sweep
 
 GRID = ("model.trainable_from=head,layer4", "seed=0,1")

@@ -1,0 +1,210 @@
+"""`leukemia explain`: heat maps of cells as pictures, and how much of a run's attention falls on the background."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from leukemia.commands.predict import decoded
+from leukemia.data.files import find_pictures
+from leukemia.errors import InputError
+from leukemia.evaluation.predictions import sigmoid
+from leukemia.inference.gradcam import PLACE, background, cell_alone, heat_maps, on_background
+from leukemia.inference.predictor import Scorer
+from leukemia.inference.torch_predictor import run_scorer
+from leukemia.models.checkpoint import load_classifier
+from leukemia.models.classifier import CellClassifier
+from leukemia.reporting.overlays import THUMBNAIL, contact_sheet, side_by_side
+from leukemia.runs import Run
+from leukemia.storage.atomic import write_text, written_whole
+
+SAMPLE = 200  # of a run's reported cells
+ON_SHEET = 16  # cells of a class
+TELLABLE = 0.05  # between a map of the cell alone and an even one
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A cell, its heat map, and what is said of them."""
+
+    path: str
+    pixels: NDArray[np.uint8]  # (S, S, 3)
+    heat: NDArray[np.float32]  # (S, S)
+    logit: float
+    decision: str  # at probability 0.5, which the map explains
+    on_background: float
+    cell_alone: float
+    background: float
+
+    @property
+    def caption(self) -> list[str]:
+        share = (
+            "nothing speaks for it" if np.isnan(self.on_background) else f"{self.on_background:.0%} on black"
+        )
+        return [Path(self.path).name, f"{self.decision}, p {sigmoid(self.logit):.2f}, {share}"]
+
+
+def explain(
+    run: Run,
+    paths: Sequence[str] = (),
+    output: Path | None = None,
+    sample: int = SAMPLE,
+    device: str = "auto",
+) -> int:
+    """Write attention.json, the contact sheet attention.png, and for paths a picture of each cell.
+
+    Without paths it is about a random sample of the cells that the run's figures are of, and both files lie in the
+    run folder, where the report finds them.
+
+    Args:
+        run: finished.
+        paths: files, folders (everything in them) or globs.
+        output: a folder, made where there is none; by default `explained` in the current one.
+        sample: how many of the run's cells.
+        device: `auto`, `cpu`, `cuda`, ...
+
+    Returns:
+        0, or 1 where pictures could not be read.
+    Raises:
+        InputError: if there is no picture, or the run, its cells or the output cannot be used.
+    """
+    if paths:
+        files, about, folder = find_pictures(paths), {"sample": "the pictures given"}, Path("explained")
+    else:
+        (files, about), folder = _of_the_run(run, sample), run.folder
+    folder = folder if output is None else Path(output)
+    scorer, unread = run_scorer(run, device), []  # type: ignore[var-annotated]
+    if scorer.image_size <= PLACE:
+        raise InputError(
+            f"{run.folder}: with data.image_size={scorer.image_size} a cell is a single place to layer4, and there is "
+            f"nothing to map: take a run of more than {PLACE} pixels"
+        )
+    model = load_classifier(run.best_checkpoint)
+    rows, tiles = [], {name: [] for name in scorer.classes}  # type: ignore[var-annotated]
+    for number, cell in _explained(scorer, model, files, unread):
+        rows.append({name: value for name, value in vars(cell).items() if name not in ("pixels", "heat")})
+        if len(tiles[cell.decision]) < ON_SHEET:
+            tiles[cell.decision].append(side_by_side(cell.pixels, cell.heat, cell.caption, THUMBNAIL))
+        if paths:
+            stem = re.sub(r"[^\w.-]+", "_", Path(cell.path).stem)
+            _save(folder / f"{number:04d}_{stem}.png", side_by_side(cell.pixels, cell.heat, cell.caption))
+    if not rows:
+        raise InputError(f"none of {len(files):,} pictures can be read: {unread[0]}")
+    found = {
+        "run": run.name,
+        **about,
+        "cells": len(rows),
+        "layer": "layer4",
+        "image_size": scorer.image_size,
+        "classes": attention_by_class(pd.DataFrame(rows), scorer.classes),
+    }
+    sections = {f"Decided {name}": pictures for name, pictures in tiles.items() if pictures}
+    _save(folder / "attention.png", contact_sheet(sections, f"{run.name}: {about['sample']}"))
+    write_text(folder / "attention.json", json.dumps(found, indent=2) + "\n")
+    print(
+        "\n".join(
+            [*_told(found), *(f"not read: {problem}" for problem in unread), str(folder / "attention.png")]
+        )
+    )
+    return 1 if unread else 0
+
+
+def attention_by_class(cells: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How much of the attention falls on the black background, by the class that a network decides on.
+
+    Args:
+        cells: `decision, on_background` (missing where a map is empty), `cell_alone, background`, a row a cell.
+        classes: to tell of.
+
+    Returns:
+        For each class `cells`; `empty` (how many maps are); the means over the others of `on_background`, of
+        `cell_alone` (a map that follows the cell, the least to expect) and of `background` (an even map), and
+        `quartiles` of `on_background`; None where there is no cell.
+    """
+    found = {}
+    for name in classes:
+        of_class = cells[cells["decision"] == name]
+        mapped = of_class[of_class["on_background"].notna()]
+        means = {
+            column: round(float(mapped[column].mean()), 4) if len(mapped) else None
+            for column in ("on_background", "cell_alone", "background")
+        }
+        quartiles = [round(float(q), 4) for q in mapped["on_background"].quantile([0.25, 0.5, 0.75])]
+        found[name] = {
+            "cells": len(of_class),
+            "empty": len(of_class) - len(mapped),
+            **means,
+            "quartiles": quartiles if len(mapped) else None,
+        }
+    return found
+
+
+def _of_the_run(run: Run, sample: int) -> tuple[list[str], dict[str, Any]]:
+    """A random sample of the reported cells, as files, and what it is in words."""
+    if sample < 1:
+        raise InputError(f"--sample {sample}: a sample has a cell at least")
+    table = run.predictions
+    root = Path(run.config["data"]["root"])
+    chosen = table.sample(min(sample, len(table)), random_state=0).sort_index()
+    files = [str((root.parent if root.is_file() else root) / path) for path in chosen["path"]]
+    side = str(table["side"].iloc[0])
+    if not any(Path(file).is_file() for file in files):
+        raise InputError(
+            f"{run.folder}: its pictures do not lie in {root} any more: name pictures, as leukemia explain RUN PATH"
+        )
+    if len(chosen) == len(table):
+        return files, {"side": side, "sample": f"all {len(table):,} {side} cells"}
+    return files, {
+        "side": side,
+        "sample": f"a random {len(chosen):,} of {len(table):,} {side} cells (seed 0)",
+    }
+
+
+def _explained(
+    scorer: Scorer, model: CellClassifier, files: Sequence[str], unread: list[str]
+) -> Iterator[tuple[int, Explained]]:
+    """The cells that can be read, with their number from 1; the others' problems go to `unread`."""
+    for start, items in decoded(scorer, files):
+        good = {place: item for place, item in enumerate(items) if not isinstance(item, InputError)}
+        unread += [str(item) for item in items if isinstance(item, InputError)]
+        if not good:
+            continue
+        pixels = np.stack(list(good.values()))
+        logits, heat = scorer.logits(pixels), heat_maps(model, pixels)
+        shares = on_background(heat, pixels), on_background(cell_alone(pixels), pixels), background(pixels)
+        for row, place in enumerate(good):
+            logit = float(logits[row])
+            decision = scorer.classes[1] if logit >= 0 else scorer.classes[0]
+            of_cell = (float(share[row]) for share in shares)
+            number = start + place
+            yield number + 1, Explained(files[number], pixels[row], heat[row], logit, decision, *of_cell)
+
+
+def _told(found: dict[str, Any]) -> Iterator[str]:
+    yield f"Attention on the black background, {found['sample']}:"
+    for name, of_class in found["classes"].items():
+        seen, least, even = (of_class[column] for column in ("on_background", "cell_alone", "background"))
+        if seen is None:
+            yield f"  {name}: no cell"
+            continue
+        note = ""
+        if even - least < TELLABLE:
+            note = " (too coarse to tell: a larger data.image_size would)"
+        elif seen > even:
+            note = " WARNING: it looks at the mask more than at the cell"
+        yield (
+            f"  {name}, {of_class['cells']:,} cells: {seen:.0%}; a map of the cell alone has {least:.0%}, "
+            f"an even one {even:.0%}{note}"
+        )
+
+
+def _save(path: Path, picture: Image.Image) -> None:
+    with written_whole(path) as file:
+        picture.save(file, "png")

@@ -1,0 +1,177 @@
+"""`leukemia predict`: decisions on picture files, with a run or an exported model. No torch."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from leukemia.data.files import find_pictures, natural
+from leukemia.data.subjects import owners_of
+from leukemia.errors import InputError
+from leukemia.evaluation.policy import REVIEW
+from leukemia.evaluation.predictions import sigmoid
+from leukemia.evaluation.subjects import summary_by_subject
+from leukemia.inference.onnx_predictor import SUFFIX, onnx_scorer
+from leukemia.inference.predictor import Scorer
+from leukemia.runs import Run
+from leukemia.storage.atomic import write_text
+
+CHALLENGE = "isbi_valid.predict"
+AT_ONCE = 64  # cells; the next ones are decoded meanwhile
+
+
+def predict(
+    target: Path,
+    paths: Sequence[str],
+    output: Path = Path("predictions.csv"),
+    views: int | None = None,
+    device: str = "auto",
+    subjects: str | None = None,
+    challenge: bool = False,
+) -> int:
+    """Score picture files, write the table and say what was decided.
+
+    Args:
+        target: a run folder, or a file that `leukemia export` wrote.
+        paths: files, folders (everything in them) or globs.
+        output: the csv; a summary by subject lies beside it as NAME_subjects.csv, the challenge's file under its
+            own name.
+        views: 1 or 8; None for what the model's own predictions took.
+        device: `auto`, `cpu`, `cuda`, ...
+        subjects: how to tell the subject of a cell, see `owners_of`.
+        challenge: also write the file of the ISBI 2019 challenge: a label (1 ALL, 0 HEM) a line, in image order.
+
+    Returns:
+        0, or 1 where files could not be read: each is a row with its `error`.
+    Raises:
+        InputError: if there is no picture, or the model, the output or the subjects cannot be used.
+    """
+    output = Path(output)
+    _check_place(output)
+    files = find_pictures(paths)
+    owners = owners_of(subjects, files) if subjects else None
+    scorer = _scorer(Path(target), device, views)
+    table = score(scorer, files)
+    if owners is not None:
+        for place, name in enumerate(owners.columns, start=1):
+            table.insert(place, name, owners[name])
+    write_text(output, table.to_csv(index=False))
+    print("\n".join(_told(table, scorer)))
+    if owners is not None:
+        beside = output.with_name(f"{output.stem}_subjects.csv")
+        summary = summary_by_subject(table[table["error"].isna()], scorer.classes)
+        write_text(beside, summary.to_csv(index=False))
+        print(f"{len(summary):,} subjects: {beside}")
+    unread = int(table["error"].notna().sum())
+    if challenge and unread:
+        print(
+            f"{CHALLENGE} is not written: its lines are the images in order, and {unread} could not be read"
+        )
+    elif challenge:
+        in_order = table.iloc[sorted(range(len(table)), key=lambda row: natural(files[row]))]
+        write_text(
+            output.with_name(CHALLENGE), "".join(f"{int(logit >= 0)}\n" for logit in in_order["logit"])
+        )
+        print(output.with_name(CHALLENGE))
+    print(output)
+    return 1 if unread else 0
+
+
+def score(scorer: Scorer, files: Sequence[str]) -> pd.DataFrame:
+    """The table of `leukemia predict`: `path, logit, probability, calibrated_probability` (missing where no
+    calibration is known), `decision` (a class or `review`), `decided_by`, `views`, `error` (missing where there is
+    none), a row a file."""
+    logit = np.full(len(files), np.nan)
+    errors: list[str | None] = [None] * len(files)
+    with tqdm(desc="predicting", total=len(files), unit="cell", disable=None) as bar:
+        for start, items in decoded(scorer, files):
+            good, pixels = [], []
+            for place, item in enumerate(items, start):
+                if isinstance(item, InputError):
+                    errors[place] = str(item)
+                else:
+                    good.append(place)
+                    pixels.append(item)
+            if good:
+                logit[good] = scorer.logits(np.stack(pixels))
+            bar.update(len(items))
+    read = np.isfinite(logit)
+    for place in np.flatnonzero(~read).tolist():
+        errors[place] = errors[place] or f"{files[place]}: the model gives no finite number"
+    calibrated = None if scorer.policy is None else scorer.policy.calibrated(logit)
+    return pd.DataFrame({
+        "path": list(files),
+        "logit": logit,
+        "probability": sigmoid(logit),
+        "calibrated_probability": np.nan if calibrated is None else calibrated,
+        "decision": pd.Series(scorer.decide(logit), dtype=object).where(read),
+        "decided_by": pd.Series([scorer.decided_by] * len(files), dtype=object).where(read),
+        "views": scorer.views,
+        "error": errors,
+    })  # fmt: skip
+
+
+def decoded(
+    scorer: Scorer, files: Sequence[str]
+) -> Iterator[tuple[int, list[NDArray[np.uint8] | InputError]]]:
+    """Each AT_ONCE files as pixels, or the reason why not; the next are read while these are in use."""
+
+    def one(file: str) -> NDArray[np.uint8] | InputError:
+        try:
+            return scorer.pixels(Path(file))
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        starts = range(0, len(files), AT_ONCE)
+        following = [pool.submit(one, file) for file in files[:AT_ONCE]]
+        for start in starts:
+            waiting = following
+            rest = start + AT_ONCE
+            following = [pool.submit(one, file) for file in files[rest : rest + AT_ONCE]]
+            yield start, [future.result() for future in waiting]
+
+
+def _scorer(target: Path, device: str, views: int | None) -> Scorer:
+    if target.suffix == SUFFIX:
+        return onnx_scorer(target, device, views)
+    from leukemia.inference.torch_predictor import run_scorer
+
+    return run_scorer(Run(target), device, views)
+
+
+def _check_place(output: Path) -> None:
+    """Refuse what would only fail at the end, or write into a run."""
+    folder = output.absolute().parent
+    inside = [place for place in (folder, *folder.parents) if (place / "status.json").is_file()]
+    if inside:
+        raise InputError(
+            f"{output} lies in the run {inside[0]}, which keeps its own predictions: use -o FILE elsewhere"
+        )
+    if output.is_dir():
+        raise InputError(f"{output} is a folder: name a file with -o FILE")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: make it, or choose another place with -o FILE")
+
+
+def _told(table: pd.DataFrame, scorer: Scorer) -> list[str]:
+    counts = table["decision"].value_counts()
+    said = [f"{int(counts.get(name, 0)):,} {name}" for name in (*scorer.classes, REVIEW)]
+    lines = [f"{len(table):,} cells, decided by {scorer.decided_by}: {', '.join(said)}"]
+    if scorer.policy is None:
+        lines.append(
+            "No cell is sent to review: there is no triage.json beside the model (`leukemia triage`)"
+        )
+    elif not scorer.policy.certified:
+        lines.append(f"NOTE: the policy is not certified: {scorer.policy.why_not}")
+    if scorer.policy is not None and scorer.policy.low is None and scorer.policy.high is None:
+        lines.append("It releases nothing; without its triage.json each cell is decided at probability 0.5")
+    failed = table[table["error"].notna()]
+    lines += [f"not read: {error}" for error in failed["error"][:5]]
+    if len(failed) > 5:
+        lines.append(f"not read: {len(failed) - 5:,} more, see the column error")
+    return lines

@@ -1,0 +1,229 @@
+"""`leukemia triage`: certify a policy on cells that the model has not seen, and write triage.json beside it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from leukemia.errors import InputError
+from leukemia.evaluation.policy import Policy
+from leukemia.evaluation.predictions import has_subjects, plain_sides, plain_subjects, read_predictions
+from leukemia.evaluation.thresholds import choose, floor_lines, outcome, predictive_values
+from leukemia.reporting import words
+from leukemia.reporting.evidence import models_of, predictions_of
+from leukemia.reporting.words import percent
+from leukemia.runs import Run, Sweep
+
+POOLED = (
+    "the pooled folds of a sweep are predictions of several models, and a policy is of one: certify a run"
+)
+SEVERAL = "these are the first of several models, and a policy is of one: certify a run"
+CHOSEN = "the epoch was chosen on these cells: certify on a test side (data.split=holdout) or with --on TABLE"
+
+
+def triage(
+    target: Path,
+    on: Path | None = None,
+    max_missed: float = 0.10,
+    max_false_alarm: float = 0.20,
+    confidence: float = 0.95,
+    unit: str = "subject",
+    prevalence: float | None = None,
+) -> int:
+    """Choose a policy for a run (on its test side, or on a table of one's own) or a sweep, print what it does, and
+    write triage.json. A certified policy that lies there is not replaced by one that is not.
+
+    Returns:
+        0 where a policy was written that releases cells, 1 where the wish cannot be met.
+    Raises:
+        InputError: for a table that cannot be used, or that holds cells or subjects that the model has seen.
+    """
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise InputError(f"--prevalence {prevalence:g} is out of range: use a share between 0 and 1, as 0.1")
+    sweep, place = Sweep(target), Run(Path(target))
+    before = _policy_there(place)
+    single = len(sweep.runs) == 1 and sweep.runs[0].folder == Path(target)
+    wishes = {"max_missed": max_missed, "max_false_alarm": max_false_alarm}
+    if single:
+        run = sweep.runs[0]
+        table, classes, why_not, said = _of_run(run, on)
+    else:
+        if on is not None:
+            raise InputError(f"--on goes with a run, and {target} is a sweep of several models: name one run")
+        table, classes, why_not, said = _of_sweep(Path(target))
+    for line in floor_lines(table, **wishes, confidence=confidence, unit=unit, classes=classes):
+        print(f"Floor, {line}.")
+    print(f"Certifying on {said}.")
+    policy = choose(table, **wishes, confidence=confidence, unit=unit)
+    met = policy.certified
+    reasons = [reason for reason in (why_not, policy.why_not) if reason]
+    fitted_on = {"what": said, "subjects": _subjects(table), **policy.fitted_on}
+    if single:
+        of_run = int(run.config["data"].get("test_views", 1))
+        fitted_on["views"] = _views(table, on) if on is not None and "views" in table else of_run
+    clustered = unit == "cell" and has_subjects(table) and table["subject"].nunique() < len(table)
+    if clustered:
+        fitted_on["assumed"] = f"independent cells, although they are of {_subjects(table)} subjects"
+    policy = replace(policy, certified=not reasons, why_not="; ".join(reasons) or None, fitted_on=fitted_on)
+    print("\n".join(_told(table, policy, classes, prevalence)))
+    if clustered:
+        print(
+            f"WARNING: unit=cell takes cells as independent, and these {len(table):,} are of {_subjects(table)} "
+            "subjects. Cells of a subject are alike, and then these bounds are broken in half of all studies or more "
+            "(docs/triage.md): use unit=subject."
+        )
+    if (
+        before is not None
+        and before.certified
+        and (not policy.certified or (clustered and before.unit == "subject"))
+    ):
+        print(f"Nothing is written: the certified policy in {place.folder / 'triage.json'} stays.")
+        return 1
+    place.write_json("triage.json", policy.to_json())
+    print(place.folder / "triage.json")
+    return 0 if met and (policy.certified or not single) else 1
+
+
+def _of_run(run: Run, on: Path | None) -> tuple[pd.DataFrame, tuple[str, str], str | None, str]:
+    negative, positive = run.metrics.get("classes", ("HEM", "ALL"))
+    classes = (str(negative), str(positive))
+    if on is not None:
+        table = read_predictions(on)
+        _refuse_seen(table, run, on)
+        why_not = None
+        if "subject" not in table and run.cells["subject"].notna().any():
+            why_not = (
+                f"{on} has no column `subject`, so that nothing shows that its cells are not of the subjects that "
+                "trained the model"
+            )
+        return table, classes, why_not, f"{len(table):,} cells of {on}"
+    table = predictions_of(run)
+    side = str(run.metrics.get("side"))
+    why_not = None
+    if run.metrics.get("epoch_chosen_here") or side != "test":
+        why_not = CHOSEN
+    elif run.metrics.get("leaks"):
+        why_not = f"{run.metrics['leaks']} of these cells are not independent of training"
+    return table, classes, why_not, f"the {side} side of {run.name} ({len(table):,} cells)"
+
+
+def _of_sweep(folder: Path) -> tuple[pd.DataFrame, tuple[str, str], str, str]:
+    found = models_of(folder)
+    if len(found) > 1:
+        raise InputError(
+            f"{folder} holds {len(found)} settings ({'; '.join(model.name for model in found)}): a policy is of one "
+            "model, so name a run, or a sweep over folds of one setting"
+        )
+    (model,) = found
+    if len(model.runs) == 1:
+        raise InputError(f"{folder} holds one finished run: name it, {folder / model.runs[0]}")
+    table = model.replicates[0]
+    why_not = [POOLED if model.pooled else SEVERAL]
+    why_not += [mark for mark in model.marks if mark.startswith((words.CHOSEN_HERE, words.LEAKS))]
+    folds = table["fold"].nunique() if model.pooled else 1
+    said = f"the first of {len(model.replicates)} models of {folder.name}" if not model.pooled else (
+        f"the first seed of {folder.name}, {folds} folds"
+    )  # fmt: skip
+    return table, model.classes, "; ".join(why_not), f"{said} ({len(table):,} cells)"
+
+
+def _policy_there(place: Run) -> Policy | None:
+    """The policy that would be replaced; one that cannot be read certifies nothing."""
+    try:
+        return place.policy
+    except InputError as problem:
+        print(f"NOTE: {problem}")
+        return None
+
+
+def _views(table: pd.DataFrame, on: Path) -> int:
+    """Over how many views of a cell the logits of a table are means."""
+    found = set(pd.to_numeric(table["views"], errors="coerce"))
+    if len(found) != 1 or not found <= {1, 8}:
+        values = ", ".join(sorted(map(str, set(table["views"])))[:5])
+        raise InputError(
+            f"{on}: the column `views` has {values}; all its logits have to be over 1 view, or over 8"
+        )
+    return int(found.pop())
+
+
+def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
+    """Refuse a table with cells or subjects that trained the model or chose its epoch."""
+    if "side" in table and (used := plain_sides(table).isin(["train", "val"])).any():
+        raise InputError(
+            f"{on} has {used.sum():,} rows of side train or val, which train a model or choose its epoch: "
+            "remove them"
+        )
+    seen = run.cells[run.cells["side"].isin(["train", "val"])]
+    known = seen["path"].astype(str).tolist()
+    known_paths = {*known, *(tail for path in known for tail in _tails(path))}
+    paths = table["path"][[_is_among(path, known_paths) for path in table["path"].astype(str)]]
+    if len(paths):
+        raise InputError(
+            f"{on} holds {len(paths):,} cells that trained {run.name} or chose its epoch, as {paths.iloc[0]}: "
+            "remove them"
+        )
+    if "subject" not in table:
+        return
+    both = sorted(_names(seen) & _names(table))
+    if both:
+        raise InputError(
+            f"{on} holds cells of {len(both)} subjects that trained {run.name} or chose its epoch "
+            f"({', '.join(both[:5])}{', ...' if len(both) > 5 else ''}): remove their rows"
+        )
+
+
+def _is_among(path: str, known: set[str]) -> bool:
+    """Whether a path, or what is left of it without the folders in front, is one of those known."""
+    parts = path.replace("\\", "/").split("/")
+    return any("/".join(parts[start:]) in known for start in range(len(parts)))
+
+
+def _tails(path: str) -> list[str]:
+    """A path without the folders in front; not the bare name, which cells of other folders may have too."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(1, len(parts) - 1)]
+
+
+def _names(table: pd.DataFrame) -> set[str]:
+    """The subjects of a table as the index names them, without the UID_ of C-NMC's files."""
+    return set(plain_subjects(table).dropna().astype(str).str.removeprefix("UID_"))
+
+
+def _subjects(table: pd.DataFrame) -> int | None:
+    return int(table["subject"].nunique()) if has_subjects(table) else None
+
+
+def _told(
+    table: pd.DataFrame, policy: Policy, classes: tuple[str, str], prevalence: float | None
+) -> list[str]:
+    negative, positive = classes
+    low = "nothing" if policy.low is None else f"logit at or below {policy.low:.4g}"
+    high = "nothing" if policy.high is None else f"logit at or above {policy.high:.4g}"
+    rows = outcome(table, policy, classes)
+    lines = [
+        f"Released as {negative}: {low}; as {positive}: {high}; {percent(policy.released)} % of the cells in all.",
+        rows.rename(columns={"as_negative": f"as {negative}", "as_positive": f"as {positive}"}).to_string(
+            index=False
+        ),
+    ]
+    share = float(pd.to_numeric(table["label"]).mean())
+    for name, at in (("of these cells", share), ("as stated", prevalence)):
+        if at is not None and 0 < at < 1 and policy.released:
+            of_positive, of_negative = (
+                "–" if value is None else f"{percent(value)} %"
+                for value in predictive_values(table, policy, at)
+            )
+            lines.append(
+                f"At a prevalence of {percent(at)} % {positive} ({name}), what is released as {positive} is so in "
+                f"{of_positive}, as {negative} in {of_negative} (estimates, not guaranteed)."
+            )
+    if policy.certified:
+        lines.append(
+            f"Certified: with {percent(policy.confidence)} % confidence missed is at most {policy.max_missed:g} and "
+            f"false alarm at most {policy.max_false_alarm:g} (unit: {policy.unit}), for new {policy.unit}s like "
+            "these, if the model was not picked by its figures on these cells."
+        )
+    else:
+        lines.append(f"Not certified: {policy.why_not}.")
+    return lines

@@ -1,0 +1,107 @@
+"""Batches sliced whole from what is stored, in an order that follows from (seed, epoch, rank) alone."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from leukemia.data.array_store import Stored
+
+Batch = dict[str, Any]
+
+
+class Batches:
+    """An iterable over batches of cells; Lightning's trainer tells it the epoch.
+
+    A batch holds `pixels` uint8 (N, S, S, 3) or `features` (N, ...), `label` float32 (N,), `cell` int64 (N,),
+    the row in the index, and `seed`, an int, from which all that is random about this batch derives. The next
+    batch is read while the one before it is in use.
+
+    Args:
+        stored: the pixels or features.
+        labels: 0 or 1, (cells,).
+        rows: the cells to go through, in this order unless shuffled.
+        batch_size: cells in a batch. A last batch of a single cell joins the one before it, for batch
+            statistics of one cell do not exist.
+        seed: of the run.
+        shuffle: a new order each epoch. Every process of a distributed run then gets the same number of
+            batches, the last filled up with cells from the start. Without, no cell comes twice.
+        rank: of this process.
+        world_size: processes that share the cells.
+        pinned: whether batches lie in page-locked memory, from which a GPU fetches them while it computes.
+    """
+
+    def __init__(
+        self,
+        stored: Stored,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        pinned: bool = False,
+    ) -> None:
+        self.stored, self.labels, self.rows, self.pinned = stored, labels, np.array(rows), pinned
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self._handed_out = 0  # batches, in the epoch that is gone through
+        self._skipped = 0  # of the next one, for a run that goes on within an epoch
+        self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._starts(len(self._order())))
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self._order()
+        starts = self._starts(len(order))
+        parts = np.split(order, starts[1:]) if starts else []
+        first, self._skipped = self._skipped % max(len(parts), 1), 0
+        with ThreadPoolExecutor(1, "next-batch") as reader:
+            following = [reader.submit(self._read, n, parts[n]) for n in range(first, len(parts))[:1]]
+            for number in range(first, len(parts)):
+                batch = following.pop().result()
+                if number + 1 < len(parts):
+                    following.append(reader.submit(self._read, number + 1, parts[number + 1]))
+                self._handed_out = number + 1
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of this epoch were handed out, for a run that goes on within an epoch."""
+        return {"handed_out": self._handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next epoch that is gone through begin behind the batches that were handed out."""
+        self._skipped = state["handed_out"]
+
+    def _read(self, number: int, rows: np.ndarray) -> Batch:
+        words = np.random.SeedSequence([self.seed, self.epoch, number, self.rank]).generate_state(2)
+        seed = int(words[0]) << 16 ^ int(words[1])  # an int stays with the processor: no GPU waits for it
+        values = self.stored.read(rows, seed)
+        return {
+            self.stored.name: values.pin_memory() if self.pinned and not values.is_cuda else values,
+            "label": torch.from_numpy(self.labels[rows].astype(np.float32)),
+            "cell": torch.from_numpy(rows),
+            "seed": seed,
+        }
+
+    def _order(self) -> np.ndarray:
+        """The cells of this process in this epoch."""
+        rows = self.rows
+        if self.shuffle:
+            rows = np.random.default_rng([self.seed, self.epoch]).permutation(rows)
+            rows = np.resize(rows, -(-len(rows) // self.world_size) * self.world_size)
+        return rows[self.rank :: self.world_size]
+
+    def _starts(self, count: int) -> list[int]:
+        starts = list(range(0, count, self.batch_size))
+        if self.shuffle and len(starts) > 1 and count - starts[-1] == 1:
+            starts.pop()
+        return starts

@@ -1,0 +1,247 @@
+"""`leukemia export`: a run's network as one file that is used without this package, or without torch."""
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from leukemia.data.pixels import decode, fit
+from leukemia.data.synthetic import Traits, draw_cell
+from leukemia.data.transforms import IMAGENET_MEAN, IMAGENET_STD, view
+from leukemia.errors import InputError
+from leukemia.evaluation.policy import Policy
+from leukemia.evaluation.predictions import sigmoid
+from leukemia.inference.onnx_predictor import FORMAT, SUFFIX, needs
+from leukemia.inference.predictor import Scorer
+from leukemia.inference.torch_predictor import run_scorer
+from leukemia.models.checkpoint import load_classifier
+from leukemia.models.classifier import CellClassifier
+from leukemia.runs import Run
+from leukemia.storage.atomic import written_whole
+
+FORMATS = {"onnx": SUFFIX, "state_dict": ".safetensors"}
+IMAGES, TOLERANCE = 64, 1e-4
+
+
+def export(run: Run, output: Path | None = None, form: str = "onnx") -> Path:
+    """Write the best checkpoint of a run as one file.
+
+    `onnx`: from pixels, uint8 (N, S, S, 3) as `leukemia.data.pixels.fit` gives them, to `logit` and calibrated
+    `probability` of the positive class, float32 (N,); normalisation, the mean over the run's views and calibration
+    are in the graph. Its metadata hold what else a prediction needs. It computes in full precision whatever the run
+    did, and is kept only if onnxruntime and torch agree on IMAGES pictures to TOLERANCE.
+
+    `state_dict`: safetensors under torchvision's own names of the parameters.
+
+    Args:
+        run: finished, or with one finished epoch at least.
+        output: the file; by default one with the run's name in the current folder.
+        form: a key of FORMATS.
+
+    Returns:
+        The file.
+    Raises:
+        InputError: if the run cannot be read, the file not be written, a package is missing, or the two disagree.
+    """
+    output = Path(f"{run.name}{FORMATS[form]}") if output is None else Path(output)
+    if output.suffix != FORMATS[form]:
+        raise InputError(f"{output}: a file of --format {form} ends in {FORMATS[form]}")
+    model = load_classifier(run.best_checkpoint)
+    content = _onnx(run, model) if form == "onnx" else _safetensors(run, model)
+    with written_whole(output) as file:
+        file.write(content)
+    print(output)
+    return output
+
+
+class FromPixels(nn.Module):
+    """What is exported: pixels, uint8 (N, S, S, 3), to logits and calibrated probabilities, float32 (N,) each."""
+
+    def __init__(self, model: CellClassifier, views: int, slope: float, intercept: float) -> None:
+        super().__init__()
+        self.resnet, self.views = model.net.net, views
+        self.slope, self.intercept = slope, intercept
+        self.offset: Tensor
+        self.scale: Tensor
+        self.register_buffer("offset", 255 * torch.tensor(IMAGENET_MEAN))
+        self.register_buffer("scale", 255 * torch.tensor(IMAGENET_STD))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        seen = torch.cat([view(pixels, number) for number in range(self.views)]) if self.views > 1 else pixels
+        images = ((seen.float() - self.offset) / self.scale).permute(0, 3, 1, 2)
+        logit = self.resnet(images).reshape(self.views, -1).mean(dim=0)
+        return logit, torch.sigmoid(self.slope * logit + self.intercept)
+
+
+def policy_in_full_precision(policy: Policy | None, precision: str) -> Policy | None:
+    """A run's policy as it holds for logits in full precision.
+
+    Thresholds that were certified on logits of a lower precision keep their numbers, but not their guarantee: near
+    a threshold the other logits may fall on its other side.
+    """
+    if policy is None or precision == "32-true" or not policy.certified:
+        return policy
+    why_not = (
+        f"the thresholds were certified on logits in {precision}, and the exported model computes in 32-true: predict "
+        "with the run itself, or train it with trainer.precision=32-true"
+    )
+    return replace(policy, certified=False, why_not=why_not)
+
+
+def _onnx(run: Run, model: CellClassifier) -> bytes:
+    onnx, onnxruntime = needs("onnx"), needs("onnxruntime")
+    needs("onnxscript")  # torch's exporter imports it
+    scorer = run_scorer(run, "cpu")
+    precision = str(run.config["trainer"]["precision"])
+    policy = policy_in_full_precision(scorer.policy, precision)
+    slope, intercept, source = 1.0, 0.0, "identity"
+    if policy is not None and policy.slope is not None and policy.intercept is not None:
+        slope, intercept, source = policy.slope, policy.intercept, "triage.json"
+    pixels, of_run = _pictures(run, scorer)
+    proto = _graph(FromPixels(model, scorer.views, slope, intercept).eval(), pixels)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    given = session.run(["logit", "probability"], {"pixels": pixels})
+    expected = _in_torch(model, pixels, scorer.views)
+    apart = _largest_difference(given, (expected, sigmoid(slope * expected + intercept)))
+    checked = {"images": IMAGES, "of_the_run": of_run, "largest_difference": apart}
+    said = [f"onnxruntime agrees with torch on {IMAGES} pictures ({of_run} of them the run's) to {apart:.1e}"]
+    if source == "identity":
+        said.append("The probability is the plain sigmoid: no triage.json calibrates it (`leukemia triage`)")
+    if precision != "32-true":
+        in_run = scorer.logits(pixels)
+        moved = int((scorer.decide(in_run) != scorer.decide(expected)).sum())
+        off = float(np.abs(in_run - expected).max())
+        checked |= {"largest_difference_from_run": off, "decisions_moved": moved}
+        said.append(
+            f"NOTE: the run computed in {precision}, this file computes in 32-true: logits differ by up to {off:.2g}, "
+            f"and {moved} of {IMAGES} decisions with them"
+        )
+    if policy is not None and not policy.certified:
+        said.append(f"NOTE: the policy is not certified: {policy.why_not}")
+    metadata = {
+        "format": FORMAT,
+        "run": run.name,
+        "run_hash": run_hash(run),
+        "classes": list(scorer.classes),
+        "image_size": scorer.image_size,
+        "resize": scorer.resize,
+        "native_size": scorer.native_size,
+        "views": scorer.views,
+        "calibration": {"slope": slope, "intercept": intercept, "source": source},
+        "thresholds": None if policy is None else {"low": policy.low, "high": policy.high},
+        "policy": None if policy is None else policy.to_json(),
+        "precision": "32-true",
+        "run_precision": precision,
+        "checked": checked,
+        "versions": _versions("leukemia", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"),
+    }
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    onnx.helper.set_model_props(proto, texts)
+    print("\n".join(said))
+    return bytes(proto.SerializeToString())
+
+
+def _largest_difference(given: Sequence[NDArray[Any]], expected: Sequence[NDArray[np.float64]]) -> float:
+    apart = max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(given, expected, strict=True))
+    if not apart <= TOLERANCE:
+        raise InputError(
+            f"onnxruntime and torch disagree by {apart:.2g} on {IMAGES} pictures, more than {TOLERANCE}: nothing is "
+            "kept; try another version of onnxruntime or onnx"
+        )
+    return apart
+
+
+def run_hash(run: Run) -> str:
+    """Names what was exported: SHA-256 of config.yaml and of the best checkpoint."""
+    digest = hashlib.sha256((run.folder / "config.yaml").read_bytes())
+    with open(run.best_checkpoint, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
+    """The ONNX model of a module, for any number of pictures."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own about torch's inner changes
+            program = torch.onnx.export(
+                module,
+                (torch.from_numpy(pixels[:2].copy()),),
+                input_names=["pixels"],
+                output_names=["logit", "probability"],
+                dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+    assert program is not None
+    proto = program.model_proto
+    for node in proto.graph.node:  # the exporter's notes: names of files on this machine
+        del node.metadata_props[:]
+    return proto
+
+
+def _pictures(run: Run, scorer: Scorer) -> tuple[NDArray[np.uint8], int]:
+    """IMAGES pictures to compare on, (IMAGES, S, S, 3): the run's own where they can be read, filled up with synthetic
+    cells; and how many are its own."""
+    root = Path(run.config["data"]["root"])
+    folder = root.parent if root.is_file() else root
+    table = run.predictions if (run.folder / "predictions.csv").is_file() else None
+    found = []
+    for path in [] if table is None else table["path"].sample(min(IMAGES, len(table)), random_state=0):
+        try:
+            found.append(fit(decode(folder / path), scorer.image_size, scorer.resize, scorer.native_size))
+        except InputError:
+            continue
+    rng, of_run = np.random.default_rng(0), len(found)
+    for number in range(IMAGES - of_run):
+        traits = Traits(*rng.standard_normal(6).tolist())
+        cell = draw_cell(traits, np.random.default_rng(number))
+        found.append(fit(cell, scorer.image_size, scorer.resize, scorer.native_size))
+    return np.stack(found), of_run
+
+
+def _in_torch(model: CellClassifier, pixels: NDArray[np.uint8], views: int) -> NDArray[np.float64]:
+    """The logits (N,) in full precision, by the path that predictions take."""
+    batch = torch.from_numpy(pixels)
+    with torch.inference_mode():
+        seen = [model(view(batch, number) if number else batch) for number in range(views)]
+    return torch.stack(seen).double().mean(dim=0).numpy()
+
+
+def _safetensors(run: Run, model: CellClassifier) -> bytes:
+    save = needs("safetensors.torch").save
+    state = {name: tensor.contiguous() for name, tensor in model.net.net.state_dict().items()}
+    about = {
+        "format": "pt",  # what other readers look for
+        "architecture": f"resnet{model.hparams['depth']}",
+        "classes": json.dumps(list(model.hparams["classes"])),
+        "run": run.name,
+        "run_hash": run_hash(run),
+        "versions": json.dumps(_versions("leukemia", "torch", "torchvision")),
+    }
+    return bytes(save(state, about))
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

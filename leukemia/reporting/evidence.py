@@ -1,0 +1,251 @@
+"""From a run, a sweep or anybody's table to what `evaluation` takes: the predictions of each model, with what has to
+be said beside their figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from leukemia.errors import InputError
+from leukemia.evaluation.bootstrap import compare, evaluate
+from leukemia.evaluation.calibration import calibration_figures
+from leukemia.evaluation.predictions import plain_sides, read_predictions, validate_predictions
+from leukemia.evaluation.selective import selective_figures
+from leukemia.reporting import words
+from leukemia.reporting.results import combinations, read_settings, results_table
+from leukemia.runs import Run, Sweep
+
+POOLED = ("subject_kfold", "image")  # splits whose folds have test sides of their own
+TABLE_CLASSES = ("negative", "positive")
+MOST_PAIRED = 6
+
+
+@dataclass(frozen=True)
+class Model:
+    """One setting and its predictions.
+
+    Attributes:
+        name: in words.
+        replicates: a table for each seed; with the test sides of its folds pooled, and then a column `fold`. Folds
+            that report on the same cells are replicates too.
+        baselines: the same of size, colour and roundness alone (see `leukemia.evaluation.baseline`); None where a run
+            has no baseline.csv.
+        classes: the names of class 0 and class 1.
+        marks: what has to be said beside its figures.
+        runs: the names of its runs.
+        pooled: whether several models' test sides stand in one table.
+        over: what the replicates differ by: seeds, folds, or seeds and folds.
+    """
+
+    name: str
+    replicates: list[pd.DataFrame]
+    baselines: list[pd.DataFrame] | None
+    classes: tuple[str, str]
+    marks: list[str]
+    runs: list[str]
+    pooled: bool
+    over: str = "seeds"
+
+
+def models_of(target: Path, problems: list[str] | None = None) -> list[Model]:
+    """The models of a run folder, a sweep folder (one for each setting) or a csv of predictions.
+
+    Args:
+        target: where they lie.
+        problems: takes what is wrong with settings that cannot be used, while the others are read; by default the
+            first such setting raises.
+
+    Raises:
+        InputError: if it is none of them, or holds no predictions that can be used.
+    """
+    target = Path(target)
+    if target.is_file():
+        return [_of_table(target)]
+    sweep = Sweep(target)
+    results = results_table(sweep)
+    by_name = {run.name: run for run in sweep.runs}
+    found, unread = [], []
+    for settings, rows in combinations(results):
+        try:
+            found.append(model_of(settings, rows, by_name))
+        except InputError as problem:
+            unread.append(f"{words.describe(settings)}: {problem}")
+    if unread and (problems is None or not found):
+        raise InputError("; ".join(unread))
+    if problems is not None:
+        problems += unread
+    if not found:
+        raise InputError(f"{target} holds no finished run: there are no predictions to evaluate")
+    return found
+
+
+def model_of(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Run]) -> Model:
+    """The model of one setting, from its rows of a results table and the runs by name.
+
+    Raises:
+        InputError: if predictions cannot be used.
+    """
+    runs = [by_name[name] for name in rows["run"]]
+    tables = _replicates(rows, [predictions_of(run) for run in runs])
+    of_shape = [run.baseline for run in runs]
+    baselines = None
+    if all(table is not None for table in of_shape):
+        checked = [
+            _checked(run, table, "baseline.csv")
+            for run, table in zip(runs, of_shape, strict=True)
+            if table is not None
+        ]
+        baselines = _replicates(rows, checked)
+    names = str(rows["classes"].iloc[0]).split("/")
+    classes = (names[0], names[1]) if len(names) == 2 else TABLE_CLASSES
+    several = any(len(set(table["fold"])) > 1 for table in tables if "fold" in table)
+    name, marks = words.describe(settings), [*words.marks(rows), *_folds_said(rows, runs)]
+    return Model(name, tables, baselines, classes, marks, list(rows["run"]), several, _over(rows))
+
+
+def figures_of(model: Model) -> dict[str, Any]:
+    """What `leukemia evaluate` says of a model: intervals, calibration and selective prediction (of the first
+    replicate), marks, and the baselines: the majority class, and size, colour and roundness alone with their
+    intervals and the model's difference to them."""
+    first = model.replicates[0]
+    baseline = None
+    if model.baselines:
+        baseline = {
+            "cells": evaluate(model.baselines)["cells"],
+            "model_minus_baseline": compare(model.baselines, model.replicates),
+        }
+    return {
+        "name": model.name,
+        "runs": model.runs,
+        "classes": list(model.classes),
+        "marks": model.marks,
+        "epoch_chosen_here": any(mark.startswith(words.CHOSEN_HERE) for mark in model.marks),
+        "over": model.over,
+        **evaluate(model.replicates),
+        "majority_accuracy": float(max(first["label"].mean(), 1 - first["label"].mean())),
+        "baseline": baseline,
+        "calibration": calibration_figures(first),
+        "selective": selective_figures(first),
+    }
+
+
+def comparison(first: Model, second: Model) -> dict[str, Any]:
+    """The paired, clustered difference of two models on the same cells, second minus first, with the marks of both:
+    a mark of one alone names it. Models of one name are named by their runs.
+
+    Raises:
+        InputError: if they do not report on the same cells.
+    """
+    names = [first.name, second.name]
+    if names[0] == names[1] and first.runs != second.runs:
+        names = [", ".join(model.runs) for model in (first, second)]
+    both = [mark for mark in first.marks if mark in second.marks]
+    alone = [
+        f"{mark} ({name})"
+        for name, model in zip(names, (first, second), strict=True)
+        for mark in model.marks
+        if mark not in both
+    ]
+    marks = sorted([*both, *alone], key=lambda mark: not mark.startswith(words.LEAKS))  # a leak first
+    differences = compare(first.replicates, second.replicates)
+    return {"first": names[0], "second": names[1], "marks": marks, **differences}
+
+
+def comparisons(models: Sequence[Model]) -> list[dict[str, Any]]:
+    """The differences of those models that report on the same cells: each pair, or of more than MOST_PAIRED models
+    the first with each other one."""
+    firsts = models if len(models) <= MOST_PAIRED else models[:1]
+    found = []
+    for place, first in enumerate(firsts):
+        for second in models[place + 1 :]:
+            try:
+                found.append(comparison(first, second))
+            except InputError:  # other cells, as of another split
+                continue
+    return found
+
+
+def predictions_of(run: Run) -> pd.DataFrame:
+    """The predictions of a run, checked, with the `group` of each cell where the run folder tells it.
+
+    Raises:
+        InputError: if they cannot be used.
+    """
+    return _checked(run, run.predictions, "predictions.csv")
+
+
+def _folds_said(rows: pd.DataFrame, runs: Sequence[Run]) -> list[str]:
+    """Where folds have test sides of their own: which of them are missing."""
+    folds_of: dict[str, list[str]] = {}
+    for row in rows.to_dict("records"):
+        if row["split"] in POOLED:
+            folds_of.setdefault(words.value(row["seed"]), []).append(words.value(row["fold"]))
+    of_each = {tuple(sorted(folds)) for folds in folds_of.values()}
+    if len(of_each) > 1:
+        said = "; ".join(f"seed {seed}: {', '.join(sorted(folds))}" for seed, folds in folds_of.items())
+        return [f"seeds of different folds ({said})"]
+    wanted = read_settings(runs[0]).get("data.num_folds")
+    return [f"{len(folds)} of {wanted} folds" for folds in of_each if wanted and len(folds) < wanted]
+
+
+def _over(rows: pd.DataFrame) -> str:
+    by_fold = ~rows["split"].isin([*POOLED, "official"])  # folds that are replicates; official knows none
+    seeds, folds = (len(set(values)) > 1 for values in (rows["seed"], rows["fold"][by_fold]))
+    return {(True, True): "seeds and folds", (False, True): "folds"}.get((seeds, folds), "seeds")
+
+
+def _checked(run: Run, table: pd.DataFrame, name: str) -> pd.DataFrame:
+    try:
+        validate_predictions(table)
+    except InputError as error:
+        raise InputError(f"{run.folder / name}: {error}") from None
+    if not (run.folder / "cells.csv").is_file():
+        return table
+    groups = run.cells.set_index("path")["group"]
+    return table.assign(group=table["path"].map(groups))
+
+
+def _of_table(path: Path) -> Model:
+    table = read_predictions(path)
+    table, marks = _reported(table, path)
+    # A column `fold` of anybody's says nothing of several models in one table.
+    table = table.drop(columns="fold", errors="ignore")
+    return Model(path.stem, [table], None, TABLE_CLASSES, marks, [str(path)], False)
+
+
+def _reported(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of the side that is reported, and its marks: test before val before any other, and train only where
+    there is nothing else."""
+    if "side" not in table:
+        return table, []
+    side = plain_sides(table)
+    if (side == "").all():
+        return table, []
+    if (side == "").any():
+        raise InputError(
+            f"{path}: {(side == '').sum():,} of {words.count(len(side), 'row')} have no side, as row "
+            f"{int((side == '').argmax()) + 1:,}: name the side of every cell, or of none"
+        )
+    order = {"test": 0, "val": 1, "train": 3}
+    kept, *others = sorted(dict.fromkeys(side), key=lambda name: order.get(name, 2))
+    marks = {"train": [words.TRAINED], "val": [words.CHOSEN_HERE]}.get(kept, [])
+    if others:
+        left_out = words.count(int((side != kept).sum()), "cell")
+        marks = [*marks, f"side {kept} only, {left_out} of {', '.join(others)} left out"]
+    return table[side == kept].reset_index(drop=True), marks
+
+
+def _replicates(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The tables of some runs, a row of the results each, put together by seed (by seed and fold, where folds do not
+    have test sides of their own)."""
+    parts: dict[tuple[Any, ...], list[pd.DataFrame]] = {}
+    for row, table in zip(rows.to_dict("records"), tables, strict=True):
+        pooled = row["split"] in POOLED
+        key = (row["seed"],) if pooled else (row["seed"], row["fold"])
+        parts.setdefault(key, []).append(table.assign(fold=row["fold"]) if pooled else table)
+    found = [pd.concat(of_key, ignore_index=True) for _, of_key in sorted(parts.items(), key=str)]
+    for table in found:
+        validate_predictions(table)
+    return found

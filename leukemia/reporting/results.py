@@ -1,0 +1,205 @@
+"""A sweep as tables: a row a run, and the grid of mean and spread over seeds and folds."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from leukemia.errors import InputError
+from leukemia.identity import is_identity
+from leukemia.runs import Run, Sweep
+
+FROZEN_FIRST = ("head", "layer4", "layer3", "layer2", "layer1", "stem")
+FIGURES = (
+    "accuracy", "balanced_accuracy", "f1_weighted", "auroc", "sensitivity", "specificity", "ece", "loss",
+    "side", "epoch_chosen_here", "majority_accuracy", "better_than_majority", "best_epoch",
+    "train_accuracy", "train_val_gap", "n_images", "n_subjects", "leaks", "classes", "synthetic",
+)  # fmt: skip
+SUBJECT_FIGURES = (
+    "n", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "mean_cell_accuracy",
+)  # fmt: skip
+INTEGERS = (
+    "depth",
+    "seed",
+    "fold",
+    "pruned_after",
+    "best_epoch",
+    "n_images",
+    "n_subjects",
+    "leaks",
+    "subjects.n",
+)
+WORDS = ("side", "epoch_chosen_here", "better_than_majority", "classes", "synthetic")
+OWN_COLUMNS = ("model.depth", "model.trainable_from", "seed", "data.split", "data.fold")
+GONE = "its process is gone; it goes on when its job or the same command is started again"
+VALUES_THAT_ARE_DICTS = ("model.unfreeze", "model.stage_lr")
+
+
+def results_table(sweep: Sweep) -> pd.DataFrame:
+    """A row a run, those that have not begun last: `run, status, error, depth, trainable_from`, then every other
+    setting that differs between the runs by its dotted name, then `seed, split, fold`, `pruned_after` (the epoch after
+    which a search stopped the run early), the keys of metrics.json, those of its `subjects` as `subjects.NAME`, and
+    `seconds`. Only finished runs have figures; what is unknown is
+    missing.
+
+    A run that cannot be read stays in the table, with the reason as its `error`.
+
+    Raises:
+        InputError: if the folder holds no run.
+    """
+    runs = [*sweep.begun, *sweep.pending] or sweep.runs
+    statuses = [read_status(run) for run in runs]
+    settings = [read_settings(run) for run in runs]
+    varied = [name for name in differing(settings) if name not in OWN_COLUMNS]
+    rows = []
+    for run, status, of_run in zip(runs, statuses, settings, strict=True):
+        error, metrics, pruned = status.get("error"), {}, None
+        if status["status"] == "done":
+            try:
+                metrics, pruned = run.metrics, run.pruned
+            except InputError as problem:
+                error = error or str(problem)
+        rows.append({
+            "run": run.name,
+            "status": str(status["status"]),
+            "error": None if error is None else str(error),
+            "depth": of_run.get("model.depth"),
+            "trainable_from": of_run.get("model.trainable_from"),
+            **{name: of_run.get(name) for name in varied},
+            "seed": of_run.get("seed"),
+            "split": of_run.get("data.split"),
+            "fold": of_run.get("data.fold"),
+            "pruned_after": None if pruned is None else pruned.get("epoch"),
+            **_figures(metrics),
+            "seconds": status.get("seconds"),
+        })  # fmt: skip
+    return _typed(pd.DataFrame(rows))
+
+
+def grid(results: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
+    """A row for every combination of settings that has finished runs: the settings that differ (`depth` and
+    `trainable_from` always), `mean`, `sd` and `n` of a metric over its seeds and folds.
+
+    `sd` is the standard deviation of the sample (n - 1), missing for a single run; runs in which the metric
+    is undefined do not count.
+    """
+    rows = []
+    for settings, runs in combinations(results):
+        values = runs[metric].dropna().astype(float)
+        rows.append({**settings, "mean": values.mean(), "sd": values.std(ddof=1), "n": len(values)})
+    columns = [*setting_columns(results), "mean", "sd", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def combinations(results: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """The finished runs of a results table by their settings, seeds and folds of one combination together:
+    pairs of the settings and the rows, shallow networks first, then by other settings, frozen ones first. A run
+    that repeats the seed and fold of another is left out, for it would make the spread too small."""
+    finished = results[results["accuracy"].notna()]
+    columns = setting_columns(results)
+    places: dict[tuple[Any, ...], list[Any]] = {}
+    for index, row in finished[columns].iterrows():
+        key = tuple(None if pd.isna(row[column]) else row[column] for column in columns)
+        places.setdefault(key, []).append(index)
+    found = [
+        (dict(zip(columns, key, strict=True)), _once(finished.loc[rows])) for key, rows in places.items()
+    ]
+    return sorted(found, key=lambda pair: _order(pair[0]))
+
+
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    fold = runs["fold"].where(runs["split"] != "official", 0)  # whose sides know no folds
+    return runs[~runs.assign(fold=fold).duplicated(["seed", "split", "fold"])]
+
+
+def setting_columns(results: pd.DataFrame) -> list[str]:
+    """The columns that tell the combinations apart: `depth`, `trainable_from` and the other settings, `split`
+    among them, that differ between finished runs. Neither seed nor fold, nor where a run was computed."""
+    finished = results[results["accuracy"].notna()]
+    names = list(results.columns)
+    others = [*names[names.index("trainable_from") + 1 : names.index("seed")], "split"]
+    differ = [n for n in others if is_identity(n) and len(set(map(repr, finished[n]))) > 1]
+    return ["depth", "trainable_from", *differ]
+
+
+def read_status(run: Run) -> dict[str, Any]:
+    """The status of a run: "pending" where it has not begun, "unreadable" with the `error` where that is so, and
+    "interrupted" where it says that it is running and no process does."""
+    if not (run.folder / "status.json").exists():
+        return {"status": "pending"}
+    try:
+        status = run.status
+    except InputError as problem:
+        return {"status": "unreadable", "error": str(problem)}
+    if not isinstance(status, dict) or "status" not in status:
+        return {"status": "unreadable", "error": f"{run.folder / 'status.json'} names no status"}
+    if status["status"] == "running" and not run.is_held():
+        return {**status, "status": "interrupted", "error": GONE}
+    return status
+
+
+def read_settings(run: Run) -> dict[str, Any]:
+    """The configuration of a run by dotted names, values being scalars or text; empty if there is none."""
+    try:
+        return _flat(run.config)
+    except InputError:
+        return {}
+
+
+def differing(settings: list[dict[str, Any]]) -> list[str]:
+    """The dotted names whose values are not the same in all runs (those without a configuration left out)."""
+    known = [of_run for of_run in settings if of_run]
+    names = dict.fromkeys(name for of_run in known for name in of_run)
+    return [name for name in names if len({repr(of_run.get(name)) for of_run in known}) > 1]
+
+
+def stage_place(stage: Any) -> int:
+    """Place of a policy in the order of the report, frozen first; an unknown one comes last."""
+    return FROZEN_FIRST.index(stage) if stage in FROZEN_FIRST else len(FROZEN_FIRST)
+
+
+def _order(settings: dict[str, Any]) -> tuple[Any, ...]:
+    others = [_sortable(v) for name, v in settings.items() if name not in ("depth", "trainable_from")]
+    stage = settings["trainable_from"]
+    return _sortable(settings["depth"]), others, stage_place(stage), _sortable(stage)
+
+
+def _sortable(value: Any) -> tuple[int, float, str]:
+    number = isinstance(value, int | float)
+    return (0, float(value), "") if number else (1, 0.0, str(value))
+
+
+def _flat(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name not in VALUES_THAT_ARE_DICTS:
+            flat |= _flat(value, f"{name}.")
+        elif isinstance(value, dict):
+            flat[name] = ", ".join(f"{k}: {v}" for k, v in value.items())
+        else:
+            flat[name] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return flat
+
+
+def _figures(metrics: dict[str, Any]) -> dict[str, Any]:
+    subjects = metrics.get("subjects") or {}
+    figures = {name: metrics.get(name) for name in FIGURES}
+    if isinstance(figures["classes"], list):
+        figures["classes"] = "/".join(map(str, figures["classes"]))
+    return figures | {f"subjects.{name}": subjects.get(name) for name in SUBJECT_FIGURES}
+
+
+def _typed(results: pd.DataFrame) -> pd.DataFrame:
+    numbers = [n for n in FIGURES if n not in WORDS] + [f"subjects.{n}" for n in SUBJECT_FIGURES]
+    for name in ("depth", "seed", "fold", "pruned_after", *numbers, "seconds"):
+        whole = name in INTEGERS
+        values = [_number(value, whole) for value in results[name]]
+        results[name] = pd.Series(values, index=results.index, dtype="Int64" if whole else float)
+    return results
+
+
+def _number(value: Any, whole: bool) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if number and not (whole and value != int(value)) else None

@@ -1,0 +1,1 @@
+"""Files that survive crashes: cache, checksums, locks, atomic writes."""

@@ -1,0 +1,58 @@
+"""Files that are written whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from leukemia.errors import PlaceError, unusable_place
+
+UNFINISHED = ".tmp"  # how the names of files end that are being written
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder, and then the one around it, where nothing is in them."""
+    for empty in (folder, folder.parent):
+        try:
+            empty.rmdir()
+        except OSError:
+            return
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; see `written_whole`."""
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Remove what killed writers left in a folder that nobody writes to now."""
+    for path in folder.glob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its place only once it is complete and on the disk: a killed writer leaves the old one.
+
+    Raises:
+        PlaceError: if it cannot be written, or the disk is full; the old file stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            os.unlink(temporary)
+        if reason := unusable_place(error):
+            raise PlaceError(f"cannot write {path}: {reason}") from None
+        raise

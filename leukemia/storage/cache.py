@@ -1,0 +1,144 @@
+"""What is computed once and kept: folders under the cache, each written whole or not at all."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from leukemia.errors import UNUSABLE_PLACE, InputError
+from leukemia.storage.checksums import damage, write_checksums
+
+log = logging.getLogger(__name__)
+KINDS = ("pixels-", "features-", "shapes-", "demo-", "precision-")  # how the names of cache folders begin
+_found_whole: set[tuple[str, int]] = set()  # folders that this process has read to the end, by path and inode
+
+
+class UnusableCacheError(InputError):
+    """The cache cannot be written, or its disk is full."""
+
+
+def cache_dir() -> Path:
+    """`LEUKEMIA_CACHE`, else `leukemia` in the user's cache folder."""
+    if given := os.environ.get("LEUKEMIA_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leukemia"
+
+
+def cached_folder(name: str, build: Callable[[Path], None], max_gb: float | None = None) -> Path:
+    """The cache folder `name`, filled by `build(folder)` when it is first asked for.
+
+    One process builds while others that ask for the same name wait. The folder appears under its name only
+    when it is complete; what a killed builder left behind is removed by the next. When a process opens a folder
+    for the first time it reads it once and compares checksums, and what is damaged is built again. With
+    `max_gb` the folders that were longest unused make room.
+
+    Raises:
+        UnusableCacheError: if the cache cannot be written, or its disk is full.
+    """
+    assert name.startswith(KINDS)
+    folder = cache_dir() / name
+    if not _is_whole(folder):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):
+                if not _is_whole(folder):
+                    _remove_damaged(folder)
+                    _build(folder, build)
+                    _found_whole.add((str(folder), folder.stat().st_ino))
+        except OSError as error:
+            if error.errno not in UNUSABLE_PLACE:
+                raise
+            raise UnusableCacheError(
+                f"cannot write the cache {folder.parent}: {error.strerror}; "
+                "make room there, or point LEUKEMIA_CACHE at another folder"
+            ) from None
+        _evict(folder, max_gb)
+    elif os.access(folder, os.W_OK):
+        os.utime(folder)  # the mark by which the longest unused is found
+    return folder
+
+
+def claimed_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A new npy file as a writable memory map, its room on the disk claimed: a map that runs out of disk later
+    dies of SIGBUS."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
+        size = file.tell() + int(np.prod(shape)) * dtype.itemsize
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    return np.load(path, mmap_mode="r+")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process to write %s", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder is there as it was written. Its contents are read the first time that this process asks."""
+    try:
+        known = (str(folder), folder.stat().st_ino)
+    except OSError:
+        return False
+    if damage(folder, contents=known not in _found_whole) is not None:
+        return False
+    _found_whole.add(known)
+    return True
+
+
+def _remove_damaged(folder: Path) -> None:
+    if folder.is_dir():
+        log.warning("the cache %s is damaged: %s. It is built again", folder, damage(folder))
+        shutil.rmtree(folder)  # readers that have it mapped keep their pages
+
+
+def _build(folder: Path, build: Callable[[Path], None]) -> None:
+    prefix = f".{folder.name}.tmp-"
+    for left_behind in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left_behind, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    try:
+        build(temporary)
+        write_checksums(temporary)
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _evict(keep: Path, max_gb: float | None) -> None:
+    if max_gb is None:
+        return
+    entries = []
+    for path in keep.parent.iterdir():
+        with suppress(FileNotFoundError):  # another process evicts too
+            if path.name.startswith(KINDS):  # and nothing else that lies in this folder
+                size = sum(file.stat().st_size for file in path.rglob("*"))
+                entries.append((path.stat().st_mtime, size, path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= max_gb * 1e9:
+            return
+        if path != keep:
+            shutil.rmtree(path, ignore_errors=True)  # readers that have it mapped keep their pages
+            total -= size

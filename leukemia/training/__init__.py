@@ -1,0 +1,1 @@
+"""One run, and a sweep of runs: trainer, callbacks, checkpoints, resume."""

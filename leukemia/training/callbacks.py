@@ -1,0 +1,87 @@
+"""What a run shows while it trains: history.csv, a line an epoch, and pictures in TensorBoard."""
+
+import logging
+import sys
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from matplotlib.figure import Figure
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+
+from leukemia.data.loader import Batch
+from leukemia.data.transforms import augment
+from leukemia.models.classifier import CellClassifier
+from leukemia.runs import Run
+
+log = logging.getLogger(__name__)
+PICTURED = 16  # cells of the first batch
+
+
+class HistoryFile(Checkpoint):
+    """Writes the model's history to history.csv after each epoch.
+
+    A Checkpoint by type, because Lightning calls those after the module's own hook has added the epoch. The
+    rows live in the checkpoint, so a resumed run writes each epoch once.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, CellClassifier)
+        self.run.write_table("history.csv", pd.DataFrame(pl_module.history))
+        if not sys.stderr.isatty():
+            row = pl_module.history[-1]
+            figures = ", ".join(
+                f"{name} {row[name]:.4f}" for name in ("train/loss", "val/loss", "val/accuracy")
+            )
+            log.info("epoch %d: %s", row["epoch"], figures)
+
+
+class Pictures(pl.Callback):
+    """Shows TensorBoard the first batch as the network sees it, and the confusion matrix of each epoch."""
+
+    @rank_zero_only
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        if batch_idx == 0 and trainer.current_epoch == 0 and isinstance(trainer.logger, TensorBoardLogger):
+            seen = _as_seen(trainer, batch).round().to(torch.uint8)
+            trainer.logger.experiment.add_images("train/batch", seen, 0, dataformats="NHWC")
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, CellClassifier)
+        if isinstance(trainer.logger, TensorBoardLogger) and pl_module.confusion is not None:
+            figure = _confusion_figure(pl_module.confusion.tolist(), pl_module.hparams["classes"])
+            trainer.logger.experiment.add_figure("val/confusion", figure, trainer.global_step)
+
+
+def _as_seen(trainer: pl.Trainer, batch: Batch) -> Tensor:
+    """The first pictures of a batch as the network sees them; features were computed of the same views."""
+    if "pixels" in batch:
+        return batch["pixels"][:PICTURED]
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    pixels = torch.from_numpy(data.pixels.images[batch["cell"].cpu().numpy()])
+    return augment(pixels, data.augment, batch["seed"])[:PICTURED]
+
+
+def _confusion_figure(counts: list[list[int]], classes: list[str]) -> Any:
+    figure = Figure(figsize=(3, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Blues", vmin=0)
+    largest = max(max(row) for row in counts) or 1
+    for label, row in enumerate(counts):
+        for decision, count in enumerate(row):
+            colour = "white" if count > largest / 2 else "black"
+            axes.text(decision, label, str(count), ha="center", va="center", color=colour)
+    axes.set(xticks=[0, 1], yticks=[0, 1], xlabel="decision", ylabel="label")
+    axes.set_xticklabels(classes)
+    axes.set_yticklabels(classes)
+    return figure

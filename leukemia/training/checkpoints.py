@@ -1,0 +1,62 @@
+"""Checkpoints: written whole, found again where the run folder lies now, opened without Hydra and without code."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from leukemia.errors import InputError
+from leukemia.models.checkpoint import read_checkpoint
+from leukemia.runs import Run
+from leukemia.storage.atomic import written_whole
+
+log = logging.getLogger(__name__)
+
+
+def checkpoint_to_continue(run: Run) -> Path:
+    """last.ckpt; where that is damaged best.ckpt, an earlier epoch of the same run: it then only takes longer to
+    come to the same figures, because all randomness derives from seed, epoch and batch.
+
+    Raises:
+        InputError: if neither can be read, or last.ckpt can and the best epoch is lost.
+    """
+    try:
+        content = read_checkpoint(run.last_checkpoint)
+    except InputError as error:
+        epoch = len(read_checkpoint(run.best_checkpoint)["history"])
+        reason = str(error).partition(": run again")[0]
+        log.warning("%s: the run goes on from best.ckpt, after epoch %d", reason, epoch)
+        return run.best_checkpoint
+    if content["history"]:
+        read_checkpoint(run.best_checkpoint)  # better refused now than at the end
+    return run.last_checkpoint
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes beside the old checkpoint and then takes its place: a killed writer leaves the old one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        with written_whole(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that a resumed run takes up again although its folder was moved or is mounted elsewhere.
+
+    Lightning's own forgets the best score where the folder's path has changed.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:  # one file each, whatever a stranger's checkpoint says
+            return str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}") if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})

@@ -1,0 +1,76 @@
+"""Whether a run may have a folder: to start in it, to go on with what is there, or not at all."""
+
+import logging
+import os
+import time
+from typing import Any
+
+import pandas as pd
+
+from leukemia.errors import InputError, PlaceError
+from leukemia.identity import differences
+from leukemia.runs import Run
+from leukemia.storage.atomic import remove_left_behind
+
+log = logging.getLogger(__name__)
+WRITTEN_FIRST = {"config.yaml", "cells.csv"}
+RESUMES = ("auto", "never", "restart")
+
+
+def claim(run: Run, config: dict[str, Any], cells: pd.DataFrame, resume: str = "auto") -> str:
+    """Decide what becomes of a run folder, and move an old run aside where that is asked for.
+
+    Args:
+        run: the folder.
+        config: the settings of the run that wants it; `auto` fits whatever the stored run chose.
+        cells: its cells.
+        resume: `auto` continues an unfinished run of the same settings and cells, `never` takes no folder with
+            a run in it, `restart` moves the run that is there aside.
+
+    Returns:
+        `start`, `continue` (from last.ckpt) or `done` (nothing is left to do).
+
+    Raises:
+        InputError: if the folder holds something else; the message says what and the remedy.
+    """
+    if resume not in RESUMES:
+        raise InputError(f"resume={resume} is unknown: use one of {', '.join(RESUMES)}")
+    remove_left_behind(run.folder)
+    remove_left_behind(run.last_checkpoint.parent)
+    if not (run.folder / "status.json").is_file():
+        found = sorted(path.name for path in run.folder.glob("*")) if run.folder.exists() else []
+        if not set(found) <= WRITTEN_FIRST:  # else a run was killed before it said what it does
+            raise InputError(
+                f"{run.folder} holds {', '.join(found[:3])} and no run: choose an empty output folder"
+            )
+        return "start"
+    if resume == "restart":
+        aside = run.folder.with_name(f".{run.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+        run.folder.rename(aside)
+        run.folder.mkdir()
+        log.info("the run that was in %s lies in %s now", run.folder, aside)
+        return "start"
+    remedy = "choose another folder (hydra.run.dir=DIR or name=NAME), or move it aside with resume=restart"
+    if resume == "never":
+        raise InputError(f"{run.folder} holds a run already: {remedy}")
+    if not run.last_checkpoint.is_file() and run.status["status"] != "done":
+        return "start"  # it never finished an epoch: nothing can be lost
+    if changed := differences(run.config, config):
+        raise InputError(f"{run.folder} holds a run with other settings ({'; '.join(changed[:5])}): {remedy}")
+    if moved := _changed_cells(run.cells, cells):
+        raise PlaceError(
+            f"the data of the run in {run.folder} have changed ({moved}): bring them back, or {remedy}"
+        )
+    return "done" if run.status["status"] == "done" else "continue"
+
+
+def _changed_cells(stored: pd.DataFrame, wanted: pd.DataFrame) -> str:
+    columns = ["subject", "group", "label", "side", "pixel_hash"]
+    before, after = (
+        table.set_index("path")[columns].astype(object).fillna("").astype(str) for table in (stored, wanted)
+    )
+    gone, new = before.index.difference(after.index), after.index.difference(before.index)
+    both = before.index.intersection(after.index)
+    other = both[(before.loc[both] != after.loc[both]).any(axis=1)]
+    named = [("gone", gone), ("new", new), ("changed", other)]
+    return "; ".join(f"{len(paths)} {what}, as {', '.join(paths[:3])}" for what, paths in named if len(paths))

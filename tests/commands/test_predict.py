@@ -1,0 +1,172 @@
+"""`leukemia predict`, as it is called."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from leukemia.cli import main
+from leukemia.config import compose
+from leukemia.evaluation.policy import Policy
+from leukemia.evaluation.subjects import summary_by_subject
+from leukemia.training.run import train
+
+
+@pytest.fixture(scope="module")
+def trained(demo_root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("predict") / "run"
+    settings = (
+        "model.weights=none",
+        "data.image_size=32",
+        "trainer=cpu",
+        "trainer.precision=32-true",
+        "trainer.max_epochs=1",
+    )
+    return train(
+        compose([f"data.root={demo_root}", "data.split=holdout", "data.features=off", *settings]), folder
+    )
+
+
+@pytest.fixture
+def run(trained):
+    yield trained
+    (trained.folder / "triage.json").unlink(missing_ok=True)
+
+
+def leukemia(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def policy(low, high, **fields):
+    return Policy(low, high, 0.5, 0.1, 0.1, 0.1, 0.95, "subject", True, **fields)
+
+
+@pytest.mark.parametrize("views", [1, 8])
+def test_the_logits_of_files_are_those_of_the_run(run, demo_root, tmp_path, views):
+    output = tmp_path / "out.csv"
+    reported = demo_root / "validation_data"
+    assert leukemia("predict", run.folder, reported, "-o", output, "--views", views) == 0
+    table = pd.read_csv(output)
+    logits = table.set_index("path")["logit"]
+    logits.index = [str(path).removeprefix(f"{demo_root}/") for path in logits.index]
+    expected = run.predictions.set_index("path")["logit"]
+    assert set(logits.index) == set(expected.index)
+    if views == 1:
+        np.testing.assert_allclose(logits[expected.index], expected, atol=1e-4)
+        assert (table["decided_by"] == "probability 0.5").all()
+        assert (table["decision"] == np.where(table["logit"] >= 0, "ALL", "HEM")).all()
+        assert table["calibrated_probability"].isna().all()
+    else:
+        assert not np.allclose(logits[expected.index], expected, atol=1e-4)
+
+
+def test_a_policy_decides_and_calibrates(run, demo_root, tmp_path):
+    low, high = np.quantile(run.predictions["logit"], [0.3, 0.7])
+    run.write_json("triage.json", policy(low, high).to_json())
+    assert leukemia("predict", run.folder, demo_root / "validation_data", "-o", tmp_path / "out.csv") == 0
+    table = pd.read_csv(tmp_path / "out.csv")
+    expected = np.where(table["logit"] <= low, "HEM", np.where(table["logit"] >= high, "ALL", "review"))
+    assert (table["decision"] == expected).all()
+    assert set(expected) == {"HEM", "ALL", "review"}
+    np.testing.assert_allclose(
+        table["calibrated_probability"], 1 / (1 + np.exp(-(0.5 * table["logit"] + 0.1))), rtol=1e-6
+    )
+
+
+def test_thresholds_of_other_views_are_refused(run, demo_root, tmp_path, capsys):
+    run.write_json("triage.json", policy(-1, 1, fitted_on={"views": 1}).to_json())
+    assert leukemia("predict", run.folder, demo_root, "--views", 8, "-o", tmp_path / "out.csv") == 2
+    assert "mean logits over 1 views and not 8" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_a_row_and_the_rest_goes_on(run, demo_root, tmp_path, capsys):
+    bad = tmp_path / "broken.bmp"
+    bad.write_bytes(b"BM and no more")
+    good = next(demo_root.rglob("*.bmp"))
+    output = tmp_path / "out.csv"
+    assert leukemia("predict", run.folder, bad, good, "--challenge", "-o", output) == 1
+    table = pd.read_csv(output)
+    assert table["error"].notna().tolist() == [True, False]
+    assert table["logit"].isna().tolist() == [True, False]
+    assert "not a readable picture" in capsys.readouterr().out
+    assert not (tmp_path / "isbi_valid.predict").exists()
+
+
+def test_the_challenges_file_has_a_line_an_image_in_the_order_of_their_numbers(run, demo_root, tmp_path):
+    final = demo_root / "testing_data"
+    assert leukemia("predict", run.folder, final, "--challenge", "-o", tmp_path / "out.csv") == 0
+    lines = (tmp_path / "isbi_valid.predict").read_text().split()
+    table = pd.read_csv(tmp_path / "out.csv")
+    number = table["path"].str.extract(r"(\d+)\.bmp$")[0].astype(int)
+    by_number = table.assign(number=number).sort_values("number")
+    assert by_number["number"].tolist() == list(range(1, len(table) + 1))
+    assert lines == [str(int(logit >= 0)) for logit in by_number["logit"]]
+
+
+def test_subjects_come_from_the_csv_of_the_preliminary_labels(run, demo_root, tmp_path):
+    (csv,) = demo_root.rglob("*prelim*labels*.csv")
+    output = tmp_path / "out.csv"
+    assert leukemia("predict", run.folder, csv.parent, "--subjects", csv, "-o", output) == 0
+    table = pd.read_csv(output, dtype={"subject": str})
+    expected = run.predictions.assign(name=run.predictions["path"].str.rpartition("/")[2]).set_index("name")
+    names = table["path"].str.rpartition("/")[2]
+    assert table["subject"].tolist() == expected.loc[names, "subject"].tolist()
+    assert table["label"].tolist() == expected.loc[names, "label"].tolist()
+    summary = pd.read_csv(tmp_path / "out_subjects.csv", dtype={"subject": str})
+    assert summary["cells"].sum() == len(table)
+    assert set(summary["subject"]) == set(table["subject"])
+
+
+def test_subjects_come_from_names(run, demo_root, tmp_path):
+    pattern = r"uid_(h?\d+)_"
+    assert (
+        leukemia(
+            "predict",
+            run.folder,
+            demo_root / "training_data" / "fold_0",
+            "--subjects",
+            pattern,
+            "-o",
+            tmp_path / "o.csv",
+        )
+        == 0
+    )
+    cells = run.cells.set_index("path")["subject"]
+    table = pd.read_csv(tmp_path / "o.csv", dtype={"subject": str})
+    paths = table["path"].str.removeprefix(f"{demo_root}/")
+    assert table["subject"].tolist() == cells[paths].tolist()
+
+
+def test_the_summary_of_a_subject_by_hand():
+    table = pd.DataFrame({
+        "subject": ["A", "A", "A", "B", "B", None],
+        "logit": [2.0, 1.0, -9.0, -1.0, 0.5, 3.0],
+        "decision": ["ALL", "review", "HEM", "HEM", "review", "ALL"],
+    })  # fmt: skip
+    a, b = summary_by_subject(table, ("HEM", "ALL")).to_dict("records")
+    assert a == {"subject": "A", "cells": 3, "share_ALL": 2 / 3, "mean_logit": -2.0, "vote": "ALL",
+                 "decided_HEM": 1, "decided_ALL": 1, "decided_review": 1}  # fmt: skip
+    assert b == {"subject": "B", "cells": 2, "share_ALL": 0.5, "mean_logit": -0.25, "vote": "HEM",
+                 "decided_HEM": 1, "decided_ALL": 0, "decided_review": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["{root}", "-o", "{run}/x.csv"], "keeps its own predictions"),
+    (["{root}", "-o", "{root}/no/such/x.csv"], "is no folder"),
+    (["{root}/*.gif"], "no such file or folder"),
+    (["{root}", "--subjects", "UID_"], "has no group"),
+    (["{root}", "--subjects", "("], "neither a .csv nor a regular expression"),
+    (["{root}", "--subjects", "no(thing)like"], "tells the subject of none"),
+    (["{root}", "--device", "warp"], "cannot be used"),
+])  # fmt: skip
+def test_mistakes_are_refused_and_nothing_is_written(
+    run, demo_root, tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    given = [argument.format(root=demo_root, run=run.folder) for argument in arguments]
+    before = sorted(run.folder.rglob("*"))
+    assert leukemia("predict", run.folder, *given) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(run.folder.rglob("*")) == before

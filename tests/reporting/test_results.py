@@ -1,0 +1,253 @@
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from leukemia.reporting import summary, text_tables, words
+from leukemia.reporting.evidence_page import Evidence
+from leukemia.reporting.markdown import results_md
+from leukemia.reporting.results import FIGURES, combinations, grid, results_table, setting_columns
+from leukemia.runs import Sweep
+
+Maker = Callable[..., Any]
+
+
+def test_a_row_a_run_with_the_figures_of_its_metrics_json(tmp_path: Path, make_sweep: Maker) -> None:
+    sweep = make_sweep(tmp_path)
+    results = results_table(sweep)
+    assert list(results.columns[:5]) == ["run", "status", "error", "depth", "trainable_from"]
+    assert len(results) == 12
+    for run, row in zip(sweep.runs, results.to_dict("records"), strict=True):
+        assert row["run"] == run.name
+        assert row["depth"] == run.config["model"]["depth"]
+        for name in FIGURES:
+            if name != "classes":
+                assert row[name] == run.metrics[name], name
+        assert row["classes"] == "HEM/ALL"
+        assert row["subjects.accuracy"] == run.metrics["subjects"]["accuracy"]
+
+
+def test_only_settings_that_differ_become_columns(tmp_path: Path, make_run: Maker) -> None:
+    make_run(tmp_path, name="a", settings={"lr": 0.001, "unfreeze": {3: "layer4", 6: "layer2"}})
+    make_run(tmp_path, name="b", settings={"lr": 0.0001}, seed=1)
+    results = results_table(Sweep(tmp_path))
+    names = list(results.columns)
+    varied = names[names.index("trainable_from") + 1 : names.index("seed")]
+    assert sorted(varied) == ["model.lr", "model.unfreeze"]
+    assert results["model.unfreeze"].fillna("none").tolist() == ["3: layer4, 6: layer2", "none"]
+    assert results["seed"].tolist() == [0, 1]
+
+
+def test_the_grid_is_mean_sample_deviation_and_n_over_seeds_and_folds(
+    tmp_path: Path, make_run: Maker
+) -> None:
+    for seed in range(2):
+        for fold in range(3):
+            make_run(tmp_path, depth=18, trainable_from="head", seed=seed, fold=fold, split="subject_kfold")
+    make_run(tmp_path, depth=50, trainable_from="head")
+    results = results_table(Sweep(tmp_path)).assign(split="subject_kfold")
+    figures = grid(results)
+    runs = [run for run in Sweep(tmp_path).runs if run.config["model"]["depth"] == 18]
+    accuracy = [run.metrics["accuracy"] for run in runs]
+    mean = sum(accuracy) / 6
+    assert figures["n"].tolist() == [6, 1]
+    assert figures["mean"][0] == pytest.approx(mean)
+    assert figures["sd"][0] == pytest.approx(math.sqrt(sum((a - mean) ** 2 for a in accuracy) / 5))
+    assert math.isnan(figures["sd"][1])
+    assert grid(results, "auroc")["mean"][0] == pytest.approx(np.mean([r.metrics["auroc"] for r in runs]))
+
+
+def test_the_grid_is_divided_by_what_a_run_is_and_not_by_where_it_ran(
+    tmp_path: Path, make_run: Maker
+) -> None:
+    elsewhere = make_run(tmp_path, name="a", seed=1)
+    config = elsewhere.config
+    config["trainer"]["accelerator"] = "gpu"
+    config["data"]["root"] = "/elsewhere"
+    elsewhere.write_config(config)
+    make_run(tmp_path, name="b", seed=0)
+    make_run(tmp_path, name="c", seed=0, settings={"optimizer": "adamw"})
+    results = results_table(Sweep(tmp_path))
+    assert "trainer.accelerator" in results
+    assert setting_columns(results) == ["depth", "trainable_from", "model.optimizer"]
+    assert grid(results)["n"].tolist() == [2, 1]
+
+
+def test_combinations_come_shallow_first_and_frozen_first(tmp_path: Path, make_sweep: Maker) -> None:
+    results = results_table(make_sweep(tmp_path, seeds=1)).sample(frac=1, random_state=0)
+    order = [(settings["depth"], settings["trainable_from"]) for settings, _ in combinations(results)]
+    assert order == [(d, stage) for d in (18, 50) for stage in ("head", "layer4", "stem")]
+
+
+def test_the_grid_can_be_made_from_a_csv_of_the_results(tmp_path: Path, make_sweep: Maker) -> None:
+    results = results_table(make_sweep(tmp_path))
+    again = pd.read_csv(io.StringIO(results.to_csv(index=False)))
+    pd.testing.assert_frame_equal(grid(again), grid(results), check_dtype=False)
+
+
+class TestRunsWithoutFigures:
+    def test_their_state_and_error_are_kept(self, tmp_path: Path, make_run: Maker) -> None:
+        make_run(tmp_path, name="a")
+        make_run(tmp_path, name="b", status="failed", error="the loss is NaN at step 3")
+        make_run(tmp_path, name="c", status="interrupted")
+        results = results_table(Sweep(tmp_path))
+        assert results["status"].tolist() == ["done", "failed", "interrupted"]
+        assert results["accuracy"].notna().tolist() == [True, False, False]
+        rows = text_tables.failures_table(results).rows
+        assert rows == [["b", "failed", "the loss is NaN at step 3"], ["c", "interrupted", "–"]]
+
+    def test_a_finished_run_without_metrics_says_so(self, tmp_path: Path, make_run: Maker) -> None:
+        (make_run(tmp_path, name="a").folder / "metrics.json").unlink()
+        assert "has no metrics.json" in results_table(Sweep(tmp_path))["error"][0]
+
+    def test_broken_files_do_not_hide_the_other_runs(self, tmp_path: Path, make_run: Maker) -> None:
+        make_run(tmp_path, name="a")
+        (make_run(tmp_path, name="b").folder / "status.json").write_text("{")
+        (make_run(tmp_path, name="c").folder / "status.json").write_text("[]")
+        (make_run(tmp_path, name="d").folder / "config.yaml").unlink()
+        results = results_table(Sweep(tmp_path))
+        assert results["status"].tolist() == ["done", "unreadable", "unreadable", "done"]
+        assert results["depth"].isna().tolist() == [False, False, False, True]
+        assert len(grid(results)) == 2
+
+    def test_figures_that_are_no_numbers_are_missing(self, tmp_path: Path, make_run: Maker) -> None:
+        run = make_run(tmp_path, name="a")
+        run.write_json(
+            "metrics.json", {**run.metrics, "auroc": float("nan"), "ece": "0.1", "best_epoch": 1.5}
+        )
+        results = results_table(Sweep(tmp_path))
+        assert results[["auroc", "ece", "best_epoch"]].isna().all(axis=None)
+
+
+class TestMarks:
+    def test_a_run_on_the_side_that_chose_its_epoch_is_marked(self, tmp_path: Path, make_run: Maker) -> None:
+        make_run(tmp_path, split="official", name="a")
+        make_run(tmp_path, split="holdout", name="b")
+        results = results_table(Sweep(tmp_path))
+        assert words.marks(results.iloc[[0]]) == ["epoch chosen on these cells"]
+        assert words.marks(results.iloc[[1]]) == []
+        assert words.marks(results) == ["epoch chosen on these cells (1 of 2 runs)"]
+
+    def test_a_run_no_better_than_the_majority_class_is_marked(self, tmp_path: Path, make_run: Maker) -> None:
+        make_run(tmp_path, skill=0.0, split="holdout")
+        results = results_table(Sweep(tmp_path))
+        assert words.marks(results) == ["no better than the majority class"]
+        assert text_tables.grid_table(results).marks == [["no better than the majority class"]]
+
+    @pytest.mark.parametrize(
+        ("split", "leaks", "text"),
+        [
+            ("official", 7, "LEAKS: 7 of 240 cells not independent of training"),
+            ("image", 240, "LEAKS: split by image, 240 of 240 cells not independent of training"),
+            ("image", 0, "LEAKS: split by image"),
+        ],
+    )
+    def test_a_leak_comes_first(
+        self, tmp_path: Path, split: str, leaks: int, text: str, make_run: Maker
+    ) -> None:
+        make_run(tmp_path, split=split, leaks=leaks)
+        assert words.marks(results_table(Sweep(tmp_path)))[0] == text
+
+    def test_marks_of_all_rows_are_said_once_and_those_of_some_beside_them(self) -> None:
+        table = text_tables.Printed(["a"], 1, [["x"], ["y"]], [["m", "n"], ["m"]])
+        assert table.common_marks == ["m"]
+        assert table.own_marks == [["n"], []]
+
+
+class TestPrinted:
+    def test_the_seed_study_stands_beside_cnmc_with_the_difference(
+        self, tmp_path: Path, make_sweep: Maker
+    ) -> None:
+        results = results_table(make_sweep(tmp_path, seeds=1))
+        table = text_tables.grid_table(results)
+        row = dict(zip(table.columns, table.rows[1], strict=True))
+        accuracy = results.query("depth == 18 and trainable_from == 'layer4'")["accuracy"].item()
+        assert row["Seed study %"] == "76.22"
+        assert row["Difference to it, points"] == f"{100 * (accuracy - 0.7622):+.2f}".replace("-", "−")
+        assert dict(zip(table.columns, table.rows[2], strict=True))["Seed study %"] == "–"
+
+    def test_it_does_not_stand_beside_other_classes(self, tmp_path: Path, make_run: Maker) -> None:
+        make_run(tmp_path, classes=("lymphocyte", "ig"))
+        assert "Seed study %" not in text_tables.grid_table(results_table(Sweep(tmp_path))).columns
+
+    def test_the_seed_studys_own_table(self) -> None:
+        table = text_tables.study_table()
+        assert [row[2:] for row in table.rows] == [
+            ["65.77", "+0.48", "–"],
+            ["76.22", "+10.93", "–"],
+            ["78.41", "+13.12", "+11.39"],
+        ]
+        assert table.common_marks == ["epoch chosen on these cells"]
+        assert table.own_marks[0] == ["no better than the majority class"]
+
+    def test_a_figure_that_is_undefined_for_some_runs_says_for_how_many_it_stands(
+        self, tmp_path: Path, make_run: Maker
+    ) -> None:
+        make_run(tmp_path, seed=0)
+        make_run(tmp_path, seed=1, positive_share=1.0)
+        table = text_tables.grid_figures_table(results_table(Sweep(tmp_path)))
+        auroc = dict(zip(table.columns, table.rows[0], strict=True))["AUROC"]
+        assert auroc.endswith("(n 1)")
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"), [(41.2, "41 s"), (185, "3 min 05 s"), (7620, "2 h 07 min"), (None, "–")]
+    )
+    def test_durations(self, seconds: float | None, text: str) -> None:
+        assert words.duration(seconds) == text
+
+
+class TestMarkdown:
+    def test_it_has_the_grid_the_runs_and_their_marks(self, tmp_path: Path, make_sweep: Maker) -> None:
+        results = results_table(make_sweep(tmp_path, seeds=2))
+        text = results_md("paper", results, Evidence())
+        for table in (text_tables.grid_table(results), text_tables.figures_table(results)):
+            for row in table.rows:
+                assert " | ".join(row[2:]) in text
+        assert "**All rows: epoch chosen on these cells**" in text
+
+    def test_leaks_are_loud(self, tmp_path: Path, make_run: Maker) -> None:
+        make_run(tmp_path, split="image", leaks=240)
+        text = results_md("x", results_table(Sweep(tmp_path)), Evidence())
+        assert "**LEAKS: split by image, 240 of 240 cells not independent of training" in text
+
+    def test_names_can_not_break_the_table(self, tmp_path: Path, make_run: Maker) -> None:
+        make_run(tmp_path, name="a|b`<script>*c*")
+        make_run(tmp_path, name="d", status="failed", error="one\ntwo | three")
+        text = results_md("x", results_table(Sweep(tmp_path)), Evidence())
+        assert "<script>" not in text
+        assert r"one two \| three" in text
+        assert r"a\|b\`&lt;script>\*c\*" in text
+
+
+def test_metrics_json_of_the_generator_is_valid_json(tmp_path: Path, make_run: Maker) -> None:
+    text = (make_run(tmp_path, positive_share=1.0).folder / "metrics.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_a_run_that_repeats_a_seed_and_fold_counts_once(tmp_path: Path, make_run: Maker) -> None:
+    make_run(tmp_path, name="one", seed=0, skill=0.5)
+    make_run(tmp_path, name="the-same-again", seed=0, skill=0.5)
+    make_run(tmp_path, name="official-has-no-folds", seed=0, fold=1, skill=0.5)
+    make_run(tmp_path, name="two", seed=1, skill=0.5)
+    assert grid(results_table(Sweep(tmp_path)))["n"].tolist() == [2]
+
+
+def test_the_headline_says_how_many_settings_share_the_highest_accuracy(
+    tmp_path: Path, make_sweep: Maker
+) -> None:
+    results = results_table(make_sweep(tmp_path))
+    settings = len(combinations(results))
+    assert "reached the same" not in " ".join(summary.headline(results))
+    tied = " ".join(summary.headline(results.assign(accuracy=0.6)))
+    assert f"{settings - 1} other settings reached the same." in tied
+
+
+def test_a_negative_mean_has_the_minus_of_the_differences_beside_it() -> None:
+    assert words.percent(-0.1216, 0.01) == "−12.16 ± 1.00"
+    assert words.points(-0.1216) == "−12.16"

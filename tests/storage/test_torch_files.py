@@ -1,0 +1,133 @@
+"""Files of tensors: a flipped byte is noticed, code is refused by name and never runs."""
+
+import random
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from leukemia.errors import InputError
+from leukemia.models.checkpoint import load_classifier
+from leukemia.models.classifier import CellClassifier
+from leukemia.storage.torch_files import read_torch_file
+
+
+class Payload:
+    """Unpickled as code it leaves a file behind."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return open, (str(self.file), "w")
+
+
+CONTENT = {"weight": torch.arange(300.0), "history": [{"epoch": 1, "loss": 0.25}], "epoch": 3}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(
+        torch.equal(one[key], other[key]) if isinstance(one[key], torch.Tensor) else one[key] == other[key]
+        for key in one
+    )
+
+
+def test_what_was_saved_is_read(tmp_path):
+    torch.save(CONTENT, tmp_path / "a.ckpt")
+    assert equal(read_torch_file(tmp_path / "a.ckpt"), CONTENT)
+    torch.save(CONTENT, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert equal(read_torch_file(tmp_path / "old.pth"), CONTENT)
+    save_file({"weight": CONTENT["weight"]}, tmp_path / "a.safetensors")
+    assert equal(read_torch_file(tmp_path / "a.safetensors"), {"weight": CONTENT["weight"]})
+
+
+def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(tmp_path):
+    torch.save(CONTENT, tmp_path / "a.ckpt")
+    content = (tmp_path / "a.ckpt").read_bytes()
+    refused = 0
+    for at in range(0, len(content), 3):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << random.Random(at).randrange(8)
+        (tmp_path / "b.ckpt").write_bytes(flipped)
+        try:
+            assert equal(read_torch_file(tmp_path / "b.ckpt"), CONTENT), at
+        except InputError:
+            refused += 1
+    assert refused > 500  # the 1,200 bytes of the tensor among them
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
+def test_a_file_cut_short_is_refused(tmp_path, name, share):
+    if name == "a.ckpt":
+        torch.save(CONTENT, tmp_path / name)
+    else:
+        save_file({"weight": CONTENT["weight"]}, tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError):
+        read_torch_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_is_refused_by_name_and_never_runs(tmp_path, zipped):
+    state = {"state_dict": {"conv1.weight": Payload(tmp_path / "executed")}}
+    torch.save(state, tmp_path / "evil.ckpt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=r"carries (io|_io)\.open, and .* is never run") as caught:
+        read_torch_file(tmp_path / "evil.ckpt")
+    assert "trust" not in str(caught.value)  # torch's advice to open it all the same is not passed on
+    with pytest.raises(InputError, match=r"evil\.ckpt cannot be read"):
+        load_classifier(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_script_module_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("script/constants.pkl", b"\x80\x02).")
+        archive.writestr("script/data.pkl", b"\x80\x02}.")
+    with pytest.raises(InputError):
+        read_torch_file(tmp_path / "script.pt")
+
+
+def test_a_compressed_archive_is_refused_before_it_unpacks(tmp_path):
+    torch.save({"weight": torch.zeros(10_000_000)}, tmp_path / "a.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.ckpt") as archive,
+        zipfile.ZipFile(tmp_path / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in archive.namelist():
+            bomb.writestr(name, archive.read(name))
+    with pytest.raises(InputError, match="compressed"):
+        read_torch_file(tmp_path / "bomb.ckpt")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"hyper_parameters": None},
+        {"hyper_parameters": {"depth": 18, "unknown": 1}},
+        {"hyper_parameters": {"depth": 10**9}},
+        {"state_dict": {}},
+        {"state_dict": 7},
+        {"history": None, "state_dict": None},
+    ],
+)
+def test_a_checkpoint_that_says_something_else_is_refused_with_its_name(tmp_path, changed):
+    model = CellClassifier(weights="none")
+    content = {
+        "hyper_parameters": {**model.hparams},
+        "state_dict": model.state_dict(),
+        "history": [],
+    }
+    torch.save({**content, **changed}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"a\.ckpt is no checkpoint of a CellClassifier"):
+        load_classifier(tmp_path / "a.ckpt")
+
+
+def test_opening_a_checkpoint_downloads_and_reads_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *a, **k: pytest.fail("downloads"))
+    model = CellClassifier(weights="none")
+    content = {"state_dict": model.state_dict(), "history": []}
+    torch.save({**content, "hyper_parameters": {**model.hparams, "weights": "imagenet"}}, tmp_path / "a.ckpt")
+    load_classifier(tmp_path / "a.ckpt")

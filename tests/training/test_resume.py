@@ -1,0 +1,99 @@
+"""Who may use a run folder, and what makes two runs the same."""
+
+import pandas as pd
+import pytest
+
+from leukemia.errors import InputError
+from leukemia.identity import differences
+from leukemia.runs import Run, Sweep
+from leukemia.training.resume import claim
+
+CONFIG = {
+    "seed": 0,
+    "data": {"root": "/a", "fold": 0},
+    "trainer": {"precision": "32-true", "accelerator": "cpu"},
+}
+CELLS = pd.DataFrame(
+    {
+        "path": ["a", "b"],
+        "subject": ["7", None],
+        "group": ["7", "b"],
+        "label": [1, 0],
+        "side": ["train", "val"],
+        "pixel_hash": ["1", "2"],
+    }
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that was interrupted after an epoch."""
+    run = Run(tmp_path / "run")
+    run.write_config(CONFIG)
+    run.write_table("cells.csv", CELLS)
+    run.write_json("status.json", {"status": "interrupted"})
+    run.last_checkpoint.parent.mkdir()
+    run.last_checkpoint.write_bytes(b"")
+    return run
+
+
+def wanted(**changes):
+    return {**CONFIG, **changes}
+
+
+def test_an_empty_folder_starts(tmp_path):
+    assert claim(Run(tmp_path / "new"), CONFIG, CELLS) == "start"
+
+
+def test_an_unfinished_run_of_the_same_settings_continues_and_a_finished_one_is_done(run):
+    assert claim(run, CONFIG, CELLS) == "continue"
+    run.write_json("status.json", {"status": "done"})
+    assert claim(Run(run.folder), CONFIG, CELLS) == "done"
+
+
+def test_a_run_that_never_finished_an_epoch_starts_again(run):
+    run.last_checkpoint.unlink()
+    assert claim(run, wanted(seed=1), CELLS) == "start"
+
+
+def test_other_settings_are_refused_by_name_with_the_remedy(run):
+    with pytest.raises(InputError, match=r"seed is 0 there and 1 here.*hydra\.run\.dir=DIR.*resume=restart"):
+        claim(run, wanted(seed=1), CELLS)
+
+
+def test_changed_data_are_refused_with_the_files(run):
+    cells = CELLS.assign(pixel_hash=["1", "other"])
+    with pytest.raises(InputError, match="1 changed, as b"):
+        claim(run, CONFIG, cells)
+    with pytest.raises(InputError, match="1 changed, as a"):
+        claim(run, CONFIG, CELLS.assign(label=[0, 0]))  # a corrected label
+    with pytest.raises(InputError, match="1 gone, as b"):
+        claim(run, CONFIG, CELLS.head(1))
+
+
+def test_never_refuses_any_run_and_restart_moves_it_aside_whole(run):
+    with pytest.raises(InputError, match="holds a run already"):
+        claim(run, CONFIG, CELLS, "never")
+    assert claim(run, CONFIG, CELLS, "restart") == "start"
+    assert list(run.folder.iterdir()) == []
+    (aside,) = [path for path in run.folder.parent.iterdir() if path != run.folder]
+    assert (aside / "checkpoints" / "last.ckpt").is_file()
+    with pytest.raises(InputError, match="holds no run"):
+        _ = Sweep(run.folder.parent).runs  # what was moved aside is no run of the sweep
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match=r"holds thesis\.tex and no run"):
+        claim(Run(tmp_path), CONFIG, CELLS)
+
+
+def test_place_name_and_hardware_make_no_other_run_and_auto_fits_what_was_chosen():
+    other = {
+        "seed": 0,
+        "name": "x",
+        "data": {"root": "/b", "fold": 0},
+        "trainer": {"precision": "auto", "accelerator": "cuda"},
+    }
+    assert differences(CONFIG, other) == []
+    assert differences(CONFIG, wanted(data={"root": "/a", "fold": 1})) == ["data.fold is 0 there and 1 here"]

@@ -1,0 +1,24 @@
+"""The time that a sweep still takes."""
+
+import pytest
+
+from leukemia.runs import Run, Sweep
+from leukemia.training.status import time_left
+
+
+def test_the_time_left_is_that_of_the_runs_to_come_at_the_pace_of_those_done(tmp_path):
+    sweep = Sweep(tmp_path)
+    sweep.plan(["a", "b", "c", "d", "e"], 5)
+    assert time_left(sweep, 0) is None
+    for name, status, seconds in (
+        ("a", "done", 10.0),
+        ("b", "failed", 500.0),
+        ("d", "done", 30.0),
+        ("x", "done", 900.0),
+    ):
+        Run(tmp_path / name).write_json("status.json", {"status": status, "seconds": seconds})
+    Run(tmp_path / "e").folder.mkdir()
+    (tmp_path / "e" / "status.json").write_text("{ damaged")
+    # c and e are to come and d is done already; b failed before, and x is of another sweep.
+    assert time_left(Sweep(tmp_path), 2) == pytest.approx(2 * 20)
+    assert time_left(Sweep(tmp_path), 5) == 0
