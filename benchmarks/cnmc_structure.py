@@ -26,7 +26,11 @@ def main() -> None:
         pd.read_csv(SHARED / "cnmc_files.csv"),
         pd.read_csv(SHARED / "C-NMC_test_prelim_phase_data_labels.csv"),
     )
-    print(cells.groupby(["split", "label"]).agg(images=("path", "size"), subjects=("subject", "nunique")))
+    print(
+        cells.groupby(["published_split", "label"]).agg(
+            images=("path", "size"), subjects=("subject", "nunique")
+        )
+    )
     print(write_demo(options.folder, size=options.size, structure=cells))
 
 
@@ -50,7 +54,7 @@ def structure(files: pd.DataFrame, prelim: pd.DataFrame) -> pd.DataFrame:
     cells = pd.concat([train, tested], ignore_index=True)
     found = cells["name"].str.extract(NAME.pattern, flags=re.IGNORECASE)
     cells = cells.assign(subject=found[0].str.upper(), label=(found[1].str.lower() == "all").astype(int))
-    return cells[["path", "name", "label", "subject", "split", "fold", "same_as"]]
+    return cells[["path", "name", "label", "subject", "published_split", "fold", "same_as"]]
 
 
 if __name__ == "__main__":

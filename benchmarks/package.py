@@ -32,7 +32,7 @@ def main() -> None:
     result = {
         "seconds": seconds,
         "cells": len(cells),
-        "train_cells": int((cells["side"] == "train").sum()),
+        "train_cells": int((cells["split"] == "train").sum()),
         "feature_seconds": sum(seconds for seconds, _ in passes.values()),
         "feature_cells": sum(count for _, count in passes.values()),
         "epochs": stopwatch.epochs,
@@ -71,10 +71,10 @@ def add_to_every_trainer(stopwatch: Stopwatch) -> Stopwatch:
 
 def lists(cells: pd.DataFrame, base: Path) -> dict[str, dict[str, list]]:
     """The paths and labels of train and val, for the plain loop."""
-    of_side = {side: cells[cells["side"] == side] for side in ("train", "val")}
+    of_split = {split: cells[cells["split"] == split] for split in ("train", "val")}
     return {
-        side: {"paths": [str(base / path) for path in rows["path"]], "labels": rows["label"].tolist()}
-        for side, rows in of_side.items()
+        split: {"paths": [str(base / path) for path in rows["path"]], "labels": rows["label"].tolist()}
+        for split, rows in of_split.items()
     }
 
 

@@ -90,9 +90,9 @@ start and imports, s, package | plain | peak GB, package | plain | limit |
   the last table. The contenders of a row run directly after one another. {repeated(task["repeats"])}
 - Package: `leukemia.train.train` in {precision}, as `auto` chooses here, from an empty cache to `metrics.json`:
   decoding, feature pass, all epochs, checkpoints, curves and final predictions. With `pbc` it also decodes and
-  predicts the test side, a fifth of the cells, which the plain loop does not have.
+  predicts the test split, a fifth of the cells, which the plain loop does not have.
 - Plain: `benchmarks/plain_loop.py` on the same training and validation cells: PIL, torchvision transforms, a
-  DataLoader with 2 workers for each side, 32-true, frozen modules by `requires_grad_(False)` and `eval()`, Lightning's
+  DataLoader with 2 workers for each split, 32-true, frozen modules by `requires_grad_(False)` and `eval()`, Lightning's
   own checkpoint and logger. {scaled(task)}
 - Limit: `benchmarks/limit.py`, the network alone on one batch in memory, in {precision}, channels-last, median of
   {task["limit_repeats"]} repeats of {task["limit_seconds"]:g} s after a warm-up. Training batches of the package: the \

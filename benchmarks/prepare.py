@@ -33,7 +33,7 @@ def main() -> None:
 def synthetic(data: dict, root: Path) -> None:
     """A synthetic C-NMC set of about so many labelled images, and no others."""
     table = plan(round(data["images"] * OF_ALL / LABELLED))
-    write_demo(root, structure=table[table["split"] != "final"].reset_index(drop=True))
+    write_demo(root, structure=table[table["published_split"] != "final"].reset_index(drop=True))
 
 
 def subset(data: dict, manifest: Path) -> None:

@@ -118,17 +118,17 @@ def row_task(name: str, depth: int, row: str, data: dict[str, Any]) -> Measureme
 
 def overrides(task: Measurement) -> list[str]:
     """The settings of a package run, as its user would type them."""
-    layout = ["data=cells", "data.split=image", "data.positive=ig"] if task["name"] == "pbc" else []
+    layout = ["data=cells", "data.protocol=image", "data.positive=ig"] if task["name"] == "pbc" else []
     return [
         *layout,
         f'data.root="{task["root"]}"',
         f"data.image_size={task['size']}",
         f"data.batch_size={task['batch_size']}",
         f"data.augment={task['augment']}",
-        f"model.depth={task['depth']}",
+        f"model.net.depth={task['depth']}",
         f"model.trainable_from={task['policy']}",
-        f'model.weights="{task["weights"]}"',
-        f"model.lr={task['lr']}",
+        f'model.net.weights="{task["weights"]}"',
+        f"model.optimizer.lr={task['lr']}",
         f"trainer.max_epochs={task['epochs']}",
         f"trainer.precision={task['precision']}",
         f"callbacks.early_stopping.patience={task['epochs']}",

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 SETTINGS = (
-    "data=demo", "data.demo_images=40", "data.image_size=32", "data.batch_size=16", "model.weights=none",
+    "data=demo", "data.demo_images=40", "data.image_size=32", "data.batch_size=16", "model.net.weights=none",
     "model.trainable_from=head", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=1",
     "~logger",
 )  # fmt: skip

@@ -33,7 +33,7 @@ LOOK = 2.0  # seconds between looks at devices that others use
 LEAVE = 60.0  # seconds that a run has to end when the sweep is ended
 
 
-class DevicesSweep(Launcher):
+class DeviceLauncher(Launcher):
     """Runs a sweep on the devices of this machine; its settings are those of conf/hydra/launcher/devices.yaml."""
 
     def __init__(self, devices: int | str = "auto") -> None:
@@ -194,7 +194,7 @@ def run_in_child(
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(file, stream)
-    from leukemia.train import prepare_process, task_of_a_job
+    from leukemia.train import prepare_process, run_hydra_job
 
     prepare_process()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -206,7 +206,7 @@ def run_in_child(
         of_run.hydra.job.id = of_run.hydra.job.num = number
     done = run_job(
         hydra_context=hydra_context,
-        task_function=task_of_a_job,
+        task_function=run_hydra_job,
         config=of_run,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",

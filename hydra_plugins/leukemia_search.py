@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 CUT_OFF = 3  # times, and a trial has failed
 
 
-class Search(Sweeper):
+class OptunaSweeper(Sweeper):
     """Searches with a tree-structured Parzen estimator; its settings are those of conf/hydra/sweeper/search.yaml."""
 
     def __init__(

@@ -22,7 +22,7 @@ EVERY = 5.0  # seconds between looks at the results; at the queue every sixth ti
 LATE = 60.0  # seconds that a result may take to be seen through a shared file system
 
 
-class SlurmSweep(Launcher):
+class SlurmLauncher(Launcher):
     """Submits a sweep and waits for it; its settings are those of conf/hydra/launcher/slurm.yaml."""
 
     def __init__(self, requeue_killed: int = 3, **settings: Any) -> None:
@@ -33,7 +33,9 @@ class SlurmSweep(Launcher):
         from leukemia.errors import InputError
 
         try:
-            from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+            from hydra_plugins.hydra_submitit_launcher.submitit_launcher import (
+                SlurmLauncher as SubmititLauncher,
+            )
         except ImportError:
             raise InputError("hydra/launcher=slurm needs an extra: pip install 'leukemia[slurm]'") from None
         if (self.settings.get("gpus_per_node") or 0) > 1:
@@ -42,7 +44,7 @@ class SlurmSweep(Launcher):
                 "device; use 1, or null on a cluster without GPUs"
             )
         self.config = config
-        self.launcher = SlurmLauncher(**self.settings)
+        self.launcher = SubmititLauncher(**self.settings)
         self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

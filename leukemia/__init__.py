@@ -20,7 +20,7 @@ _HOMES = {
     "compose": "leukemia.config",
     "predict_logits": "leukemia.inference.torch_predictor",
     "predictions_table": "leukemia.inference.torch_predictor",
-    "read_index": "leukemia.data.cnmc",
+    "read_cnmc": "leukemia.data.cnmc",
     "subject_metrics": "leukemia.evaluation.metrics",
     "write_demo": "leukemia.data.demo",
     "write_report": "leukemia.reporting.html",

@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
         "(python -m leukemia.train), the rest is here.",
         epilog="""examples:
   leukemia data demo demo-cells                       synthetic cells, to try it
-  leukemia-train data.root=demo-cells model.weights=none name=try
+  leukemia-train data.root=demo-cells model.net.weights=none name=try
   leukemia report outputs/try                         figures and plots of all runs
   leukemia COMMAND --help                             what a command takes, with an example""",
         formatter_class=argparse.RawDescriptionHelpFormatter,

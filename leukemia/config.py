@@ -81,8 +81,8 @@ def absolute_paths(config: DictConfig) -> DictConfig:
     config = config.copy()
     if config.data.root is not None:
         config.data.root = str(Path(str(config.data.root)).expanduser().absolute())
-    if config.model.weights not in ("imagenet", "none"):
-        config.model.weights = str(Path(str(config.model.weights)).expanduser().absolute())
+    if config.model.net.weights not in ("imagenet", "none"):
+        config.model.net.weights = str(Path(str(config.model.net.weights)).expanduser().absolute())
     return config
 
 
@@ -94,7 +94,7 @@ def resolve_auto(config: DictConfig) -> DictConfig:
     """
     import torch
 
-    from leukemia.models.classifier import side_names
+    from leukemia.models.classifier import metric_names
     from leukemia.precision import resolve_precision
 
     config = config.copy()
@@ -111,10 +111,8 @@ def resolve_auto(config: DictConfig) -> DictConfig:
             f"cache.max_gb={config.cache.max_gb} is no number of gigabytes: use a number, or null"
         )
     trainer, monitor = config.trainer, config.callbacks.early_stopping.monitor
-    if monitor not in side_names("val"):
-        raise InputError(
-            f"callbacks.early_stopping.monitor={monitor} does not exist: use one of {', '.join(side_names('val'))}"
-        )
+    if monitor not in metric_names("val"):
+        raise InputError(f"monitor={monitor} does not exist: use one of {', '.join(metric_names('val'))}")
     cuda = torch.cuda.is_available()
     if trainer.accelerator in ("gpu", "cuda") and not cuda:
         raise InputError(

@@ -10,13 +10,19 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-TOLD_FIRST = ("model.depth", "model.trainable_from", "data.split", "data.fold", "seed")  # in a folder's name
+TOLD_FIRST = (
+    "model.net.depth",
+    "model.trainable_from",
+    "data.protocol",
+    "data.fold",
+    "seed",
+)  # in a folder's name
 GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 SUBDIR = "${leukemia.slug:${hydra.overrides.task}}"
 NOT_IDENTITY = (  # settings that do not make another run: where things lie, names, hardware
     "data.root",
     "data.max_gb",
-    "data.resident",
+    "data.keep_on_gpu",
     "name",
     "resume",
     "compile",

@@ -91,7 +91,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """`path, subject, side, label, logit, probability` of the best checkpoint."""
+        """`path, subject, split, label, logit, probability` of the best checkpoint."""
         return self._table("predictions.csv")
 
     @cached_property
@@ -101,7 +101,7 @@ class Run:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """`path, subject, group, label, side, pixel_hash` of every cell of the run."""
+        """`path, subject, group, label, split, pixel_hash` of every cell of the run."""
         return self._table("cells.csv")
 
     @property
@@ -124,7 +124,7 @@ class Run:
     @property
     def attention(self) -> dict[str, Any] | None:
         """What `leukemia explain` found of the run's own cells; None where it was not run. Read afresh each time."""
-        return self._json("attention.json") if (self.folder / "attention.json").is_file() else None
+        return self._json("gradcam.json") if (self.folder / "gradcam.json").is_file() else None
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         write_text(self.folder / name, json.dumps(value, indent=2) + "\n")

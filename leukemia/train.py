@@ -68,7 +68,7 @@ def prepare_process() -> None:
     warnings.filterwarnings("ignore", "The `srun` command is available")  # of a run on this machine itself
 
 
-def task_of_a_job(config: DictConfig) -> float | None:
+def run_hydra_job(config: DictConfig) -> float | None:
     """One job of Hydra's, in whatever process: what fails is kept, so that a sweep goes on and Hydra adds no words.
 
     Returns:
@@ -107,7 +107,7 @@ def task_of_a_job(config: DictConfig) -> float | None:
     return best_monitored(Run(folder)) if failure is None and sweeping else None
 
 
-_task = hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")(task_of_a_job)
+_task = hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")(run_hydra_job)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def shared() -> Path:
 
 
 SMALL = (  # a run of seconds
-    "model.weights=none",
+    "model.net.weights=none",
     "data.image_size=32",
     "data.batch_size=16",
     "trainer=cpu",

@@ -19,7 +19,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_its_data_and_model_can_be_built(option):
-    config = compose([option, "data.root=nowhere", "model.weights=none"])
+    config = compose([option, "data.root=nowhere", "model.net.weights=none"])
     assert build(config.data).root == Path("nowhere")
     assert isinstance(build(config.model), CellClassifier)
 
@@ -47,7 +47,7 @@ def test_the_public_defaults():
     assert (config.trainer.max_epochs, config.trainer.precision) == (30, "auto")
     stopping = config.callbacks.early_stopping
     assert (stopping.patience, stopping.monitor) == (5, "val/loss")
-    assert (config.data.split, config.data.image_size, config.data.batch_size) == ("official", 224, 32)
+    assert (config.data.protocol, config.data.image_size, config.data.batch_size) == ("official", 224, 32)
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
@@ -62,9 +62,9 @@ def test_what_the_command_line_says_wins_over_an_experiment():
 
 def test_paper_is_the_seed_studys_grid_without_augmentation():
     config = compose(["experiment=paper"])
-    assert (config.data.split, config.data.augment, config.model.optimizer) == ("official", "none", "adam")
+    assert (config.data.protocol, config.data.augment, config.model.optimizer) == ("official", "none", "adam")
     text = (CONF / "experiment" / "paper.yaml").read_text()
-    assert "model.depth: 18,50" in text
+    assert "model.net.depth: 18,50" in text
     assert "model.trainable_from: head,layer4,stem" in text
 
 

@@ -15,7 +15,7 @@ from leukemia.identity import grid_names, slug
 @pytest.mark.parametrize(
     ("override", "near"),
     [
-        ("model.dpeth=18", "model.depth"),
+        ("model.dpeth=18", "model.net.depth"),
         ("model.trainable=head", "model.trainable_from"),
         ("data.rot=x", "data.root"),
         ("max_epochs=3", "trainer.max_epochs"),
@@ -100,17 +100,17 @@ def test_build_refuses_an_unknown_argument_with_the_near_ones():
 
 def test_a_constructors_refusal_comes_through_as_it_is():
     with pytest.raises(InputError, match=r"^model\.depth=20 is unknown"):
-        build(compose(["model.depth=20", "model.weights=none"]).model)
+        build(compose(["model.net.depth=20", "model.net.weights=none"]).model)
 
 
 def test_a_figure_that_does_not_exist_cannot_be_monitored():
     with pytest.raises(InputError, match=r"val/acc does not exist: use one of val/loss, val/accuracy"):
-        resolve_auto(compose(["callbacks.early_stopping.monitor=val/acc"]))
+        resolve_auto(compose(["monitor=val/acc"]))
 
 
 @pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/auroc", "max")])
 def test_the_direction_follows_from_the_monitored_figure(monitor, mode):
-    callbacks = compose([f"callbacks.early_stopping.monitor={monitor}"]).callbacks
+    callbacks = compose([f"monitor={monitor}"]).callbacks
     assert callbacks.early_stopping.mode == callbacks.best.mode == mode
     assert callbacks.best.monitor == monitor
 
@@ -150,7 +150,9 @@ words = st.text(
 )
 
 
-@given(values=st.dictionaries(st.sampled_from(["model.depth", "data.fold", "model.weights", "x"]), words))
+@given(
+    values=st.dictionaries(st.sampled_from(["model.net.depth", "data.fold", "model.net.weights", "x"]), words)
+)
 def test_a_slug_is_a_plain_short_folder_name(values):
     name = slug([f"{key}={value}" for key, value in values.items()])
     assert len(name) < 100
@@ -159,25 +161,27 @@ def test_a_slug_is_a_plain_short_folder_name(values):
 
 
 def test_a_slug_leaves_out_what_does_not_change_the_result_and_keeps_the_rest():
-    plain = slug(["model.depth=18", "seed=1"])
+    plain = slug(["model.net.depth=18", "seed=1"])
     assert plain == slug(
-        ["seed=1", "model.depth=18", "data.root=/x", "name=y", "trainer=gpu", "resume=never"]
+        ["seed=1", "model.net.depth=18", "data.root=/x", "name=y", "trainer=gpu", "resume=never"]
     )
-    assert slug(["data.augment=none", "model.lr=1"]) == slug(["model.lr=1", "data.augment=none"])
+    assert slug(["data.augment=none", "model.optimizer.lr=1"]) == slug(
+        ["model.optimizer.lr=1", "data.augment=none"]
+    )
     assert plain.startswith("depth-18_seed-1-")
     assert len({slug([f"seed={seed}"]) for seed in range(50)}) == 50
-    assert slug(["model.depth=18", "model.depth=50"]) == slug(["model.depth=50"])
+    assert slug(["model.net.depth=18", "model.net.depth=50"]) == slug(["model.net.depth=50"])
 
 
 def test_the_names_of_a_grid_are_those_of_its_run_folders():
     """As `-m experiment=demo seed=0,1` composes it: the grid of the experiment, times the seeds."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         config = hydra_compose("train", ["experiment=demo", "seed=0"], return_hydra_config=True)
-    config.hydra.overrides.task = ["experiment=demo", "seed=0,1", "model.depth=18"]
+    config.hydra.overrides.task = ["experiment=demo", "seed=0,1", "model.net.depth=18"]
     names = grid_names(config)
     assert (
         len(set(names)) == 6
     )  # 3 stages, 2 seeds, and the depth of the command line over that of the experiment
-    assert slug(["model.depth=18", "model.trainable_from=stem", "experiment=demo", "seed=1"]) in names
+    assert slug(["model.net.depth=18", "model.trainable_from=stem", "experiment=demo", "seed=1"]) in names
     config.hydra.sweep.subdir = "${hydra.job.num}"
     assert grid_names(config) == []

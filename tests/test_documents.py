@@ -42,7 +42,7 @@ MAY_EXIT_1 = {
 }
 # A run of seconds in place of hours; what a command says itself stays.
 FAST = {"trainer": "cpu", "trainer.precision": "32-true", "trainer.max_epochs": "1", "data.image_size": "32",
-        "data.batch_size": "16", "model.depth": "18", "model.weights": "none"}  # fmt: skip
+        "data.batch_size": "16", "model.net.depth": "18", "model.net.weights": "none"}  # fmt: skip
 
 
 def commands(text: str) -> list[str]:
@@ -71,7 +71,7 @@ def world(tmp_path_factory) -> dict[str, str]:
             *overrides,
             f"data.root={demo_root}",
             "data.image_size=64",
-            "data.split=holdout",
+            "data.protocol=holdout",
             f"seed={seed}",
         ]
         run = train(compose([*settings, "model.trainable_from=head"]), folder / "sweep" / f"seed-{seed}")
@@ -125,7 +125,7 @@ def test_what_a_page_says_can_be_done(page, world, leukemia_train, tmp_path, mon
                 said = {argument.partition("=")[0] for argument in arguments}
                 faster = [f"{key}={value}" for key, value in FAST.items() if key not in said]
                 if any(word.startswith("experiment=demo") for word in arguments):
-                    faster = ["trainer=cpu", "trainer.max_epochs=1", "model.depth=18"]
+                    faster = ["trainer=cpu", "trainer.max_epochs=1", "model.net.depth=18"]
                 with monkeypatch.context() as patch:  # the page at a sweep's end is made in its own tests
                     patch.setattr("leukemia.reporting.html.report_html", lambda *_: "")
                     code, _, problem = leukemia_train(*arguments, *faster)

@@ -19,10 +19,10 @@ from leukemia.runs import Run, Sweep
 
 def test_a_sweep_skips_what_is_done_survives_a_failure_and_ends_in_a_report(leukemia_train, small, tmp_path):
     sweep = [*small, "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep", "model.trainable_from=head"]
-    code, out, err = leukemia_train("-m", *sweep, "model.depth=18,20", "seed=0,1")
+    code, out, err = leukemia_train("-m", *sweep, "model.net.depth=18,20", "seed=0,1")
     assert code == 1
     assert err.count("failed:") == 2
-    assert "model.depth=20 is unknown" in err
+    assert "model.net.depth=20 is unknown" in err
     assert "Traceback" not in err
     states = {run.name: run.status["status"] for run in Sweep(tmp_path / "sweep").runs}
     assert sorted(states.values()) == ["done", "done", "failed", "failed"]
@@ -36,7 +36,7 @@ def test_a_sweep_skips_what_is_done_survives_a_failure_and_ends_in_a_report(leuk
 
     done = Sweep(tmp_path / "sweep").with_status("done")
     before = [run.last_checkpoint.stat().st_mtime_ns for run in done]
-    code, out, _ = leukemia_train("-m", *sweep, "model.depth=18", "seed=0,1,2")
+    code, out, _ = leukemia_train("-m", *sweep, "model.net.depth=18", "seed=0,1,2")
     assert code == 0  # the runs that failed are of another sweep in this folder
     assert out.count("is done already") == 2
     assert [run.last_checkpoint.stat().st_mtime_ns for run in done] == before
@@ -86,18 +86,18 @@ def test_the_paper_experiment_runs_the_grid(leukemia_train, small, tmp_path):
     ("overrides", "named"),
     [
         (["data.root=no/such/folder"], "no such folder"),
-        (["model.depth=20"], "18, 34, 50, 101, 152"),
+        (["model.net.depth=20"], "18, 34, 50, 101, 152"),
         (["model.trainable_from=layer5"], "layer5 is no stage"),
-        (["data.split=subject_kfold", "data.fold=7"], "use 0 to 4"),
-        (["model.dpeth=18"], "model.depth"),
-        (["callbacks.early_stopping.monitor=val/acc"], "val/accuracy"),
-        (["model.weights=README.md"], "README.md"),
+        (["data.protocol=subject_kfold", "data.fold=7"], "use 0 to 4"),
+        (["model.dpeth=18"], "model.net.depth"),
+        (["monitor=val/acc"], "val/accuracy"),
+        (["model.net.weights=README.md"], "README.md"),
         (["trainer=gpu"], "trainer=cpu"),
         (["trainer.max_epochs=many"], "max_epochs"),
         (["hydra.run.dir=/dev/null/run"], "/dev/null"),
         (["resume=maybe"], "auto, never, restart"),
         (["logger=null"], "~logger"),
-        (["model.lr=[1"], "model.lr"),
+        (["model.optimizer.lr=[1"], "model.optimizer.lr"),
         (["data.augment=some"], "none, views, full"),
         (["data.root=null"], "data.root=DIR"),
         (["data=demo", "data.root=null", "data.demo_images=3"], "images"),
@@ -133,7 +133,7 @@ def test_a_sweep_keeps_no_configuration_of_the_runs_that_are_over(
 
 def test_a_sweep_of_nothing_but_bad_input_is_refused_whole(leukemia_train, small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, _, err = leukemia_train("-m", *small, "data.root=nowhere", "model.depth=18,50")
+    code, _, err = leukemia_train("-m", *small, "data.root=nowhere", "model.net.depth=18,50")
     assert code == 2
     assert err.strip().splitlines()[-1].count("nowhere: no such folder") == 1
     assert not list(tmp_path.rglob("*.*"))
@@ -190,7 +190,7 @@ def test_a_signal_leaves_an_interrupted_run_that_goes_on(leukemia_train, small, 
 
 
 def test_two_processes_train_a_head_as_one_does_and_score_every_cell_once(small, tmp_path):
-    common = [*small, "model.trainable_from=head", "data.split=subject_kfold"]
+    common = [*small, "model.trainable_from=head", "data.protocol=subject_kfold"]
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, extra in (
         (one, ["data.batch_size=16"]),
@@ -203,7 +203,7 @@ def test_two_processes_train_a_head_as_one_does_and_score_every_cell_once(small,
     assert second.config["trainer"]["devices"] == 2
     assert sorted(second.predictions["path"]) == sorted(first.predictions["path"])
     assert not second.predictions["path"].duplicated().any()
-    assert (first.cells["side"] == "train").sum() % 2 == 0  # so that no cell fills up a batch
+    assert (first.cells["split"] == "train").sum() % 2 == 0  # so that no cell fills up a batch
     head = "net.net.fc.weight"
     weights = [
         torch.load(run.last_checkpoint, weights_only=True)["state_dict"][head] for run in (first, second)

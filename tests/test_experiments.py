@@ -1,4 +1,4 @@
-"""Experiments as they are run: what each promises about its sides, and what its sweep ends in."""
+"""Experiments as they are run: what each promises about its splits, and what its sweep ends in."""
 
 import json
 
@@ -51,20 +51,26 @@ def test_challenge_chooses_the_epoch_on_training_groups_and_reports_prelim_in_ei
     )
     assert code == 0, err
     run = Run(folder)
-    sides = run.cells.groupby("side")["path"].agg(lambda paths: {"validation_data" in path for path in paths})
-    assert sides.to_dict() == {"train": {False}, "val": {False}, "test": {True}}
-    assert run.metrics["side"] == "test"
+    splits = run.cells.groupby("split")["path"].agg(
+        lambda paths: {"validation_data" in path for path in paths}
+    )
+    assert splits.to_dict() == {"train": {False}, "val": {False}, "test": {True}}
+    assert run.metrics["split"] == "test"
     assert run.metrics["epoch_chosen_here"] is False
     assert run.config["data"]["test_views"] == 8
 
 
 def test_challenge_is_prellberg_and_kramers_recipe():
     config = compose(["experiment=challenge"])
-    rates = dict.fromkeys(("stem", "layer1", "layer2", "layer3", "layer4", "head"), config.model.lr)
+    rates = dict.fromkeys(("stem", "layer1", "layer2", "layer3", "layer4", "head"), config.model.optimizer.lr)
     assert {**rates, **config.model.stage_lr} == {
         "stem": 1e-6, "layer1": 1e-6, "layer2": 1e-4, "layer3": 1e-4, "layer4": 1e-4, "head": 1e-2,
     }  # fmt: skip
-    assert (config.model.schedule, list(config.model.step_epochs), config.model.step_factor) == (
+    assert (
+        config.model.schedule,
+        list(config.model.scheduler.step_epochs),
+        config.model.scheduler.step_factor,
+    ) == (
         "step",
         [2, 4],
         0.1,

@@ -23,7 +23,7 @@ class Cell:
         subject: None where unknown.
         label: of the data, a class; None where unknown. It is shown to nobody who still has to decide.
         logit: of the positive class.
-        seen: the side on which the model has seen it, `train` or `val`; None where it has not.
+        seen: the split on which the model has seen it, `train` or `val`; None where it has not.
         added: whether it was added to the page, or lies in a folder that was given.
     """
 
@@ -106,10 +106,10 @@ def native_size(run: Run) -> int | None:
 
 
 def seen_sides(run: Run) -> Callable[[str], str | None]:
-    """The side, `train` or `val`, on which a model has seen a picture, by its hash; None where it has not."""
-    known = run.cells[run.cells["side"].isin(["train", "val"])]
-    sides = dict(zip(known["pixel_hash"], known["side"], strict=True))
-    return sides.get
+    """The split, `train` or `val`, on which a model has seen a picture, by its hash; None where it has not."""
+    known = run.cells[run.cells["split"].isin(["train", "val"])]
+    splits = dict(zip(known["pixel_hash"], known["split"], strict=True))
+    return splits.get
 
 
 def data_root(run: Run, moved: Path | None) -> Path | None:
@@ -141,7 +141,7 @@ def training_root(run: Run, reviewed: Path | None) -> Path | None:
         run: finished.
         reviewed: the folder of its own cells, if they are under review.
     """
-    paths = run.cells.loc[run.cells["side"].isin(["train", "val"]), "path"]
+    paths = run.cells.loc[run.cells["split"].isin(["train", "val"]), "path"]
     places = [_configured(run)] if reviewed is None else [reviewed, _configured(run)]
     return next((place for place in places if _holds(place, paths)), None)
 

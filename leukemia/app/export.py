@@ -141,7 +141,7 @@ def manifest_csv(
     """
     rows: dict[str, tuple[str, str | None]] = {}  # label and subject by path
     if run is not None and root is not None:
-        known = run.cells[run.cells["side"].isin(["train", "val"])]
+        known = run.cells[run.cells["split"].isin(["train", "val"])]
         columns = (known[name] for name in ("path", "pixel_hash", "label", "subject"))
         for path, cell_id, label, subject in zip(*columns, strict=True):
             named = labels.get(cell_id, classes[int(label)])

@@ -18,7 +18,7 @@ from leukemia.app.uploads import subject_of
 from leukemia.data.files import existing_folder, is_image, list_files, natural
 from leukemia.data.pixels import at_native_size, decode, pixel_hash
 from leukemia.errors import InputError
-from leukemia.storage.atomic import written_whole
+from leukemia.storage.atomic import atomic_write
 
 BATCH = 16
 MOST_PROBLEMS = 50
@@ -101,7 +101,7 @@ class Intake:
         if not file.is_file():  # else it waits already
             content = io.BytesIO()
             Image.fromarray(picture).save(content, "png")
-            with written_whole(file) as target:
+            with atomic_write(file) as target:
                 target.write(content.getvalue())
         entry = Picture(cell_id, name, subject_of(name, self.review.classes))
         self.review.store.add_picture(entry)

@@ -105,11 +105,11 @@ def _start(folder: str) -> None:
 
 
 def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    if "scorer" not in _network:
-        from leukemia.inference.torch_predictor import run_scorer
+    if "predictor" not in _network:
+        from leukemia.inference.torch_predictor import torch_predictor
 
-        _network["scorer"] = run_scorer(Run(_network["folder"]))
-    logits: NDArray[np.float64] = _network["scorer"].logits(pixels)
+        _network["predictor"] = torch_predictor(Run(_network["folder"]))
+    logits: NDArray[np.float64] = _network["predictor"].logits(pixels)
     return logits
 
 

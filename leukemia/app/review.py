@@ -20,7 +20,7 @@ from leukemia.app.uploads import tells_class
 from leukemia.data.pixels import fit
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.runs import Run
-from leukemia.storage.atomic import written_whole
+from leukemia.storage.atomic import atomic_write
 
 FOLDER = "review"  # in that of the run
 
@@ -111,7 +111,7 @@ class Review:
         return Opinion(probability, label, str(triage(logit, self.policy, self.classes)[0]))
 
     def thresholds(self) -> tuple[float | None, float | None]:
-        """The policy's thresholds as probabilities of the positive class; None where that side releases nothing."""
+        """The policy's thresholds as probabilities of the positive class; None where that split releases nothing."""
         if self.policy is None:
             return None, None
         ends = (self.policy.low, self.policy.high)
@@ -151,7 +151,7 @@ class Review:
         if not copy.is_file():
             content = io.BytesIO()
             Image.fromarray(self.picture(cell)).save(content, "png")
-            with written_whole(copy) as file:
+            with atomic_write(copy) as file:
                 file.write(content.getvalue())
         return copy
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from leukemia.errors import InputError
 from leukemia.reporting import words
-from leukemia.reporting.evidence import comparison, comparisons, figures_of, models_of
+from leukemia.reporting.evidence import comparison, comparisons, metrics_of, setting_results
 from leukemia.reporting.words import count
 
 MOST_SUBJECTS = 40  # of more, the worst called ones
@@ -21,14 +21,14 @@ def evaluated(
     Args:
         target, against: folders or tables; of two, their difference is told too.
         as_json: whether as JSON.
-        problems: as `leukemia.reporting.evidence.models_of` takes them; they are told at the end.
+        problems: as `leukemia.reporting.evidence.setting_results` takes them; they are told at the end.
 
     Raises:
         InputError: if there are no predictions that can be used, or those of `against` are of other cells.
     """
-    models = models_of(target, problems)
+    models = setting_results(target, problems)
     if against is not None:
-        others = models_of(against)
+        others = setting_results(against)
         if len(models) > 1 or len(others) > 1:
             raise InputError("--against compares two models: name runs, tables or sweeps of one setting")
         if (models[0].name, models[0].runs) == (others[0].name, others[0].runs):  # of two sweeps
@@ -38,7 +38,7 @@ def evaluated(
         found = [comparison(models[0], others[0])]
     else:
         found = comparisons(models)
-    figures = [figures_of(model) for model in models]
+    figures = [metrics_of(model) for model in models]
     if as_json:
         whole = len(figures) == 1
         content = figures[0] if whole else {"settings": figures}

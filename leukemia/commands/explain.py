@@ -17,13 +17,13 @@ from leukemia.data.files import find_pictures
 from leukemia.errors import InputError
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.inference.gradcam import PLACE, background, cell_alone, heat_maps, on_background
-from leukemia.inference.predictor import Scorer
-from leukemia.inference.torch_predictor import run_scorer
+from leukemia.inference.predictor import Predictor
+from leukemia.inference.torch_predictor import torch_predictor
 from leukemia.models.checkpoint import load_classifier
 from leukemia.models.classifier import CellClassifier
 from leukemia.reporting.overlays import THUMBNAIL, contact_sheet, side_by_side
 from leukemia.runs import Run
-from leukemia.storage.atomic import write_text, written_whole
+from leukemia.storage.atomic import atomic_write, write_text
 
 SAMPLE = 200  # of a run's reported cells
 ON_SHEET = 16  # cells of a class
@@ -58,7 +58,7 @@ def explain(
     sample: int = SAMPLE,
     device: str = "auto",
 ) -> int:
-    """Write attention.json, the contact sheet attention.png, and for paths a picture of each cell.
+    """Write gradcam.json, the contact sheet gradcam.png, and for paths a picture of each cell.
 
     Without paths it is about a random sample of the cells that the run's figures are of, and both files lie in the
     run folder, where the report finds them.
@@ -80,15 +80,15 @@ def explain(
     else:
         (files, about), folder = _of_the_run(run, sample), run.folder
     folder = folder if output is None else Path(output)
-    scorer, unread = run_scorer(run, device), []  # type: ignore[var-annotated]
-    if scorer.image_size <= PLACE:
+    predictor, unread = torch_predictor(run, device), []  # type: ignore[var-annotated]
+    if predictor.image_size <= PLACE:
         raise InputError(
-            f"{run.folder}: with data.image_size={scorer.image_size} a cell is a single place to layer4, and there is "
+            f"{run.folder}: with data.image_size={predictor.image_size} a cell is a single place to layer4, and there is "
             f"nothing to map: take a run of more than {PLACE} pixels"
         )
     model = load_classifier(run.best_checkpoint)
-    rows, tiles = [], {name: [] for name in scorer.classes}  # type: ignore[var-annotated]
-    for number, cell in _explained(scorer, model, files, unread):
+    rows, tiles = [], {name: [] for name in predictor.classes}  # type: ignore[var-annotated]
+    for number, cell in _explained(predictor, model, files, unread):
         rows.append({name: value for name, value in vars(cell).items() if name not in ("pixels", "heat")})
         if len(tiles[cell.decision]) < ON_SHEET:
             tiles[cell.decision].append(side_by_side(cell.pixels, cell.heat, cell.caption, THUMBNAIL))
@@ -102,21 +102,21 @@ def explain(
         **about,
         "cells": len(rows),
         "layer": "layer4",
-        "image_size": scorer.image_size,
-        "classes": attention_by_class(pd.DataFrame(rows), scorer.classes),
+        "image_size": predictor.image_size,
+        "classes": gradcam_by_class(pd.DataFrame(rows), predictor.classes),
     }
     sections = {f"Decided {name}": pictures for name, pictures in tiles.items() if pictures}
-    _save(folder / "attention.png", contact_sheet(sections, f"{run.name}: {about['sample']}"))
-    write_text(folder / "attention.json", json.dumps(found, indent=2) + "\n")
+    _save(folder / "gradcam.png", contact_sheet(sections, f"{run.name}: {about['sample']}"))
+    write_text(folder / "gradcam.json", json.dumps(found, indent=2) + "\n")
     print(
         "\n".join(
-            [*_told(found), *(f"not read: {problem}" for problem in unread), str(folder / "attention.png")]
+            [*_told(found), *(f"not read: {problem}" for problem in unread), str(folder / "gradcam.png")]
         )
     )
     return 1 if unread else 0
 
 
-def attention_by_class(cells: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+def gradcam_by_class(cells: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
     """How much of the attention falls on the black background, by the class that a network decides on.
 
     Args:
@@ -154,34 +154,34 @@ def _of_the_run(run: Run, sample: int) -> tuple[list[str], dict[str, Any]]:
     root = Path(run.config["data"]["root"])
     chosen = table.sample(min(sample, len(table)), random_state=0).sort_index()
     files = [str((root.parent if root.is_file() else root) / path) for path in chosen["path"]]
-    side = str(table["side"].iloc[0])
+    split = str(table["split"].iloc[0])
     if not any(Path(file).is_file() for file in files):
         raise InputError(
             f"{run.folder}: its pictures do not lie in {root} any more: name pictures, as leukemia explain RUN PATH"
         )
     if len(chosen) == len(table):
-        return files, {"side": side, "sample": f"all {len(table):,} {side} cells"}
+        return files, {"split": split, "sample": f"all {len(table):,} {split} cells"}
     return files, {
-        "side": side,
-        "sample": f"a random {len(chosen):,} of {len(table):,} {side} cells (seed 0)",
+        "split": split,
+        "sample": f"a random {len(chosen):,} of {len(table):,} {split} cells (seed 0)",
     }
 
 
 def _explained(
-    scorer: Scorer, model: CellClassifier, files: Sequence[str], unread: list[str]
+    predictor: Predictor, model: CellClassifier, files: Sequence[str], unread: list[str]
 ) -> Iterator[tuple[int, Explained]]:
     """The cells that can be read, with their number from 1; the others' problems go to `unread`."""
-    for start, items in decoded(scorer, files):
+    for start, items in decoded(predictor, files):
         good = {place: item for place, item in enumerate(items) if not isinstance(item, InputError)}
         unread += [str(item) for item in items if isinstance(item, InputError)]
         if not good:
             continue
         pixels = np.stack(list(good.values()))
-        logits, heat = scorer.logits(pixels), heat_maps(model, pixels)
+        logits, heat = predictor.logits(pixels), heat_maps(model, pixels)
         shares = on_background(heat, pixels), on_background(cell_alone(pixels), pixels), background(pixels)
         for row, place in enumerate(good):
             logit = float(logits[row])
-            decision = scorer.classes[1] if logit >= 0 else scorer.classes[0]
+            decision = predictor.classes[1] if logit >= 0 else predictor.classes[0]
             of_cell = (float(share[row]) for share in shares)
             number = start + place
             yield number + 1, Explained(files[number], pixels[row], heat[row], logit, decision, *of_cell)
@@ -206,5 +206,5 @@ def _told(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _save(path: Path, picture: Image.Image) -> None:
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         picture.save(file, "png")

@@ -15,8 +15,8 @@ from leukemia.errors import InputError
 from leukemia.evaluation.policy import REVIEW
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.evaluation.subjects import summary_by_subject
-from leukemia.inference.onnx_predictor import SUFFIX, onnx_scorer
-from leukemia.inference.predictor import Scorer
+from leukemia.inference.onnx_predictor import SUFFIX, onnx_predictor
+from leukemia.inference.predictor import Predictor
 from leukemia.runs import Run
 from leukemia.storage.atomic import write_text
 
@@ -54,16 +54,16 @@ def predict(
     _check_place(output)
     files = find_pictures(paths)
     owners = owners_of(subjects, files) if subjects else None
-    scorer = _scorer(Path(target), device, views)
-    table = score(scorer, files)
+    predictor = _scorer(Path(target), device, views)
+    table = score(predictor, files)
     if owners is not None:
         for place, name in enumerate(owners.columns, start=1):
             table.insert(place, name, owners[name])
     write_text(output, table.to_csv(index=False))
-    print("\n".join(_told(table, scorer)))
+    print("\n".join(_told(table, predictor)))
     if owners is not None:
         beside = output.with_name(f"{output.stem}_subjects.csv")
-        summary = summary_by_subject(table[table["error"].isna()], scorer.classes)
+        summary = summary_by_subject(table[table["error"].isna()], predictor.classes)
         write_text(beside, summary.to_csv(index=False))
         print(f"{len(summary):,} subjects: {beside}")
     unread = int(table["error"].notna().sum())
@@ -81,14 +81,14 @@ def predict(
     return 1 if unread else 0
 
 
-def score(scorer: Scorer, files: Sequence[str]) -> pd.DataFrame:
+def score(predictor: Predictor, files: Sequence[str]) -> pd.DataFrame:
     """The table of `leukemia predict`: `path, logit, probability, calibrated_probability` (missing where no
     calibration is known), `decision` (a class or `review`), `decided_by`, `views`, `error` (missing where there is
     none), a row a file."""
     logit = np.full(len(files), np.nan)
     errors: list[str | None] = [None] * len(files)
     with tqdm(desc="predicting", total=len(files), unit="cell", disable=None) as bar:
-        for start, items in decoded(scorer, files):
+        for start, items in decoded(predictor, files):
             good, pixels = [], []
             for place, item in enumerate(items, start):
                 if isinstance(item, InputError):
@@ -97,32 +97,32 @@ def score(scorer: Scorer, files: Sequence[str]) -> pd.DataFrame:
                     good.append(place)
                     pixels.append(item)
             if good:
-                logit[good] = scorer.logits(np.stack(pixels))
+                logit[good] = predictor.logits(np.stack(pixels))
             bar.update(len(items))
     read = np.isfinite(logit)
     for place in np.flatnonzero(~read).tolist():
         errors[place] = errors[place] or f"{files[place]}: the model gives no finite number"
-    calibrated = None if scorer.policy is None else scorer.policy.calibrated(logit)
+    calibrated = None if predictor.policy is None else predictor.policy.calibrated(logit)
     return pd.DataFrame({
         "path": list(files),
         "logit": logit,
         "probability": sigmoid(logit),
         "calibrated_probability": np.nan if calibrated is None else calibrated,
-        "decision": pd.Series(scorer.decide(logit), dtype=object).where(read),
-        "decided_by": pd.Series([scorer.decided_by] * len(files), dtype=object).where(read),
-        "views": scorer.views,
+        "decision": pd.Series(predictor.decide(logit), dtype=object).where(read),
+        "decided_by": pd.Series([predictor.decided_by] * len(files), dtype=object).where(read),
+        "views": predictor.views,
         "error": errors,
     })  # fmt: skip
 
 
 def decoded(
-    scorer: Scorer, files: Sequence[str]
+    predictor: Predictor, files: Sequence[str]
 ) -> Iterator[tuple[int, list[NDArray[np.uint8] | InputError]]]:
     """Each AT_ONCE files as pixels, or the reason why not; the next are read while these are in use."""
 
     def one(file: str) -> NDArray[np.uint8] | InputError:
         try:
-            return scorer.pixels(Path(file))
+            return predictor.pixels(Path(file))
         except InputError as error:
             return error
 
@@ -136,12 +136,12 @@ def decoded(
             yield start, [future.result() for future in waiting]
 
 
-def _scorer(target: Path, device: str, views: int | None) -> Scorer:
+def _scorer(target: Path, device: str, views: int | None) -> Predictor:
     if target.suffix == SUFFIX:
-        return onnx_scorer(target, device, views)
-    from leukemia.inference.torch_predictor import run_scorer
+        return onnx_predictor(target, device, views)
+    from leukemia.inference.torch_predictor import torch_predictor
 
-    return run_scorer(Run(target), device, views)
+    return torch_predictor(Run(target), device, views)
 
 
 def _check_place(output: Path) -> None:
@@ -158,17 +158,17 @@ def _check_place(output: Path) -> None:
         raise InputError(f"{folder} is no folder: make it, or choose another place with -o FILE")
 
 
-def _told(table: pd.DataFrame, scorer: Scorer) -> list[str]:
+def _told(table: pd.DataFrame, predictor: Predictor) -> list[str]:
     counts = table["decision"].value_counts()
-    said = [f"{int(counts.get(name, 0)):,} {name}" for name in (*scorer.classes, REVIEW)]
-    lines = [f"{len(table):,} cells, decided by {scorer.decided_by}: {', '.join(said)}"]
-    if scorer.policy is None:
+    said = [f"{int(counts.get(name, 0)):,} {name}" for name in (*predictor.classes, REVIEW)]
+    lines = [f"{len(table):,} cells, decided by {predictor.decided_by}: {', '.join(said)}"]
+    if predictor.policy is None:
         lines.append(
             "No cell is sent to review: there is no triage.json beside the model (`leukemia triage`)"
         )
-    elif not scorer.policy.certified:
-        lines.append(f"NOTE: the policy is not certified: {scorer.policy.why_not}")
-    if scorer.policy is not None and scorer.policy.low is None and scorer.policy.high is None:
+    elif not predictor.policy.certified:
+        lines.append(f"NOTE: the policy is not certified: {predictor.policy.why_not}")
+    if predictor.policy is not None and predictor.policy.low is None and predictor.policy.high is None:
         lines.append("It releases nothing; without its triage.json each cell is decided at probability 0.5")
     failed = table[table["error"].notna()]
     lines += [f"not read: {error}" for error in failed["error"][:5]]

@@ -7,10 +7,10 @@ import pandas as pd
 
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
-from leukemia.evaluation.predictions import has_subjects, plain_sides, plain_subjects, read_predictions
+from leukemia.evaluation.predictions import has_subjects, plain_splits, plain_subjects, read_predictions
 from leukemia.evaluation.thresholds import choose, floor_lines, outcome, predictive_values
 from leukemia.reporting import words
-from leukemia.reporting.evidence import models_of, predictions_of
+from leukemia.reporting.evidence import predictions_of, setting_results
 from leukemia.reporting.words import percent
 from leukemia.runs import Run, Sweep
 
@@ -18,7 +18,9 @@ POOLED = (
     "the pooled folds of a sweep are predictions of several models, and a policy is of one: certify a run"
 )
 SEVERAL = "these are the first of several models, and a policy is of one: certify a run"
-CHOSEN = "the epoch was chosen on these cells: certify on a test side (data.split=holdout) or with --on TABLE"
+CHOSEN = (
+    "the epoch was chosen on these cells: certify on a test split (data.protocol=holdout) or with --on TABLE"
+)
 
 
 def triage(
@@ -30,7 +32,7 @@ def triage(
     unit: str = "subject",
     prevalence: float | None = None,
 ) -> int:
-    """Choose a policy for a run (on its test side, or on a table of one's own) or a sweep, print what it does, and
+    """Choose a policy for a run (on its test split, or on a table of one's own) or a sweep, print what it does, and
     write triage.json. A certified policy that lies there is not replaced by one that is not.
 
     Returns:
@@ -98,17 +100,17 @@ def _of_run(run: Run, on: Path | None) -> tuple[pd.DataFrame, tuple[str, str], s
             )
         return table, classes, why_not, f"{len(table):,} cells of {on}"
     table = predictions_of(run)
-    side = str(run.metrics.get("side"))
+    split = str(run.metrics.get("split"))
     why_not = None
-    if run.metrics.get("epoch_chosen_here") or side != "test":
+    if run.metrics.get("epoch_chosen_here") or split != "test":
         why_not = CHOSEN
     elif run.metrics.get("leaks"):
         why_not = f"{run.metrics['leaks']} of these cells are not independent of training"
-    return table, classes, why_not, f"the {side} side of {run.name} ({len(table):,} cells)"
+    return table, classes, why_not, f"the {split} split of {run.name} ({len(table):,} cells)"
 
 
 def _of_sweep(folder: Path) -> tuple[pd.DataFrame, tuple[str, str], str, str]:
-    found = models_of(folder)
+    found = setting_results(folder)
     if len(found) > 1:
         raise InputError(
             f"{folder} holds {len(found)} settings ({'; '.join(model.name for model in found)}): a policy is of one "
@@ -149,12 +151,12 @@ def _views(table: pd.DataFrame, on: Path) -> int:
 
 def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
     """Refuse a table with cells or subjects that trained the model or chose its epoch."""
-    if "side" in table and (used := plain_sides(table).isin(["train", "val"])).any():
+    if "split" in table and (used := plain_splits(table).isin(["train", "val"])).any():
         raise InputError(
-            f"{on} has {used.sum():,} rows of side train or val, which train a model or choose its epoch: "
+            f"{on} has {used.sum():,} rows of split train or val, which train a model or choose its epoch: "
             "remove them"
         )
-    seen = run.cells[run.cells["side"].isin(["train", "val"])]
+    seen = run.cells[run.cells["split"].isin(["train", "val"])]
     known = seen["path"].astype(str).tolist()
     known_paths = {*known, *(tail for path in known for tail in _tails(path))}
     paths = table["path"][[_is_among(path, known_paths) for path in table["path"].astype(str)]]

@@ -1,1 +1,1 @@
-"""Cells: index, pixels, groups, sides, batches."""
+"""Cells: index, pixels, groups, splits, batches."""

@@ -15,7 +15,7 @@ ROOM = 0.5  # the share of a device's free memory that data may take
 
 
 @dataclass(frozen=True)
-class Stored:
+class ArrayStore:
     """A value for each cell, or one for each of its views.
 
     Attributes:
@@ -52,7 +52,7 @@ def resident(views: Sequence[np.ndarray | Tensor], device: torch.device) -> Sequ
     size = sum(array.nbytes for array in views)
     if device.type != "cuda" or size > ROOM * torch.cuda.mem_get_info(device)[0]:
         return views
-    log.info("data.resident=auto: %.2f GB of data live on %s", size / 1e9, device)
+    log.info("data.keep_on_gpu=auto: %.2f GB of data live on %s", size / 1e9, device)
     return [torch.as_tensor(np.ascontiguousarray(array), device=device) for array in views]
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from leukemia.data.check_result import Check, Count
-from leukemia.data.class_folders import scan_cells
-from leukemia.data.cnmc import CLASSES, SPLITS, scan_index
+from leukemia.data.class_folders import scan_class_folders
+from leukemia.data.cnmc import CLASSES, SPLITS, scan_cnmc
 from leukemia.data.duplicates import find_duplicates
 from leukemia.data.pixels import CNMC_SIZE, at_native_size, decode, pixel_hash
 from leukemia.data.problems import Kind, Problems
@@ -41,10 +41,10 @@ BOTH_SPLITS = Kind(
 )
 TWO_LABELS = Kind("equal pictures with different labels", "one of them is wrong: correct it")
 COPIES = Kind(
-    "equal pictures in train and in prelim", "data.split=official counts them as a leak: keep one of each"
+    "equal pictures in train and in prelim", "data.protocol=official counts them as a leak: keep one of each"
 )
 IGNORED = Kind("images that are no part of C-NMC, left out", "")
-NO_SUBJECTS = Kind("no cell has a subject", "only data.split=image is possible, and it leaks")
+NO_SUBJECTS = Kind("no cell has a subject", "only data.protocol=image is possible, and it leaks")
 
 
 def check(
@@ -53,7 +53,7 @@ def check(
     """Read every name and decode every picture of a data set.
 
     Args:
-        root: a C-NMC folder, or for `layout="cells"` what `read_cells` takes.
+        root: a C-NMC folder, or for `layout="cells"` what `read_class_folders` takes.
         layout: `cnmc` or `cells`.
         positive: the class that counts as 1, for `cells`.
         progress: show a bar on a terminal.
@@ -69,7 +69,7 @@ def check(
     place = Path(root).expanduser()
     folder = place.parent if place.is_file() else place
     cnmc = layout == "cnmc"
-    scan, classes = (scan_index(place), CLASSES) if cnmc else scan_cells(place, positive)
+    scan, classes = (scan_cnmc(place), CLASSES) if cnmc else scan_class_folders(place, positive)
     index = scan.index
     problems, notes = Problems(), Problems()
     notes.add(IGNORED, *scan.ignored)
@@ -80,12 +80,12 @@ def check(
 
     hashes, sizes = _decode(folder, index["path"].tolist(), CNMC_SIZE if cnmc else None, progress, problems)
     duplicates = find_duplicates(index, hashes)
-    split_of = dict(zip(index["path"], index["split"], strict=True))
+    split_of = dict(zip(index["path"], index["published_split"], strict=True))
     copies = [paths for paths in duplicates.sets if {"train", "prelim"} <= {split_of[path] for path in paths}]
     # Whether C-NMC itself holds such pairs has not been counted; in a set of one's own they are a mistake.
     (notes if cnmc else problems).add(COPIES, *map(" = ".join, copies))
     problems.add(TWO_LABELS, *map(" = ".join, duplicates.contradictions))
-    problems.add(BOTH_SPLITS, *_spread(index[index["split"] != "final"], "split"))
+    problems.add(BOTH_SPLITS, *_spread(index[index["published_split"] != "final"], "published_split"))
     if cnmc:
         problems.add(ODD_SIZE, *_odd_sizes(index, sizes))
         problems.add(TWO_FOLDS, *_spread(index[index["fold"] >= 0], "fold"))
@@ -107,7 +107,7 @@ def check(
 
 def _counts(index: pd.DataFrame, cnmc: bool) -> tuple[Count, ...]:
     parts = {f"fold {fold}": index[index["fold"] == fold] for fold in range(3)} if cnmc else {}
-    parts |= {split: index[index["split"] == split] for split in SPLITS} | {"all": index}
+    parts |= {split: index[index["published_split"] == split] for split in SPLITS} | {"all": index}
     return tuple(
         Count(part, _count(cells), KNOWN[part] if cnmc else None)
         for part, cells in parts.items()
@@ -150,7 +150,7 @@ def _decode(
 
 
 def _odd_sizes(index: pd.DataFrame, sizes: pd.Series) -> list[str]:
-    expected = index["split"].map({"train": CNMC_SIZE, "prelim": CNMC_SIZE, "final": FINAL_SIZE})
+    expected = index["published_split"].map({"train": CNMC_SIZE, "prelim": CNMC_SIZE, "final": FINAL_SIZE})
     return [
         f"{path}: {size[0]}x{size[1]}, not {side}x{side}"
         for path, size, side in zip(index["path"], sizes, expected, strict=True)

@@ -15,7 +15,7 @@ from leukemia.data.files import csv_header, existing_folder, is_image, list_file
 from leukemia.data.problems import Kind, Problems, refuse
 from leukemia.errors import InputError
 
-MANIFEST_COLUMNS = ("path", "label", "subject", "split")
+MANIFEST_COLUMNS = ("path", "label", "subject", "published_split")
 SPLIT_OF_VALUE = {"": "train", "train": "train", "prelim": "prelim", "test": "prelim", "final": "final"}
 
 LOOSE = Kind("images outside of any class folder", "move them to the folder of their class, or away")
@@ -36,7 +36,7 @@ _DETOUR = re.compile(r"(^|/)\.{0,2}(/|$)")  # an empty step, `.` or `..`, or a l
 Cell = tuple[str, str, str | None, str]  # path, class (empty: unknown), subject, split
 
 
-def read_cells(root: Path | str, positive: str | None = None) -> tuple[pd.DataFrame, tuple[str, str]]:
+def read_class_folders(root: Path | str, positive: str | None = None) -> tuple[pd.DataFrame, tuple[str, str]]:
     """The cells of two class folders, or of a manifest csv.
 
     In a folder, each subfolder is a class (what lies deeper in it counts too) and every cell is a training
@@ -50,7 +50,7 @@ def read_cells(root: Path | str, positive: str | None = None) -> tuple[pd.DataFr
         positive: the class that counts as 1.
 
     Returns:
-        An index with the columns of `leukemia.data.cnmc.read_index`, by split and path, and the names of
+        An index with the columns of `leukemia.data.cnmc.read_cnmc`, by split and path, and the names of
         class 0 and class 1. `fold` is always -1; `path` is relative to the folder or to the csv's folder, and
         absolute only where it was given so and lies outside of that.
 
@@ -58,13 +58,13 @@ def read_cells(root: Path | str, positive: str | None = None) -> tuple[pd.DataFr
         InputError: if there are not exactly two classes, if positive names none of them, or if the manifest
             cannot be used.
     """
-    scan, classes = scan_cells(root, positive)
+    scan, classes = scan_class_folders(root, positive)
     refuse(root, scan.problems)
     return scan.index, classes
 
 
-def scan_cells(root: Path | str, positive: str | None = None) -> tuple[Scan, tuple[str, str]]:
-    """As `read_cells`, with what is wrong with single cells listed and not raised.
+def scan_class_folders(root: Path | str, positive: str | None = None) -> tuple[Scan, tuple[str, str]]:
+    """As `read_class_folders`, with what is wrong with single cells listed and not raised.
 
     Raises:
         InputError: if classes or columns are not as they must be.

@@ -12,9 +12,9 @@ from leukemia.data.files import existing_folder, is_image, list_files, natural, 
 from leukemia.data.problems import Kind, Problem, Problems, refuse
 from leukemia.errors import InputError
 
-__all__ = ["CLASSES", "COLUMNS", "LAYOUTS", "NO_FOLD", "Scan", "read_index", "scan_index", "to_frame"]
+__all__ = ["CLASSES", "COLUMNS", "LAYOUTS", "NO_FOLD", "Scan", "read_cnmc", "scan_cnmc", "to_frame"]
 
-COLUMNS = ("path", "label", "subject", "split", "fold")
+COLUMNS = ("path", "label", "subject", "published_split", "fold")
 SPLITS = ("train", "prelim", "final")
 NO_FOLD = -1
 LAYOUTS = """\
@@ -40,7 +40,7 @@ class Scan:
     ignored: tuple[str, ...] = ()
 
 
-def read_index(root: Path | str) -> pd.DataFrame:
+def read_cnmc(root: Path | str) -> pd.DataFrame:
     """The cells of a C-NMC folder, in any of the layouts in circulation.
 
     Returns:
@@ -52,13 +52,13 @@ def read_index(root: Path | str) -> pd.DataFrame:
         InputError: if root is no folder of C-NMC, or if names and label table do not fit together. The
             message gives the first problems, `leukemia data check` all of them.
     """
-    scan = scan_index(root)
+    scan = scan_cnmc(root)
     refuse(root, scan.problems)
     return scan.index
 
 
-def scan_index(root: Path | str) -> Scan:
-    """As `read_index`, with the problems listed and not raised.
+def scan_cnmc(root: Path | str) -> Scan:
+    """As `read_cnmc`, with the problems listed and not raised.
 
     Raises:
         InputError: if root is no folder of C-NMC.
@@ -111,7 +111,7 @@ def scan_index(root: Path | str) -> Scan:
 def to_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """Rows as an index, its columns of the same types whatever is in them."""
     columns = dict(zip(COLUMNS, zip(*rows, strict=True) if rows else [()] * 5, strict=True))
-    types = {"path": "str", "label": "int64", "subject": "str", "split": "str", "fold": "int64"}
+    types = {"path": "str", "label": "int64", "subject": "str", "published_split": "str", "fold": "int64"}
     return pd.DataFrame({name: pd.Series(columns[name], dtype=types[name]) for name in COLUMNS})
 
 

@@ -1,4 +1,4 @@
-"""The LightningDataModule: from a data folder to batches with sides."""
+"""The LightningDataModule: from a data folder to batches with splits."""
 
 from functools import cached_property
 from pathlib import Path
@@ -9,13 +9,13 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 
-from leukemia.data.class_folders import read_cells
-from leukemia.data.cnmc import CLASSES, read_index
-from leukemia.data.handcrafted import cell_shapes
-from leukemia.data.loader import Batch, Batches
+from leukemia.data.class_folders import read_class_folders
+from leukemia.data.cnmc import CLASSES, read_cnmc
+from leukemia.data.handcrafted import handcrafted_features
+from leukemia.data.loader import Batch, CellLoader
 from leukemia.data.pixels import CNMC_SIZE, RESIZES, Pixels, load_pixels
-from leukemia.data.sources import Sources
-from leukemia.data.splits import SIDES, SPLITS, assign_sides, leaking, sides_table
+from leukemia.data.sources import BatchSource
+from leukemia.data.splits import PROTOCOLS, SPLITS, assign_splits, leaking, splits_table
 from leukemia.data.transforms import AUGMENTATIONS, VIEWS, augment
 from leukemia.errors import InputError
 from leukemia.models.classifier import CellClassifier
@@ -32,7 +32,7 @@ class CellDataModule(pl.LightningDataModule):
     Args:
         root: the data folder as it was downloaded, or a manifest csv (`layout="cells"`).
         layout: `cnmc`, or `cells` for class folders and manifests.
-        split: `official`, `holdout`, `subject_kfold` or `image`; see `assign_sides`.
+        protocol: `official`, `holdout`, `subject_kfold` or `image`; see `assign_splits`.
         fold: k of the folds, from 0.
         num_folds: number of folds.
         split_seed: of the folds; independent of `seed`.
@@ -42,7 +42,7 @@ class CellDataModule(pl.LightningDataModule):
         positive: the class that counts as 1, for `layout="cells"`.
         augment: `none`, `views` or `full`; see `leukemia.data.transforms.augment`.
         features: `auto` trains on stored activations of the frozen stages where that can be, `off` never.
-        test_views: 1, or 8 for mean logits over the flips and quarter turns on the reported side.
+        test_views: 1, or 8 for mean logits over the flips and quarter turns on the reported split.
         resident: `auto` keeps the data on a GPU that has room for them, `off` never.
         seed: of order and augmentation.
         demo_images: write a synthetic set of this many images, and read it, where no root is given.
@@ -56,7 +56,7 @@ class CellDataModule(pl.LightningDataModule):
         self,
         root: str | None = None,
         layout: str = "cnmc",
-        split: str = "official",
+        protocol: str = "official",
         fold: int = 0,
         num_folds: int = 5,
         split_seed: int = 0,
@@ -74,12 +74,12 @@ class CellDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         _one_of("data.layout", layout, LAYOUTS)
-        _one_of("data.split", split, SPLITS)
+        _one_of("data.protocol", protocol, PROTOCOLS)
         _one_of("data.resize", resize, RESIZES)
         _one_of("data.augment", augment, AUGMENTATIONS)
-        _one_of("data.features", features, SWITCH)
-        _one_of("data.resident", resident, SWITCH)
-        _one_of("data.test_views", test_views, (1, VIEWS))
+        _one_of("data.cache_features", features, SWITCH)
+        _one_of("data.keep_on_gpu", resident, SWITCH)
+        _one_of("data.tta", test_views, (1, VIEWS))
         _at_least("data.image_size", image_size, 32)
         _at_least("data.batch_size", batch_size, 2)
         _at_least("data.num_folds", num_folds, 3)
@@ -90,7 +90,7 @@ class CellDataModule(pl.LightningDataModule):
             raise InputError("data.root is not given: name the data folder with data.root=DIR")
         self.save_hyperparameters(logger=False)
         self.given_root = root
-        self.layout, self.split, self.fold, self.num_folds = layout, split, fold, num_folds
+        self.layout, self.protocol, self.fold, self.num_folds = layout, protocol, fold, num_folds
         self.split_seed, self.image_size, self.resize = split_seed, image_size, resize
         self.batch_size, self.positive, self.augment = batch_size, positive, augment
         self.features, self.resident, self.test_views = features, resident, test_views
@@ -124,44 +124,46 @@ class CellDataModule(pl.LightningDataModule):
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """The cells of this split: `path, subject, group, label, side, pixel_hash`."""
-        return assign_sides(
+        """The cells of this split: `path, subject, group, label, split, pixel_hash`."""
+        return assign_splits(
             self.index,
             self.pixels.hashes,
-            self.split,
+            self.protocol,
             self.fold,
             self.num_folds,
             self.split_seed,
             self.classes,
         )
 
-    def shapes(self, side: str) -> np.ndarray:
-        """Area, colour and roundness of the cells of a side, in the order of `cells`; see `cell_shapes`."""
-        return cell_shapes(self.pixels, self.max_gb)[self._rows(side)]
+    def shapes(self, split: str) -> np.ndarray:
+        """Area, colour and roundness of the cells of a split, in the order of `cells`; see `handcrafted_features`."""
+        return handcrafted_features(self.pixels, self.max_gb)[self._rows(split)]
 
     @property
     def native_size(self) -> int | None:
         return CNMC_SIZE if self.layout == "cnmc" else None
 
     @property
-    def reported_side(self) -> str:
-        """The side that the final figures are of: `test`, or `val` where the split has no test side."""
-        return "test" if (self.cells["side"] == "test").any() else "val"
+    def reported_split(self) -> str:
+        """The split that the final figures are of: `test`, or `val` where the split has no test split."""
+        return "test" if (self.cells["split"] == "test").any() else "val"
 
     @property
     def leaks(self) -> int:
-        """Cells of the reported side that are not independent of the other sides."""
-        return int((leaking(self.cells) & (self.cells["side"] == self.reported_side)).sum())
+        """Cells of the reported split that are not independent of the other splits."""
+        return int((leaking(self.cells) & (self.cells["split"] == self.reported_split)).sum())
 
     def describe(self) -> str:
-        """The table of sides, and a warning where they leak."""
-        text = sides_table(self.cells, self.classes).to_string()
+        """The table of splits, and a warning where they leak."""
+        text = splits_table(self.cells, self.classes).to_string()
         if not self.leaks:
             return text
         if self.cells["subject"].isna().any():
             why = "subjects are unknown, so its figures are too good for new patients"
         else:
-            why = f"{self.leaks} {self.reported_side} cells share subject, group or picture with another side"
+            why = (
+                f"{self.leaks} {self.reported_split} cells share subject, group or picture with another split"
+            )
         return f"{text}\nWARNING: this split leaks: {why}"
 
     def prepare_data(self) -> None:
@@ -169,14 +171,14 @@ class CellDataModule(pl.LightningDataModule):
         assert len(self.pixels.images) == len(self.index)
 
     def setup(self, stage: str | None = None) -> None:
-        assert set(self.cells["side"]) <= set(SIDES)
+        assert set(self.cells["split"]) <= set(SPLITS)
         model = self.trainer.lightning_module if self.trainer else None
         if stage == "fit" and isinstance(model, CellClassifier) and self.sources.chosen_for is not model.net:
             assert self.trainer is not None
             self.choose_features(model, self.trainer.strategy.root_device.type, str(self.trainer.precision))
 
     def choose_features(self, model: CellClassifier, device: str, precision: str) -> str:
-        """Decide whether training this model reads stored activations, and say why in a line; see `Sources.choose`.
+        """Decide whether training this model reads stored activations, and say why in a line; see `BatchSource.choose`.
 
         Args:
             model: that will be trained.
@@ -185,34 +187,34 @@ class CellDataModule(pl.LightningDataModule):
         """
         if self.features == "off":
             return "off"
-        splits = self.index["split"][self.index["path"].isin(self.cells["path"])].unique()
+        splits = self.index["published_split"][self.index["path"].isin(self.cells["path"])].unique()
         return self.sources.choose(model.net, bool(model.unfreeze_at), device, precision, splits)
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> CellLoader:
         return self._share("train", shuffle=True)
 
-    def val_dataloader(self) -> Batches:
+    def val_dataloader(self) -> CellLoader:
         return self._share("val")
 
-    def test_dataloader(self) -> Batches:
-        return self._share(self.reported_side)
+    def test_dataloader(self) -> CellLoader:
+        return self._share(self.reported_split)
 
     def batches(
         self,
-        side: str,
+        split: str,
         shuffle: bool = False,
         rank: int = 0,
         world_size: int = 1,
         net: StagedResNet | None = None,
-    ) -> Batches:
-        """The cells of a side, in the order of `cells` unless shuffled; see `Batches`.
+    ) -> CellLoader:
+        """The cells of a split, in the order of `cells` unless shuffled; see `CellLoader`.
 
         They come as pixels; as features where `net` is given and its frozen stages are those whose activations
         training reads.
         """
-        rows = self._rows(side)
+        rows = self._rows(split)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return Batches(
+        return CellLoader(
             self.sources.of(rows, device, net, varied=shuffle),
             self.index["label"].to_numpy(),
             rows,
@@ -225,23 +227,23 @@ class CellDataModule(pl.LightningDataModule):
         )
 
     @cached_property
-    def sources(self) -> Sources:
+    def sources(self) -> BatchSource:
         """What batches are cut from."""
-        split = self.index["split"].to_numpy()
-        return Sources(self.pixels, split, self.augment, self.resident == "auto", self.max_gb)
+        split = self.index["published_split"].to_numpy()
+        return BatchSource(self.pixels, split, self.augment, self.resident == "auto", self.max_gb)
 
-    def _rows(self, side: str) -> np.ndarray:
-        """The rows of `index` that hold the cells of a side."""
-        of_side = self.cells["path"][self.cells["side"] == side]
+    def _rows(self, split: str) -> np.ndarray:
+        """The rows of `index` that hold the cells of a split."""
+        of_split = self.cells["path"][self.cells["split"] == split]
         row_of_path = pd.Series(np.arange(len(self.index)), index=self.index["path"].to_numpy())
-        return np.asarray(row_of_path.loc[of_side].to_numpy())
+        return np.asarray(row_of_path.loc[of_split].to_numpy())
 
-    def _share(self, side: str, shuffle: bool = False) -> Batches:
+    def _share(self, split: str, shuffle: bool = False) -> CellLoader:
         """The batches of this process among those of the trainer."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         model = self.trainer.lightning_module if self.trainer else None
         net = model.net if isinstance(model, CellClassifier) else None
-        return self.batches(side, shuffle, rank, world_size, net)
+        return self.batches(split, shuffle, rank, world_size, net)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if "pixels" in batch and self.trainer is not None and self.trainer.training:
@@ -251,9 +253,9 @@ class CellDataModule(pl.LightningDataModule):
     @cached_property
     def _index_and_classes(self) -> tuple[pd.DataFrame, tuple[str, str]]:
         if self.layout == "cnmc":
-            index, classes = read_index(self.root), CLASSES
+            index, classes = read_cnmc(self.root), CLASSES
         else:
-            index, classes = read_cells(self.root, self.positive)
+            index, classes = read_class_folders(self.root, self.positive)
         return index[index["label"] >= 0].reset_index(drop=True), classes
 
 

@@ -35,7 +35,7 @@ STRATA = pd.DataFrame(
         ("final", -1, 1, 1700, 9),
         ("final", -1, 0, 886, 8),
     ],
-    columns=["split", "fold", "label", "images", "subjects"],
+    columns=["published_split", "fold", "label", "images", "subjects"],
 )
 FEWEST_SUBJECTS = {"train": 6, "prelim": 2, "final": 1}  # of a class; of the six, a pair shares pictures
 DUPLICATES = 104  # pairs of identical training images in C-NMC
@@ -109,15 +109,19 @@ def plan(images: int = 400, seed: int = 0) -> pd.DataFrame:
     tables = []
     used = {1: 0, 0: 0}
     for row, (count, number) in enumerate(zip(counts, subjects, strict=True)):
-        split, fold, label = STRATA["split"][row], int(STRATA["fold"][row]), int(STRATA["label"][row])
+        split, fold, label = (
+            STRATA["published_split"][row],
+            int(STRATA["fold"][row]),
+            int(STRATA["label"][row]),
+        )
         # Log-normal like the real counts, where subjects of a fold have 9 to 757 cells.
         cells = 1 + _share(pd.Series(rng.lognormal(0, 0.9, number)), count - number)
         names = [f"{'' if label else 'H'}{used[label] + k + 1}" for k in range(number)]
         used[label] += number
         tables.append(
-            pd.DataFrame({"subject": np.repeat(names, cells), "label": label, "split": split}).assign(
-                fold=fold, cell=np.concatenate([np.arange(n) for n in cells])
-            )
+            pd.DataFrame(
+                {"subject": np.repeat(names, cells), "label": label, "published_split": split}
+            ).assign(fold=fold, cell=np.concatenate([np.arange(n) for n in cells]))
         )
     table = pd.concat(tables, ignore_index=True)
     spelled = table["subject"].replace("H3", "h3")
@@ -126,17 +130,17 @@ def plan(images: int = 400, seed: int = 0) -> pd.DataFrame:
     table["name"] = "UID_" + spelled + "_" + field + "_" + cell + "_" + suffix + ".bmp"
     table["path"] = "training_data/fold_" + table["fold"].astype(str) + "/" + suffix + "/" + table["name"]
     for split, folder in FOLDERS.items():
-        rows = table.index[table["split"] == split]
+        rows = table.index[table["published_split"] == split]
         table.loc[rows, "path"] = [f"{folder}/{k}.bmp" for k in rng.permutation(len(rows)) + 1]
     table["same_as"] = _copies(table, images)
-    return table[["path", "name", "label", "subject", "split", "fold", "same_as"]]
+    return table[["path", "name", "label", "subject", "published_split", "fold", "same_as"]]
 
 
 def _subjects(counts: np.ndarray) -> np.ndarray:
     """How many subjects each of STRATA has, if it has this many images: all in a full set, at least a few."""
     shrink = (counts.sum() / ALL_IMAGES) ** 0.2
     subjects = np.zeros(len(STRATA), int)
-    for (split, _), stratum in STRATA.groupby(["split", "label"]):
+    for (split, _), stratum in STRATA.groupby(["published_split", "label"]):
         total = max(round(stratum["subjects"].sum() * shrink), FEWEST_SUBJECTS[str(split)])
         subjects[stratum.index] = _share(stratum["subjects"], total)
     return np.clip(subjects, 1, counts)
@@ -149,7 +153,9 @@ def _copies(table: pd.DataFrame, images: int) -> pd.Series:
     for label, wanted in ((1, pairs - pairs // 16), (0, pairs // 16)):
         of = []
         for fold in (0, 1):
-            rows = table[(table["split"] == "train") & (table["fold"] == fold) & (table["label"] == label)]
+            rows = table[
+                (table["published_split"] == "train") & (table["fold"] == fold) & (table["label"] == label)
+            ]
             sizes = rows["subject"].value_counts(sort=False).sort_values(kind="stable")
             of.append(rows.index[rows["subject"] == sizes.index[len(sizes) // 2]])  # the one of middle size
         number = min(max(wanted, 1), *((len(rows) + 1) // 2 for rows in of))
@@ -175,7 +181,7 @@ def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int) -> None:
         row_of[other if isinstance(other, str) else path]
         for path, other in zip(cells["path"], same_as, strict=True)
     ]
-    paths, splits, subjects = (cells[name].tolist() for name in ("path", "split", "subject"))
+    paths, splits, subjects = (cells[name].tolist() for name in ("path", "published_split", "subject"))
 
     def write(row: int) -> None:
         drawn = pictured[row]
@@ -192,7 +198,7 @@ def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    _write_labels(folder, cells[cells["split"] == "prelim"])
+    _write_labels(folder, cells[cells["published_split"] == "prelim"])
 
 
 def _write_labels(folder: Path, prelim: pd.DataFrame) -> None:
@@ -214,7 +220,7 @@ def _subject_traits(cells: pd.DataFrame, rng: np.random.Generator) -> dict[str, 
     each subject, while even a few together are what their class is.
     """
     traits: dict[str, Traits] = {}
-    for (_, label), group in cells.groupby(["split", "label"]):
+    for (_, label), group in cells.groupby(["published_split", "label"]):
         subjects = group["subject"].unique()
         ranks = (np.arange(len(subjects)) + 0.5) / len(subjects)
         quantiles = np.array([NormalDist().inv_cdf(rank) for rank in ranks])

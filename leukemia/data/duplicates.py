@@ -46,9 +46,11 @@ def find_duplicates(index: pd.DataFrame, hashes: pd.Series) -> Duplicates:
     labels = equal[equal["label"] >= 0].groupby("hash")["label"].nunique()
     return Duplicates(
         within={
-            str(split): _pairs(found) for split, found in equal.groupby("split", sort=False) if _pairs(found)
+            str(split): _pairs(found)
+            for split, found in equal.groupby("published_split", sort=False)
+            if _pairs(found)
         },
-        between=_pairs_across(equal, "split"),
+        between=_pairs_across(equal, "published_split"),
         across_folds=_pairs_across(equal[equal["fold"] >= 0], "fold"),
         across_subjects=_pairs_across(equal, "subject"),
         within_subjects=sum(_pairs(found) for _, found in equal.groupby("subject")),

@@ -21,7 +21,7 @@ from leukemia.data.transforms import normalise, view
 from leukemia.errors import InputError
 from leukemia.models.resnet import STAGES, StagedResNet
 from leukemia.precision import autocast
-from leukemia.storage.cache import cache_dir, cached_folder, claimed_array
+from leukemia.storage.cache import cache_dir, cached_folder, preallocate_npy
 
 VERSION = 1  # of what the map holds: counted up when the same input would give other activations
 BATCH_SIZE = {"cpu": 16, "cuda": 256}  # of the pass; a processor is slower with more than fit its caches
@@ -113,7 +113,7 @@ class FrozenFeatures:
 
     def _compute(self, part: Part, folder: Path, dtype: type = np.float16) -> None:
         cells, number = part
-        stored = claimed_array(folder / "activations.npy", (len(cells), *self.shape), np.dtype(dtype))
+        stored = preallocate_npy(folder / "activations.npy", (len(cells), *self.shape), np.dtype(dtype))
         size = BATCH_SIZE.get(self.device, BATCH_SIZE["cpu"])
         words = f"frozen stages, view {number + 1}" if number else "frozen stages"
         with tqdm(desc=words, total=len(cells), unit="cell", disable=None) as bar:
@@ -126,7 +126,7 @@ class FrozenFeatures:
                         return self._compute(part, folder, np.float32)
                     raise InputError(
                         f"the frozen stages give values that are not finite for cells {rows[0]} to {rows[-1]}: "
-                        "use other model.weights, or trainer.precision=32-true"
+                        "use other model.net.weights, or trainer.precision=32-true"
                     )
                 stored[start : start + len(rows)] = kept.cpu().numpy()
                 bar.update(len(rows))

@@ -14,7 +14,7 @@ BACKGROUND = 16  # up to this brightness: black, and what JPEG makes of it
 AT_ONCE = 64  # cells
 
 
-def cell_shapes(pixels: Pixels, max_gb: float | None = None) -> NDArray[np.float32]:
+def handcrafted_features(pixels: Pixels, max_gb: float | None = None) -> NDArray[np.float32]:
     """`shapes_of` for every cell of a memory map, (cells, 5), computed once and kept in the cache."""
 
     def build(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Batches sliced whole from what is stored, in an order that follows from (seed, epoch, rank) alone."""
+"""CellLoader sliced whole from what is stored, in an order that follows from (seed, epoch, rank) alone."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from leukemia.data.array_store import Stored
+from leukemia.data.array_store import ArrayStore
 
 Batch = dict[str, Any]
 
 
-class Batches:
+class CellLoader:
     """An iterable over batches of cells; Lightning's trainer tells it the epoch.
 
     A batch holds `pixels` uint8 (N, S, S, 3) or `features` (N, ...), `label` float32 (N,), `cell` int64 (N,),
@@ -35,7 +35,7 @@ class Batches:
 
     def __init__(
         self,
-        stored: Stored,
+        stored: ArrayStore,
         labels: np.ndarray,
         rows: np.ndarray,
         batch_size: int,

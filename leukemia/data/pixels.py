@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from leukemia.errors import InputError
-from leukemia.storage.cache import cached_folder, claimed_array
+from leukemia.storage.cache import cached_folder, preallocate_npy
 
 VERSION = 2  # of what the map holds: counted up when the same files would give other pixels
 RESIZES = ("squash", "crop")
@@ -64,7 +64,7 @@ def load_pixels(
     key = _key(files, paths, size, resize, native_size)
 
     def build(folder: Path) -> None:
-        images = claimed_array(folder / "images.npy", (len(files), size, size, 3), np.dtype(np.uint8))
+        images = preallocate_npy(folder / "images.npy", (len(files), size, size, 3), np.dtype(np.uint8))
         hashes = np.empty(len(files), dtype="U32")
         unreadable = []
         for row, result in enumerate(_prepare_all(files, size, resize, native_size)):

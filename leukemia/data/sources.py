@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from leukemia.data.array_store import Stored, resident
+from leukemia.data.array_store import ArrayStore, resident
 from leukemia.data.feature_cache import FrozenFeatures, Part, why_not
 from leukemia.data.pixels import Pixels
 from leukemia.data.transforms import VIEWS
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 _tell = rank_zero_only(log.info)
 
 
-class Sources:
+class BatchSource:
     """The stores of a data set: its pixels from the start, activations once a network is frozen.
 
     Args:
         pixels: of the index.
-        split: of each cell of the index, as read. A side lies within one split, so that what is stored for a
+        split: of each cell of the index, as read. A split lies within one split, so that what is stored for a
             split serves every fold.
         augmentation: with `views`, activations of the training split are stored in all views.
         keep_resident: whether what is stored may live on a GPU.
@@ -45,7 +45,7 @@ class Sources:
         self.frozen: FrozenFeatures | None = None
         self.chosen_for: StagedResNet | None = None
         self._chosen: dict[str, list[Part]] = {}  # what is computed of each split
-        self._opened: dict[str, Stored] = {}
+        self._opened: dict[str, ArrayStore] = {}
 
     def choose(
         self, net: StagedResNet, scheduled: bool, device: str, precision: str, splits: Iterable[str]
@@ -73,11 +73,11 @@ class Sources:
             reason = frozen.not_worth_it()
         room = frozen.lacking_room(parts) if reason is None else None
         if reason or room:
-            _tell("data.features=auto: off, because %s", reason or room)
+            _tell("data.cache_features=auto: off, because %s", reason or room)
             return "off" if room else "auto"
         self.frozen = frozen
         _tell(
-            "data.features=auto: on, because the stages before %s are frozen: their activations%s are computed "
+            "data.cache_features=auto: on, because the stages before %s are frozen: their activations%s are computed "
             "once (%.0f MB) and then read",
             net.trainable_from,
             f" in {VIEWS} views" if self.augmentation == "views" else "",
@@ -87,11 +87,11 @@ class Sources:
 
     def of(
         self, cells: np.ndarray, device: torch.device, net: StagedResNet | None = None, varied: bool = False
-    ) -> Stored:
+    ) -> ArrayStore:
         """The store to cut batches of these cells from.
 
         Args:
-            cells: rows of the index, of one side.
+            cells: rows of the index, of one split.
             device: that reads them.
             net: that reads them; only one with the frozen stages that were chosen gets their activations.
             varied: whether each cell may come in any of its views.
@@ -100,27 +100,29 @@ class Sources:
         if net is not None and self.frozen is not None and len(cells) and self.frozen.are_of(net):
             stored = self._features(cells, device)
         if stored is None:
-            stored = self._open("pixels", Stored("pixels", [self.pixels.images]), device)
+            stored = self._open("pixels", ArrayStore("pixels", [self.pixels.images]), device)
         return stored if varied else replace(stored, views=stored.views[:1])
 
-    def _features(self, cells: np.ndarray, device: torch.device) -> Stored | None:
+    def _features(self, cells: np.ndarray, device: torch.device) -> ArrayStore | None:
         assert self.frozen is not None
         split = self.split[cells[0]]
         if split not in self._opened:  # all splits at once, while the network is on its device
             try:
                 maps, dtype = self.frozen.load([part for parts in self._chosen.values() for part in parts])
             except UnusableCacheError as error:
-                log.warning("data.features=auto: off from here on, because %s", error)
+                log.warning("data.cache_features=auto: off from here on, because %s", error)
                 self.frozen = None
                 return None
             following = iter(maps)
             for name, parts in self._chosen.items():
                 self._open(
-                    name, Stored("features", list(islice(following, len(parts))), parts[0][0], dtype), device
+                    name,
+                    ArrayStore("features", list(islice(following, len(parts))), parts[0][0], dtype),
+                    device,
                 )
         return self._opened[split]
 
-    def _open(self, name: str, stored: Stored, device: torch.device) -> Stored:
+    def _open(self, name: str, stored: ArrayStore, device: torch.device) -> ArrayStore:
         if name not in self._opened:
             views = resident(stored.views, device) if self.keep_resident else stored.views
             self._opened[name] = replace(stored, views=views)

@@ -1,4 +1,4 @@
-"""Who stands on which side: groups of cells that belong together, and sides that share none of them."""
+"""Who stands on which split: groups of cells that belong together, and splits that share none of them."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ import pandas as pd
 from leukemia.data.files import natural
 from leukemia.errors import InputError
 
-SPLITS = ("official", "holdout", "subject_kfold", "image")
-SIDES = ("train", "val", "test")
+PROTOCOLS = ("official", "holdout", "subject_kfold", "image")
+SPLITS = ("train", "val", "test")
 
 
 def join_groups(subjects: pd.Series, hashes: pd.Series) -> pd.Series:
@@ -42,18 +42,18 @@ def join_groups(subjects: pd.Series, hashes: pd.Series) -> pd.Series:
     return pd.Series([labels[number] for number in component[subject]], index=subjects.index, name="group")
 
 
-def assign_sides(
+def assign_splits(
     index: pd.DataFrame,
     hashes: np.ndarray,
-    split: str = "official",
+    protocol: str = "official",
     fold: int = 0,
     num_folds: int = 5,
     split_seed: int = 0,
     classes: tuple[str, str] = ("label 0", "label 1"),
 ) -> pd.DataFrame:
-    """Give every labelled cell its group and its side.
+    """Give every labelled cell its group and its split.
 
-    | split | train | val | test |
+    | protocol | train | val | test |
     | --- | --- | --- | --- |
     | official | the training subjects | prelim | |
     | holdout | training groups but fold k | fold k of the training groups | prelim |
@@ -61,89 +61,89 @@ def assign_sides(
     | image | as subject_kfold, each image its own group: leaks | | |
 
     Args:
-        index: rows of `read_index` or `read_cells`.
+        index: rows of `read_cnmc` or `read_class_folders`.
         hashes: the pixel hash of each row, (rows,).
-        split: one of SPLITS.
+        protocol: one of PROTOCOLS.
         fold: k, from 0.
         num_folds: how many folds the training groups are cut into, balanced by class.
         split_seed: of the folds; they depend on nothing else but the data.
         classes: the names of the labels 0 and 1, for messages.
 
     Returns:
-        `path, subject, group, label, side, pixel_hash`, in the order of the index; unlabelled cells and cells
+        `path, subject, group, label, split, pixel_hash`, in the order of the index; unlabelled cells and cells
         that the split does not use are left out.
 
     Raises:
         InputError: if the split is not possible on this index, or if a group or a picture would stand on two
-            sides (`official` and `image` allow it: see `leaking`).
+            splits (`official` and `image` allow it: see `leaking`).
     """
     cells = index.assign(pixel_hash=hashes)
     cells = cells[cells["label"] >= 0]
-    training, prelim = cells["split"] == "train", cells["split"] == "prelim"
+    training, prelim = cells["published_split"] == "train", cells["published_split"] == "prelim"
     _require(
         training.any(),
         "there is no labelled training cell",
         "check the data folder with `leukemia data check`",
     )
-    if split in ("official", "holdout"):
+    if protocol in ("official", "holdout"):
         _require(
             prelim.any(),
-            f"data.split={split} needs labelled preliminary cells and there is none",
-            "add them, or use data.split=subject_kfold",
+            f"data.protocol={protocol} needs labelled preliminary cells and there is none",
+            "add them, or use data.protocol=subject_kfold",
         )
-    if split != "image":
+    if protocol != "image":
         _require(
             cells["subject"].notna().all(),
-            f"data.split={split} needs the subject of every cell",
-            "name the subjects in a manifest csv, or accept a leaking split with data.split=image",
+            f"data.protocol={protocol} needs the subject of every cell",
+            "name the subjects in a manifest csv, or accept a leaking split with data.protocol=image",
         )
-    cells = cells[training] if split in ("subject_kfold", "image") else cells
+    cells = cells[training] if protocol in ("subject_kfold", "image") else cells
     alone = pd.Series(cells["path"].to_numpy(), index=cells.index, name="group")
     cells = cells.assign(
-        group=alone if split == "image" else join_groups(cells["subject"], cells["pixel_hash"])
+        group=alone if protocol == "image" else join_groups(cells["subject"], cells["pixel_hash"])
     )
 
-    training = cells["split"] == "train"
-    if split == "official":
-        side = np.where(training, "train", "val")
+    training = cells["published_split"] == "train"
+    if protocol == "official":
+        split = np.where(training, "train", "val")
     else:
         folds = np.full(len(cells), -1)
-        folds[training] = _folds(cells[training], split, fold, num_folds, split_seed, classes)
-        if split == "holdout":
-            side = np.where(~training, "test", np.where(folds == fold, "val", "train"))
+        folds[training] = _folds(cells[training], protocol, fold, num_folds, split_seed, classes)
+        if protocol == "holdout":
+            split = np.where(~training, "test", np.where(folds == fold, "val", "train"))
         else:
-            side = np.select([folds == fold, folds == (fold + 1) % num_folds], ["test", "val"], "train")
-    cells = cells.assign(side=side)[["path", "subject", "group", "label", "side", "pixel_hash"]].reset_index(
-        drop=True
-    )
-    if split in ("holdout", "subject_kfold"):
+            split = np.select([folds == fold, folds == (fold + 1) % num_folds], ["test", "val"], "train")
+    cells = cells.assign(split=split)[
+        ["path", "subject", "group", "label", "split", "pixel_hash"]
+    ].reset_index(drop=True)
+    if protocol in ("holdout", "subject_kfold"):
         _refuse_leaks(cells)
     return cells
 
 
 def leaking(cells: pd.DataFrame) -> pd.Series:
-    """Which cells are not independent of another side: their subject, group or picture stands there too.
+    """Which cells are not independent of another split: their subject, group or picture stands there too.
 
     A cell whose subject is unknown counts as leaking, for nothing shows that it does not.
     """
     found = cells["subject"].isna().to_numpy()
     for column in ("subject", "group", "pixel_hash"):
-        found = found | (cells.groupby(column)["side"].transform("nunique") > 1).to_numpy()
+        found = found | (cells.groupby(column)["split"].transform("nunique") > 1).to_numpy()
     return pd.Series(found, index=cells.index, name="leaking")
 
 
-def sides_table(cells: pd.DataFrame, classes: tuple[str, str]) -> pd.DataFrame:
-    """A row a side: `images`, `subjects`, and the images of each class."""
-    sides = [side for side in SIDES if (cells["side"] == side).any()]
-    grouped = cells.groupby("side")
+def splits_table(cells: pd.DataFrame, classes: tuple[str, str]) -> pd.DataFrame:
+    """A row a split: `images`, `subjects`, and the images of each class."""
+    splits = [split for split in SPLITS if (cells["split"] == split).any()]
+    grouped = cells.groupby("split")
     table = pd.DataFrame({"images": grouped.size(), "subjects": grouped["subject"].nunique()})
     for label in (1, 0):
-        table[classes[label]] = (cells["label"] == label).groupby(cells["side"]).sum()
-    return table.loc[sides]
+        table[classes[label]] = (cells["label"] == label).groupby(cells["split"]).sum()
+    return table.loc[splits]
 
 
 def _folds(
-    cells: pd.DataFrame, split: str, fold: int, num_folds: int, split_seed: int, classes: tuple[str, str]
+    cells: pd.DataFrame, protocol: str, fold: int, num_folds: int, split_seed: int, classes: tuple[str, str]
 ) -> np.ndarray:
     """The fold of each cell."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -156,7 +156,7 @@ def _folds(
         + " and ".join(f"{groups_of_class.get(label, 0)} of {name}" for label, name in enumerate(classes)),
         "lower data.num_folds",
     )
-    if split == "image":
+    if protocol == "image":
         splits = StratifiedKFold(num_folds, shuffle=True, random_state=split_seed).split(
             cells, cells["label"]
         )
@@ -174,12 +174,12 @@ def _refuse_leaks(cells: pd.DataFrame) -> None:
     if shared.empty:
         return
     named = "; ".join(
-        f"{group} ({', '.join(sorted(rows['side'].unique()))}), such as {', '.join(rows['path'].head(3))}"
+        f"{group} ({', '.join(sorted(rows['split'].unique()))}), such as {', '.join(rows['path'].head(3))}"
         for group, rows in list(shared.groupby("group"))[:5]
     )
     raise InputError(
-        f"{len(shared)} cells of {shared['group'].nunique()} groups stand on two sides: {named}. Remove the copies "
-        "from one of them, or use data.split=official, which reports them as a leak"
+        f"{len(shared)} cells of {shared['group'].nunique()} groups stand on two splits: {named}. Remove the copies "
+        "from one of them, or use data.protocol=official, which reports them as a leak"
     )
 
 

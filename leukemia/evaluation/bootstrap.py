@@ -14,7 +14,7 @@ from leukemia.errors import InputError
 from leukemia.evaluation.intervals import auroc_interval, weighted_interval, wilson_interval
 from leukemia.evaluation.predictions import arrays, clusters, has_subjects, plain_subjects
 from leukemia.evaluation.subjects import by_subject
-from leukemia.evaluation.weighted import Figures, Weighted, cell_figures, subject_figures
+from leukemia.evaluation.weighted import Figures, Weighted, weighted_cell_metrics, weighted_subject_metrics
 
 DRAWS = 2000
 AT_ONCE = 4_000_000  # weights in memory at once
@@ -64,11 +64,13 @@ def evaluate(
     n_subjects = int(plain_subjects(first).nunique()) if known else None
     rows = by_subject(replicates, confidence) if known else None
     share = float(np.mean(arrays(first)[0]))
-    cells = resampling.summary([resampling.figures(t, cell_figures) for t in replicates], confidence, share)
+    cells = resampling.summary(
+        [resampling.figures(t, weighted_cell_metrics) for t in replicates], confidence, share
+    )
     subjects = None
     if rows is not None:
         share = float(np.mean([row["label"] == 1 for row in rows]))
-        figures = [resampling.figures(table, subject_figures) for table in replicates]
+        figures = [resampling.figures(table, weighted_subject_metrics) for table in replicates]
         subjects = resampling.summary(figures, confidence, share)
     return {
         "unit": resampling.unit,
@@ -105,7 +107,10 @@ def compare(
     for one, other in pairs:
         _same_cells(one, other)
     resampling = _Resampling([*first, *second], draws, seed)
-    means = [_mean([resampling.figures(table, cell_figures) for table in model]) for model in (first, second)]
+    means = [
+        _mean([resampling.figures(table, weighted_cell_metrics) for table in model])
+        for model in (first, second)
+    ]
     differences = resampling.summary(
         [{name: means[1][name] - means[0][name] for name in means[0]}], confidence
     )

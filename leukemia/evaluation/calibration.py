@@ -98,7 +98,7 @@ def cross_fitted(table: pd.DataFrame, folds: int = 5) -> NDArray[np.float64] | N
     return calibrated
 
 
-def calibration_figures(table: pd.DataFrame) -> dict[str, Any]:
+def calibration_metrics(table: pd.DataFrame) -> dict[str, Any]:
     """Calibration as predicted and as recalibrated.
 
     Returns:

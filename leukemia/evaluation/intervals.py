@@ -50,7 +50,7 @@ def auroc_interval(
         spread = 1 + n * (1 - value) / (2 - value) + n * value / (1 + value)
         return (value - area) ** 2 - z**2 * value * (1 - value) * spread / (n_positive * n_negative)
 
-    least = 1e-9  # nearer to the ends the two sides differ by less than a float tells
+    least = 1e-9  # nearer to the ends the two splits differ by less than a float tells
     low = 0.0 if area < least else float(brentq(beyond, 0, min(area, 1 - least)))
     high = 1.0 if area > 1 - least else float(brentq(beyond, max(area, least), 1))
     return low, high

@@ -1,7 +1,7 @@
 """The table that every figure is computed from: anybody's predictions, a row a cell.
 
 Columns: `path`, `label` (1 positive, 0 negative), `logit` (of the positive class) and, where known, `subject`
-and `side`. However the name of a subject is spelled, `h3` or `H3 `, it is one subject (see `plain_subjects`).
+and `split`. However the name of a subject is spelled, `h3` or `H3 `, it is one subject (see `plain_subjects`).
 """
 
 import io
@@ -16,7 +16,7 @@ from leukemia.errors import InputError
 
 MOST = 1e100  # the squares of logits up to this size still add up
 REQUIRED = ("path", "label", "logit")
-STRINGS = {"path": str, "subject": str, "group": str, "side": str, "pixel_hash": str}
+STRINGS = {"path": str, "subject": str, "group": str, "split": str, "pixel_hash": str}
 
 
 def read_predictions(path: Path | str) -> pd.DataFrame:
@@ -62,9 +62,9 @@ def plain_subjects(table: pd.DataFrame) -> pd.Series:
     )
 
 
-def plain_sides(table: pd.DataFrame) -> pd.Series:
-    """The side of each row `[n]` in lower case without blanks at its ends; empty where there is none."""
-    return table["side"].fillna("").astype(str).str.strip().str.lower()
+def plain_splits(table: pd.DataFrame) -> pd.Series:
+    """The split of each row `[n]` in lower case without blanks at its ends; empty where there is none."""
+    return table["split"].fillna("").astype(str).str.strip().str.lower()
 
 
 def has_subjects(table: pd.DataFrame) -> bool:

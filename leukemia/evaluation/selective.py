@@ -63,7 +63,7 @@ def curve_of(table: pd.DataFrame) -> pd.DataFrame:
     return risk_coverage(certainty_of(table), (logit >= 0) != label)
 
 
-def selective_figures(table: pd.DataFrame) -> dict[str, Any]:
+def selective_metrics(table: pd.DataFrame) -> dict[str, Any]:
     """`aurc`, `augrc`, and `coverage_at_risk` for RISKS (keys are text), on the cells of the table."""
     curve = curve_of(table)
     at_risk = {f"{risk:g}": coverage_at_risk(curve, risk) for risk in RISKS}

@@ -13,7 +13,7 @@ Figures = dict[str, NDArray[np.float64]]  # of each draw, NaN where undefined
 Weighted = tuple[NDArray[np.intp], Callable[[NDArray[np.float64]], Figures]]
 
 
-def cell_figures(table: pd.DataFrame) -> Weighted:
+def weighted_cell_metrics(table: pd.DataFrame) -> Weighted:
     """The rows of a table (all), and a function from their weights `[draws, rows]` to figures over cells: those of
     `metrics.cell_metrics`, but AUROC is the mean within folds where a column `fold` tells models apart."""
     label, logit = arrays(table)
@@ -45,7 +45,7 @@ def cell_figures(table: pd.DataFrame) -> Weighted:
     return np.arange(len(table)), weighted
 
 
-def subject_figures(table: pd.DataFrame) -> Weighted:
+def weighted_subject_metrics(table: pd.DataFrame) -> Weighted:
     """A row of each subject, and a function from their weights `[draws, subjects]` to the figures of
     `metrics.subject_metrics`."""
     subjects = subject_table(table)

@@ -22,12 +22,12 @@ from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.inference.onnx_predictor import FORMAT, SUFFIX, needs
-from leukemia.inference.predictor import Scorer
-from leukemia.inference.torch_predictor import run_scorer
+from leukemia.inference.predictor import Predictor
+from leukemia.inference.torch_predictor import torch_predictor
 from leukemia.models.checkpoint import load_classifier
 from leukemia.models.classifier import CellClassifier
 from leukemia.runs import Run
-from leukemia.storage.atomic import written_whole
+from leukemia.storage.atomic import atomic_write
 
 FORMATS = {"onnx": SUFFIX, "state_dict": ".safetensors"}
 IMAGES, TOLERANCE = 64, 1e-4
@@ -58,7 +58,7 @@ def export(run: Run, output: Path | None = None, form: str = "onnx") -> Path:
         raise InputError(f"{output}: a file of --format {form} ends in {FORMATS[form]}")
     model = load_classifier(run.best_checkpoint)
     content = _onnx(run, model) if form == "onnx" else _safetensors(run, model)
-    with written_whole(output) as file:
+    with atomic_write(output) as file:
         file.write(content)
     print(output)
     return output
@@ -87,7 +87,7 @@ def policy_in_full_precision(policy: Policy | None, precision: str) -> Policy | 
     """A run's policy as it holds for logits in full precision.
 
     Thresholds that were certified on logits of a lower precision keep their numbers, but not their guarantee: near
-    a threshold the other logits may fall on its other side.
+    a threshold the other logits may fall on its other split.
     """
     if policy is None or precision == "32-true" or not policy.certified:
         return policy
@@ -101,25 +101,25 @@ def policy_in_full_precision(policy: Policy | None, precision: str) -> Policy | 
 def _onnx(run: Run, model: CellClassifier) -> bytes:
     onnx, onnxruntime = needs("onnx"), needs("onnxruntime")
     needs("onnxscript")  # torch's exporter imports it
-    scorer = run_scorer(run, "cpu")
+    predictor = torch_predictor(run, "cpu")
     precision = str(run.config["trainer"]["precision"])
-    policy = policy_in_full_precision(scorer.policy, precision)
+    policy = policy_in_full_precision(predictor.policy, precision)
     slope, intercept, source = 1.0, 0.0, "identity"
     if policy is not None and policy.slope is not None and policy.intercept is not None:
         slope, intercept, source = policy.slope, policy.intercept, "triage.json"
-    pixels, of_run = _pictures(run, scorer)
-    proto = _graph(FromPixels(model, scorer.views, slope, intercept).eval(), pixels)
+    pixels, of_run = _pictures(run, predictor)
+    proto = _graph(FromPixels(model, predictor.views, slope, intercept).eval(), pixels)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     given = session.run(["logit", "probability"], {"pixels": pixels})
-    expected = _in_torch(model, pixels, scorer.views)
+    expected = _in_torch(model, pixels, predictor.views)
     apart = _largest_difference(given, (expected, sigmoid(slope * expected + intercept)))
     checked = {"images": IMAGES, "of_the_run": of_run, "largest_difference": apart}
     said = [f"onnxruntime agrees with torch on {IMAGES} pictures ({of_run} of them the run's) to {apart:.1e}"]
     if source == "identity":
         said.append("The probability is the plain sigmoid: no triage.json calibrates it (`leukemia triage`)")
     if precision != "32-true":
-        in_run = scorer.logits(pixels)
-        moved = int((scorer.decide(in_run) != scorer.decide(expected)).sum())
+        in_run = predictor.logits(pixels)
+        moved = int((predictor.decide(in_run) != predictor.decide(expected)).sum())
         off = float(np.abs(in_run - expected).max())
         checked |= {"largest_difference_from_run": off, "decisions_moved": moved}
         said.append(
@@ -132,11 +132,11 @@ def _onnx(run: Run, model: CellClassifier) -> bytes:
         "format": FORMAT,
         "run": run.name,
         "run_hash": run_hash(run),
-        "classes": list(scorer.classes),
-        "image_size": scorer.image_size,
-        "resize": scorer.resize,
-        "native_size": scorer.native_size,
-        "views": scorer.views,
+        "classes": list(predictor.classes),
+        "image_size": predictor.image_size,
+        "resize": predictor.resize,
+        "native_size": predictor.native_size,
+        "views": predictor.views,
         "calibration": {"slope": slope, "intercept": intercept, "source": source},
         "thresholds": None if policy is None else {"low": policy.low, "high": policy.high},
         "policy": None if policy is None else policy.to_json(),
@@ -195,7 +195,7 @@ def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
     return proto
 
 
-def _pictures(run: Run, scorer: Scorer) -> tuple[NDArray[np.uint8], int]:
+def _pictures(run: Run, predictor: Predictor) -> tuple[NDArray[np.uint8], int]:
     """IMAGES pictures to compare on, (IMAGES, S, S, 3): the run's own where they can be read, filled up with synthetic
     cells; and how many are its own."""
     root = Path(run.config["data"]["root"])
@@ -204,14 +204,16 @@ def _pictures(run: Run, scorer: Scorer) -> tuple[NDArray[np.uint8], int]:
     found = []
     for path in [] if table is None else table["path"].sample(min(IMAGES, len(table)), random_state=0):
         try:
-            found.append(fit(decode(folder / path), scorer.image_size, scorer.resize, scorer.native_size))
+            found.append(
+                fit(decode(folder / path), predictor.image_size, predictor.resize, predictor.native_size)
+            )
         except InputError:
             continue
     rng, of_run = np.random.default_rng(0), len(found)
     for number in range(IMAGES - of_run):
         traits = Traits(*rng.standard_normal(6).tolist())
         cell = draw_cell(traits, np.random.default_rng(number))
-        found.append(fit(cell, scorer.image_size, scorer.resize, scorer.native_size))
+        found.append(fit(cell, predictor.image_size, predictor.resize, predictor.native_size))
     return np.stack(found), of_run
 
 

@@ -34,7 +34,7 @@ def heat_maps(
         pixels: uint8 (N, S, S, 3), as `leukemia.data.pixels.fit` gives them.
         positive: bool (N,), whether the positive class is explained, or the negative one; None for the class that
             the network decides on, which is the sign of its logit. A recalibrated probability can be on the other
-            side of 0.5: say then which class it names.
+            split of 0.5: say then which class it names.
 
     Returns:
         float32 (N, S, S): each cell's map from 0, its lowest value, to 1, its highest; all 0 where nothing speaks

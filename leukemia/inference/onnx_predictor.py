@@ -1,4 +1,4 @@
-"""An exported model as a scorer: onnxruntime and numpy, no torch."""
+"""An exported model as a predictor: onnxruntime and numpy, no torch."""
 
 import json
 from importlib import import_module
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
-from leukemia.inference.predictor import Scorer
+from leukemia.inference.predictor import Predictor
 
 FORMAT = "leukemia.onnx.1"
 SUFFIX = ".onnx"
 
 
-def onnx_scorer(path: Path, device: str = "auto", views: int | None = None) -> Scorer:
-    """The scorer in a file that `leukemia export` wrote; its logits are those of the file's own views.
+def onnx_predictor(path: Path, device: str = "auto", views: int | None = None) -> Predictor:
+    """The predictor in a file that `leukemia export` wrote; its logits are those of the file's own views.
 
     Args:
         path: the file.
@@ -54,7 +54,7 @@ def onnx_scorer(path: Path, device: str = "auto", views: int | None = None) -> S
         return np.asarray(session.run(["logit"], {"pixels": pixels})[0], dtype=np.float64)
 
     negative, positive = about["classes"]
-    return Scorer(
+    return Predictor(
         name=str(about["run"]),
         classes=(negative, positive),
         policy=None if about["policy"] is None else Policy.from_json(about["policy"]),

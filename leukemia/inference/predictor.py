@@ -13,7 +13,7 @@ from leukemia.evaluation.policy import Policy
 
 
 @dataclass(frozen=True)
-class Scorer:
+class Predictor:
     """A model that is ready to score cells.
 
     Attributes:

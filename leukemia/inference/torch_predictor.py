@@ -6,12 +6,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from leukemia.data.loader import Batches
+from leukemia.data.loader import CellLoader
 from leukemia.data.pixels import CNMC_SIZE
 from leukemia.data.transforms import VIEWS, view
 from leukemia.errors import InputError
 from leukemia.evaluation.predictions import sigmoid
-from leukemia.inference.predictor import Scorer
+from leukemia.inference.predictor import Predictor
 from leukemia.models.checkpoint import load_classifier
 from leukemia.models.classifier import CellClassifier
 from leukemia.precision import autocast
@@ -19,7 +19,11 @@ from leukemia.runs import Run
 
 
 def predict_logits(
-    model: CellClassifier, batches: Batches, device: str = "cpu", precision: str = "32-true", views: int = 1
+    model: CellClassifier,
+    batches: CellLoader,
+    device: str = "cpu",
+    precision: str = "32-true",
+    views: int = 1,
 ) -> np.ndarray:
     """The logit of each cell, in the order of the batches: float64, (cells,).
 
@@ -47,18 +51,18 @@ def predict_logits(
 
 
 def predictions_table(cells: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
-    """`path, subject, side, label, logit, probability` of cells and their logits, (cells,) both."""
-    table = cells[["path", "subject", "side", "label"]].assign(logit=logits)
+    """`path, subject, split, label, logit, probability` of cells and their logits, (cells,) both."""
+    table = cells[["path", "subject", "split", "label"]].assign(logit=logits)
     return table.assign(probability=sigmoid(table["logit"]))
 
 
-def run_scorer(run: Run, device: str = "auto", views: int | None = None) -> Scorer:
+def torch_predictor(run: Run, device: str = "auto", views: int | None = None) -> Predictor:
     """The best checkpoint of a run as a function from pixels to logits, in the precision that it was trained in.
 
     Args:
         run: finished, or with one finished epoch at least.
         device: `cpu`, `cuda`, ..., or `auto` for a GPU where there is one.
-        views: 1 or 8, see `predict_logits`; None for those of the run's own predictions (`data.test_views`).
+        views: 1 or 8, see `predict_logits`; None for those of the run's own predictions (`data.tta`).
 
     Raises:
         InputError: if the run cannot be read, the device is not there, or its triage policy is of other views.
@@ -83,7 +87,7 @@ def run_scorer(run: Run, device: str = "auto", views: int | None = None) -> Scor
             return np.asarray(torch.stack(seen).double().mean(dim=0).cpu().numpy(), dtype=np.float64)
 
     negative, positive = model.hparams["classes"]
-    return Scorer(
+    return Predictor(
         name=run.name,
         classes=(str(negative), str(positive)),
         policy=run.policy,

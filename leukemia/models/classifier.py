@@ -12,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 from leukemia.data.loader import Batch
 from leukemia.data.transforms import normalise
 from leukemia.errors import DivergedError, InputError
-from leukemia.models.metrics import Curves
+from leukemia.models.metrics import EpochMetrics
 from leukemia.models.optim import OPTIMIZERS, check_optimisation, parameter_groups, schedule_factor
 from leukemia.models.resnet import StagedResNet, check_schedule, thawed_from
 from leukemia.models.weights import load_weights
@@ -20,9 +20,9 @@ from leukemia.models.weights import load_weights
 CLASS_WEIGHTS = ("none", "balanced")
 
 
-def side_names(side: str) -> list[str]:
+def metric_names(split: str) -> list[str]:
     """The names under which the figures of `train` or `val` are logged; those of `val` can be monitored."""
-    return [f"{side}/{name}" for name in Curves.NAMES]
+    return [f"{split}/{name}" for name in EpochMetrics.NAMES]
 
 
 class CellClassifier(pl.LightningModule):
@@ -41,7 +41,7 @@ class CellClassifier(pl.LightningModule):
         warmup_epochs: linear warm-up, in epochs.
         step_epochs: the epochs after which a step schedule drops the rate.
         step_factor: by which it drops.
-        class_weights: `balanced` weighs the positive class by n_negative / n_positive of the training side.
+        class_weights: `balanced` weighs the positive class by n_negative / n_positive of the training split.
         classes: the names of class 0 and class 1.
 
     Raises:
@@ -70,7 +70,7 @@ class CellClassifier(pl.LightningModule):
         check_optimisation(lr, stage_lr, optimizer, weight_decay, schedule, warmup_epochs, step_epochs)
         if not isinstance(step_factor, int | float) or not 0 < step_factor <= 1:
             raise InputError(
-                f"model.step_factor={step_factor} is out of range: use a number above 0 and up to 1"
+                f"model.scheduler.step_factor={step_factor} is out of range: use a number above 0 and up to 1"
             )
         if class_weights not in CLASS_WEIGHTS:
             raise InputError(
@@ -102,7 +102,7 @@ class CellClassifier(pl.LightningModule):
         self.register_buffer("positive_weight", torch.ones(()), persistent=False)
         self.first_bad_step: Tensor
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
-        self.train_curves, self.val_curves = Curves(), Curves()
+        self.train_metrics, self.val_metrics = EpochMetrics(), EpochMetrics()
         self.confusion: Tensor | None = None
         self.history: list[dict[str, float]] = []
 
@@ -120,11 +120,11 @@ class CellClassifier(pl.LightningModule):
         loss = functional.binary_cross_entropy_with_logits(logits, batch["label"], pos_weight=weight)
         bad_now = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad_now, self.global_step, self.first_bad_step)
-        self.train_curves.update(logits.detach(), batch["label"])
+        self.train_metrics.update(logits.detach(), batch["label"])
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.val_curves.update(self.logits(batch).float(), batch["label"])
+        self.val_metrics.update(self.logits(batch).float(), batch["label"])
 
     def on_fit_start(self) -> None:
         if self.unfreeze_at and self.trainer.world_size > 1:
@@ -134,7 +134,7 @@ class CellClassifier(pl.LightningModule):
             )
         if self.hparams["class_weights"] == "balanced":
             cells = self.trainer.datamodule.cells  # type: ignore[attr-defined]
-            positive = cells.loc[cells["side"] == "train", "label"].mean()
+            positive = cells.loc[cells["split"] == "train", "label"].mean()
             self.positive_weight.fill_((1 - positive) / positive)
 
     def on_train_start(self) -> None:
@@ -158,30 +158,31 @@ class CellClassifier(pl.LightningModule):
             self._stop(f"the training loss is not finite at step {step}")
 
     def on_train_epoch_end(self) -> None:
-        figures, _ = self.train_curves.finish()
+        figures, _ = self.train_metrics.finish()
         self.log_dict({f"train/{name}": value for name, value in figures.items()}, sync_dist=True)
         logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         curves = {
-            name: logged[name] for side in ("train", "val") for name in side_names(side) if name in logged
+            name: logged[name] for split in ("train", "val") for name in metric_names(split) if name in logged
         }
         self.history.append({"epoch": self.current_epoch + 1, "lr": max(self._rates()), **curves})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
-        if self.train_curves.logits:  # within an epoch
-            checkpoint["train_curves"] = [
-                dim_zero_cat(values).cpu() for values in (self.train_curves.logits, self.train_curves.labels)
+        if self.train_metrics.logits:  # within an epoch
+            checkpoint["train_metrics"] = [
+                dim_zero_cat(values).cpu()
+                for values in (self.train_metrics.logits, self.train_metrics.labels)
             ]
         # The weights are in the checkpoint: to open it, nothing has to be loaded or downloaded again.
         checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "weights": "none"}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
-        if "train_curves" in checkpoint:
-            self.train_curves.update(*(values.to(self.device) for values in checkpoint["train_curves"]))
+        if "train_metrics" in checkpoint:
+            self.train_metrics.update(*(values.to(self.device) for values in checkpoint["train_metrics"]))
 
     def on_validation_epoch_end(self) -> None:
-        figures, self.confusion = self.val_curves.finish()
+        figures, self.confusion = self.val_metrics.finish()
         if not torch.isfinite(figures["loss"]):
             self._stop(f"the validation loss is not finite after step {self.global_step}")
         self.log_dict({f"val/{name}": value for name, value in figures.items()}, sync_dist=True)
@@ -189,7 +190,7 @@ class CellClassifier(pl.LightningModule):
     def _stop(self, what: str) -> None:
         raise DivergedError(
             f"{what} (epoch {self.current_epoch + 1}, learning rate {max(self._rates()):g}): "
-            "lower model.lr or model.stage_lr, add model.warmup_epochs, or use trainer.precision=32-true"
+            "lower model.optimizer.lr or model.stage_lr, add model.scheduler.warmup_epochs, or use trainer.precision=32-true"
         )
 
     def _rates(self) -> list[float]:

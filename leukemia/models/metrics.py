@@ -1,4 +1,4 @@
-"""The figures of one side over one epoch, kept by torchmetrics across batches and processes."""
+"""The figures of one split over one epoch, kept by torchmetrics across batches and processes."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import (
 from torchmetrics.utilities import dim_zero_cat
 
 
-class Curves(Metric):
+class EpochMetrics(Metric):
     """Collects logits (N,) and labels (N,); the figures are computed once, when the epoch ends.
 
     `loss` is the plain cross-entropy, whatever the class weights in training, so that runs compare.

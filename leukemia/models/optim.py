@@ -78,22 +78,28 @@ def check_optimisation(
 ) -> None:
     """Raise InputError, naming the key, for what cannot be."""
     if optimizer not in OPTIMIZERS:
-        raise InputError(f"model.optimizer={optimizer} is unknown: use one of {', '.join(OPTIMIZERS)}")
+        raise InputError(f"model/optimizer={optimizer} is unknown: use one of {', '.join(OPTIMIZERS)}")
     if schedule not in SCHEDULES:
-        raise InputError(f"model.schedule={schedule} is unknown: use one of {', '.join(SCHEDULES)}")
+        raise InputError(f"model/scheduler={schedule} is unknown: use one of {', '.join(SCHEDULES)}")
     for stage in stage_lr or {}:
         check_stage("model.stage_lr", stage)
-    rates = {"model.lr": lr, **{f"model.stage_lr.{stage}": rate for stage, rate in (stage_lr or {}).items()}}
+    rates = {
+        "model.optimizer.lr": lr,
+        **{f"model.stage_lr.{stage}": rate for stage, rate in (stage_lr or {}).items()},
+    }
     for key, rate in rates.items():
         if not _is_number(rate) or not 0 < rate < math.inf:
             raise InputError(f"{key}={rate} is no learning rate: use a number above 0, as 1e-4")
-    for key, number in (("model.weight_decay", weight_decay), ("model.warmup_epochs", warmup_epochs)):
+    for key, number in (
+        ("model.optimizer.weight_decay", weight_decay),
+        ("model.scheduler.warmup_epochs", warmup_epochs),
+    ):
         if not _is_number(number) or not 0 <= number < math.inf:
             raise InputError(f"{key}={number} is out of range: use a number from 0 up")
     if (schedule == "step") != bool(step_epochs):
         raise InputError(
-            f"model.schedule={schedule} with model.step_epochs={step_epochs}: a step schedule, and no other, "
-            "needs the epochs after which the rate drops, as model.step_epochs=[2,4]"
+            f"model/scheduler={schedule} with model.scheduler.step_epochs={step_epochs}: a step schedule, and no other, "
+            "needs the epochs after which the rate drops, as model.scheduler.step_epochs=[2,4]"
         )
 
 

@@ -31,7 +31,7 @@ class StagedResNet(nn.Module):
     def __init__(self, depth: int = 18, trainable_from: str = "layer4") -> None:
         super().__init__()
         if not isinstance(depth, int) or depth not in DEPTHS:
-            raise InputError(f"model.depth={depth} is unknown: use one of {', '.join(map(str, DEPTHS))}")
+            raise InputError(f"model.net.depth={depth} is unknown: use one of {', '.join(map(str, DEPTHS))}")
         self.net: resnet.ResNet = getattr(resnet, f"resnet{depth}")(num_classes=1)
         self.net.to(memory_format=torch.channels_last)
         self.freeze(trainable_from)

@@ -48,13 +48,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(
-            f"model.weights={path}: no such file; give a state dict or checkpoint, imagenet or none"
+            f"model.net.weights={path}: no such file; give a state dict or checkpoint, imagenet or none"
         )
     try:
         content = read_torch_file(path)
     except InputError as error:
         raise InputError(
-            f"model.weights={path} holds no weights that can be read safely ({error}); "
+            f"model.net.weights={path} holds no weights that can be read safely ({error}); "
             "give a .safetensors file, or one that torch.load(..., weights_only=True) opens"
         ) from None
     for key in ("state_dict", "model"):
@@ -66,7 +66,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         or not all(isinstance(v, Tensor) for v in content.values())
     ):
         raise InputError(
-            f"model.weights={path} holds no weights: expected names and tensors, as a state dict"
+            f"model.net.weights={path} holds no weights: expected names and tensors, as a state dict"
         )
     return {_torchvision_name(name): tensor for name, tensor in content.items()}
 
@@ -81,8 +81,8 @@ def _imagenet(depth: int) -> dict[str, Tensor]:
         reason = reason_of(error)
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise InputError(
-            f"model.weights=imagenet: {file} could not be loaded ({reason}). Put {file} (from {weights.url}) into "
-            f"{folder}, or use model.weights=PATH or model.weights=none"
+            f"model.net.weights=imagenet: {file} could not be loaded ({reason}). Put {file} (from {weights.url}) into "
+            f"{folder}, or use model.net.weights=PATH or model.net.weights=none"
         ) from None
 
 
@@ -117,7 +117,7 @@ def _fill(model: StagedResNet, state: dict[str, Tensor], source: str) -> None:
     ]
     if problems:
         raise InputError(
-            f"model.weights={source} does not fit this network: {'; '.join(problems)}. Is it of another depth?"
+            f"model.net.weights={source} does not fit this network: {'; '.join(problems)}. Is it of another depth?"
         )
     model.net.load_state_dict(
         {**own, **{name: tensor.to(own[name].dtype) for name, tensor in given.items() if name in own}}

@@ -10,14 +10,14 @@ import pandas as pd
 
 from leukemia.errors import InputError
 from leukemia.evaluation.bootstrap import compare, evaluate
-from leukemia.evaluation.calibration import calibration_figures
-from leukemia.evaluation.predictions import plain_sides, read_predictions, validate_predictions
-from leukemia.evaluation.selective import selective_figures
+from leukemia.evaluation.calibration import calibration_metrics
+from leukemia.evaluation.predictions import plain_splits, read_predictions, validate_predictions
+from leukemia.evaluation.selective import selective_metrics
 from leukemia.reporting import words
 from leukemia.reporting.results import combinations, read_settings, results_table
 from leukemia.runs import Run, Sweep
 
-POOLED = ("subject_kfold", "image")  # splits whose folds have test sides of their own
+POOLED = ("subject_kfold", "image")  # splits whose folds have test splits of their own
 TABLE_CLASSES = ("negative", "positive")
 MOST_PAIRED = 6
 
@@ -28,14 +28,14 @@ class Model:
 
     Attributes:
         name: in words.
-        replicates: a table for each seed; with the test sides of its folds pooled, and then a column `fold`. Folds
+        replicates: a table for each seed; with the test splits of its folds pooled, and then a column `fold`. Folds
             that report on the same cells are replicates too.
         baselines: the same of size, colour and roundness alone (see `leukemia.evaluation.baseline`); None where a run
             has no baseline.csv.
         classes: the names of class 0 and class 1.
         marks: what has to be said beside its figures.
         runs: the names of its runs.
-        pooled: whether several models' test sides stand in one table.
+        pooled: whether several models' test splits stand in one table.
         over: what the replicates differ by: seeds, folds, or seeds and folds.
     """
 
@@ -49,7 +49,7 @@ class Model:
     over: str = "seeds"
 
 
-def models_of(target: Path, problems: list[str] | None = None) -> list[Model]:
+def setting_results(target: Path, problems: list[str] | None = None) -> list[Model]:
     """The models of a run folder, a sweep folder (one for each setting) or a csv of predictions.
 
     Args:
@@ -69,7 +69,7 @@ def models_of(target: Path, problems: list[str] | None = None) -> list[Model]:
     found, unread = [], []
     for settings, rows in combinations(results):
         try:
-            found.append(model_of(settings, rows, by_name))
+            found.append(result_of_setting(settings, rows, by_name))
         except InputError as problem:
             unread.append(f"{words.describe(settings)}: {problem}")
     if unread and (problems is None or not found):
@@ -81,7 +81,7 @@ def models_of(target: Path, problems: list[str] | None = None) -> list[Model]:
     return found
 
 
-def model_of(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Run]) -> Model:
+def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Run]) -> Model:
     """The model of one setting, from its rows of a results table and the runs by name.
 
     Raises:
@@ -105,7 +105,7 @@ def model_of(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Ru
     return Model(name, tables, baselines, classes, marks, list(rows["run"]), several, _over(rows))
 
 
-def figures_of(model: Model) -> dict[str, Any]:
+def metrics_of(model: Model) -> dict[str, Any]:
     """What `leukemia evaluate` says of a model: intervals, calibration and selective prediction (of the first
     replicate), marks, and the baselines: the majority class, and size, colour and roundness alone with their
     intervals and the model's difference to them."""
@@ -126,8 +126,8 @@ def figures_of(model: Model) -> dict[str, Any]:
         **evaluate(model.replicates),
         "majority_accuracy": float(max(first["label"].mean(), 1 - first["label"].mean())),
         "baseline": baseline,
-        "calibration": calibration_figures(first),
-        "selective": selective_figures(first),
+        "calibration": calibration_metrics(first),
+        "selective": selective_metrics(first),
     }
 
 
@@ -177,10 +177,10 @@ def predictions_of(run: Run) -> pd.DataFrame:
 
 
 def _folds_said(rows: pd.DataFrame, runs: Sequence[Run]) -> list[str]:
-    """Where folds have test sides of their own: which of them are missing."""
+    """Where folds have test splits of their own: which of them are missing."""
     folds_of: dict[str, list[str]] = {}
     for row in rows.to_dict("records"):
-        if row["split"] in POOLED:
+        if row["protocol"] in POOLED:
             folds_of.setdefault(words.value(row["seed"]), []).append(words.value(row["fold"]))
     of_each = {tuple(sorted(folds)) for folds in folds_of.values()}
     if len(of_each) > 1:
@@ -191,7 +191,7 @@ def _folds_said(rows: pd.DataFrame, runs: Sequence[Run]) -> list[str]:
 
 
 def _over(rows: pd.DataFrame) -> str:
-    by_fold = ~rows["split"].isin([*POOLED, "official"])  # folds that are replicates; official knows none
+    by_fold = ~rows["protocol"].isin([*POOLED, "official"])  # folds that are replicates; official knows none
     seeds, folds = (len(set(values)) > 1 for values in (rows["seed"], rows["fold"][by_fold]))
     return {(True, True): "seeds and folds", (False, True): "folds"}.get((seeds, folds), "seeds")
 
@@ -216,33 +216,33 @@ def _of_table(path: Path) -> Model:
 
 
 def _reported(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of the side that is reported, and its marks: test before val before any other, and train only where
+    """The rows of the split that is reported, and its marks: test before val before any other, and train only where
     there is nothing else."""
-    if "side" not in table:
+    if "split" not in table:
         return table, []
-    side = plain_sides(table)
-    if (side == "").all():
+    split = plain_splits(table)
+    if (split == "").all():
         return table, []
-    if (side == "").any():
+    if (split == "").any():
         raise InputError(
-            f"{path}: {(side == '').sum():,} of {words.count(len(side), 'row')} have no side, as row "
-            f"{int((side == '').argmax()) + 1:,}: name the side of every cell, or of none"
+            f"{path}: {(split == '').sum():,} of {words.count(len(split), 'row')} have no split, as row "
+            f"{int((split == '').argmax()) + 1:,}: name the split of every cell, or of none"
         )
     order = {"test": 0, "val": 1, "train": 3}
-    kept, *others = sorted(dict.fromkeys(side), key=lambda name: order.get(name, 2))
+    kept, *others = sorted(dict.fromkeys(split), key=lambda name: order.get(name, 2))
     marks = {"train": [words.TRAINED], "val": [words.CHOSEN_HERE]}.get(kept, [])
     if others:
-        left_out = words.count(int((side != kept).sum()), "cell")
-        marks = [*marks, f"side {kept} only, {left_out} of {', '.join(others)} left out"]
-    return table[side == kept].reset_index(drop=True), marks
+        left_out = words.count(int((split != kept).sum()), "cell")
+        marks = [*marks, f"split {kept} only, {left_out} of {', '.join(others)} left out"]
+    return table[split == kept].reset_index(drop=True), marks
 
 
 def _replicates(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
     """The tables of some runs, a row of the results each, put together by seed (by seed and fold, where folds do not
-    have test sides of their own)."""
+    have test splits of their own)."""
     parts: dict[tuple[Any, ...], list[pd.DataFrame]] = {}
     for row, table in zip(rows.to_dict("records"), tables, strict=True):
-        pooled = row["split"] in POOLED
+        pooled = row["protocol"] in POOLED
         key = (row["seed"],) if pooled else (row["seed"], row["fold"])
         parts.setdefault(key, []).append(table.assign(fold=row["fold"]) if pooled else table)
     found = [pd.concat(of_key, ignore_index=True) for _, of_key in sorted(parts.items(), key=str)]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
 from leukemia.reporting import evidence_plots, evidence_tables, words
-from leukemia.reporting.evidence import Model, comparisons, figures_of, model_of, predictions_of
+from leukemia.reporting.evidence import Model, comparisons, metrics_of, predictions_of, result_of_setting
 from leukemia.reporting.results import combinations
 from leukemia.reporting.text_tables import Printed
 from leukemia.runs import Run, Sweep
@@ -49,7 +49,7 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     models = []
     for settings, rows in combinations(results):
         try:
-            models.append(model_of(settings, rows, by_name))
+            models.append(result_of_setting(settings, rows, by_name))
         except InputError:  # the page says which predictions cannot be used
             continue
     if len(models) > MOST_SETTINGS:
@@ -57,7 +57,7 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
         models = models[:MOST_SETTINGS]
     if not models:
         return found
-    figures = [figures_of(model) for model in models]
+    figures = [metrics_of(model) for model in models]
     found.notes += _said(models, figures)
     found.tables = {
         "intervals": evidence_tables.intervals_table(figures),
@@ -103,7 +103,7 @@ def _said(models: Sequence[Model], figures: Sequence[dict[str, Any]]) -> list[st
         )
     if any(model.pooled for model in models):
         said.append(
-            "Threshold figures pool the test sides of all folds; AUROC is the mean within folds, for the logits of "
+            "Threshold figures pool the test splits of all folds; AUROC is the mean within folds, for the logits of "
             "different models are not one scale, and that is why there is no slope and intercept of all of them."
         )
     over = sorted({model.over for model in models if len(model.replicates) > 1})
@@ -154,7 +154,7 @@ def _attention(
                 evidence_tables.attention_table([(run.name, attention)])  # it can be printed
                 found.append((run.name, attention))
         except (InputError, KeyError, TypeError, AttributeError) as problem:
-            problems.append(f"{run.name}, attention.json: {problem}")
+            problems.append(f"{run.name}, gradcam.json: {problem}")
     return found
 
 

@@ -9,7 +9,7 @@ from leukemia.evaluation.thresholds import outcome
 from leukemia.reporting.text_tables import Printed
 from leukemia.reporting.words import fraction, percent, points, whole
 
-Found = list[dict[str, Any]]  # what `leukemia.reporting.evidence.figures_of` says of each setting
+Found = list[dict[str, Any]]  # what `leukemia.reporting.evidence.metrics_of` says of each setting
 
 CELLS = {
     "accuracy": "Accuracy %",
@@ -146,7 +146,7 @@ def attention_table(found: list[tuple[str, dict[str, Any]]]) -> Printed:
     class that it decides on, beside what a map of the cell alone and an even map would have.
 
     Args:
-        found: the name of each run and its `attention.json`.
+        found: the name of each run and its `gradcam.json`.
     """
     columns = ["Cells", "On background %", "A map of the cell alone %", "An even map %"]
     table = Printed(["Run", "Decided", *columns], 2)

@@ -19,7 +19,7 @@ def results_md(name: str, results: pd.DataFrame, proof: Evidence) -> str:
             "## Depth and freezing",
             "Mean ± standard deviation over seeds and folds; n is their number.",
         ]
-        blocks += [table(text_tables.grid_table(results)), table(text_tables.grid_figures_table(results))]
+        blocks += [table(text_tables.grid_table(results)), table(text_tables.grid_metrics_table(results))]
     if proof.tables:
         blocks += ["## Intervals and baselines", "\n\n".join(map(_escape, proof.notes))]
         blocks += [table(found) for found in proof.tables.values() if found.rows]
@@ -28,7 +28,7 @@ def results_md(name: str, results: pd.DataFrame, proof: Evidence) -> str:
         blocks.append(table(triaged.table))
     blocks += ["## Seed study", _escape(summary.study_statement(results)), table(text_tables.study_table())]
     if results["accuracy"].notna().any():
-        blocks += ["## Every run", table(text_tables.figures_table(results))]
+        blocks += ["## Every run", table(text_tables.metrics_table(results))]
         blocks += ["### Training", table(text_tables.training_table(results))]
         if results["subjects.n"].notna().any():
             blocks += ["### Subjects", table(text_tables.subjects_table(results))]

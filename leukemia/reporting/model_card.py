@@ -15,9 +15,9 @@ CNMC = (
 SPLITS = {
     "official": "official: the training subjects train, the preliminary set chooses the epoch and is reported, as in "
     "the seed study; nothing is held out",
-    "holdout": "holdout: a fold of the training subjects chooses the epoch, the preliminary set is the test side",
-    "subject_kfold": "subject_kfold: each fold of the subjects is the test side once; another fold chooses the epoch",
-    "image": "image: cells of one subject may lie on both sides, so the figures are too good for new patients",
+    "holdout": "holdout: a fold of the training subjects chooses the epoch, the preliminary set is the test split",
+    "subject_kfold": "subject_kfold: each fold of the subjects is the test split once; another fold chooses the epoch",
+    "image": "image: cells of one subject may lie on both splits, so the figures are too good for new patients",
 }
 
 
@@ -33,13 +33,13 @@ def model_card(
     """
     runs = results[results["accuracy"].notna()]
     known = [of for of in settings if of]
-    weights = sorted({words.value(of.get("model.weights")) for of in known})
+    weights = sorted({words.value(of.get("model.net.weights")) for of in known})
     depths = sorted({words.network(depth) for depth in runs["depth"]})
     return {
         "Model": f"{', '.join(depths)} (torchvision), one logit, from weights: {', '.join(weights)}. The licence of "
         "weights, and of the pictures that they were trained on, is not that of this software",
         "Data": _data(runs),
-        "Split": "; ".join(SPLITS.get(str(split), str(split)) for split in dict.fromkeys(runs["split"])),
+        "Split": "; ".join(SPLITS.get(str(split), str(split)) for split in dict.fromkeys(runs["protocol"])),
         "Leaks": summary.leak_statement(results)[1],
         "Chosen on": summary.chosen_statement(results)
         or "The epoch was chosen on other cells than those reported.",

@@ -13,7 +13,7 @@ from leukemia.reporting import drawing, words
 from leukemia.reporting.results import combinations, stage_place
 
 Combination = tuple[dict[str, Any], pd.DataFrame]
-SIDES = (
+SPLITS = (
     ("train", "training, running average", drawing.BLUE, "o--"),
     ("val", "validation", drawing.VERMILLION, "s-"),
 )
@@ -75,10 +75,10 @@ def learning_curves(history: pd.DataFrame, title: str, run: Mapping[Any, Any], m
     for ax, name, unit, scale in zip(
         axes, ("loss", "accuracy"), ("Loss", "Accuracy, %"), (1, 100), strict=True
     ):
-        for side, label, colour, look in SIDES:
-            if f"{side}/{name}" in history:
+        for split, label, colour, look in SPLITS:
+            if f"{split}/{name}" in history:
                 ax.plot(
-                    history["epoch"], scale * history[f"{side}/{name}"], look, color=colour, label=label,
+                    history["epoch"], scale * history[f"{split}/{name}"], look, color=colour, label=label,
                     lw=1.3, ms=3.5, markevery=max(1, len(history) // 12),
                 )  # fmt: skip
         if not pd.isna(best):

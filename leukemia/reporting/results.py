@@ -13,7 +13,7 @@ from leukemia.runs import Run, Sweep
 FROZEN_FIRST = ("head", "layer4", "layer3", "layer2", "layer1", "stem")
 FIGURES = (
     "accuracy", "balanced_accuracy", "f1_weighted", "auroc", "sensitivity", "specificity", "ece", "loss",
-    "side", "epoch_chosen_here", "majority_accuracy", "better_than_majority", "best_epoch",
+    "split", "epoch_chosen_here", "majority_accuracy", "better_than_majority", "best_epoch",
     "train_accuracy", "train_val_gap", "n_images", "n_subjects", "leaks", "classes", "synthetic",
 )  # fmt: skip
 SUBJECT_FIGURES = (
@@ -30,8 +30,8 @@ INTEGERS = (
     "leaks",
     "subjects.n",
 )
-WORDS = ("side", "epoch_chosen_here", "better_than_majority", "classes", "synthetic")
-OWN_COLUMNS = ("model.depth", "model.trainable_from", "seed", "data.split", "data.fold")
+WORDS = ("split", "epoch_chosen_here", "better_than_majority", "classes", "synthetic")
+OWN_COLUMNS = ("model.net.depth", "model.trainable_from", "seed", "data.protocol", "data.fold")
 GONE = "its process is gone; it goes on when its job or the same command is started again"
 VALUES_THAT_ARE_DICTS = ("model.unfreeze", "model.stage_lr")
 
@@ -64,11 +64,11 @@ def results_table(sweep: Sweep) -> pd.DataFrame:
             "run": run.name,
             "status": str(status["status"]),
             "error": None if error is None else str(error),
-            "depth": of_run.get("model.depth"),
+            "depth": of_run.get("model.net.depth"),
             "trainable_from": of_run.get("model.trainable_from"),
             **{name: of_run.get(name) for name in varied},
             "seed": of_run.get("seed"),
-            "split": of_run.get("data.split"),
+            "protocol": of_run.get("data.protocol"),
             "fold": of_run.get("data.fold"),
             "pruned_after": None if pruned is None else pruned.get("epoch"),
             **_figures(metrics),
@@ -109,8 +109,8 @@ def combinations(results: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFra
 
 
 def _once(runs: pd.DataFrame) -> pd.DataFrame:
-    fold = runs["fold"].where(runs["split"] != "official", 0)  # whose sides know no folds
-    return runs[~runs.assign(fold=fold).duplicated(["seed", "split", "fold"])]
+    fold = runs["fold"].where(runs["protocol"] != "official", 0)  # whose splits know no folds
+    return runs[~runs.assign(fold=fold).duplicated(["seed", "protocol", "fold"])]
 
 
 def setting_columns(results: pd.DataFrame) -> list[str]:
@@ -118,7 +118,7 @@ def setting_columns(results: pd.DataFrame) -> list[str]:
     among them, that differ between finished runs. Neither seed nor fold, nor where a run was computed."""
     finished = results[results["accuracy"].notna()]
     names = list(results.columns)
-    others = [*names[names.index("trainable_from") + 1 : names.index("seed")], "split"]
+    others = [*names[names.index("trainable_from") + 1 : names.index("seed")], "protocol"]
     differ = [n for n in others if is_identity(n) and len(set(map(repr, finished[n]))) > 1]
     return ["depth", "trainable_from", *differ]
 

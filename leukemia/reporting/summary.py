@@ -70,10 +70,10 @@ def study_statement(results: pd.DataFrame) -> str:
         classes = ", ".join(map(words.value, runs["classes"].drop_duplicates()))
         return f"{note} The runs here tell apart {classes}: another data set, so no difference is shown."
     cells = sorted(set(runs["n_images"].dropna()))
-    if cells == [words.SEED_STUDY_CELLS] and set(runs["split"]) == {"official"}:
+    if cells == [words.SEED_STUDY_CELLS] and set(runs["protocol"]) == {"official"}:
         return f"{note} The runs here report on as many cells by the same protocol."
     here = f"{words.whole(cells[0])} to {words.whole(cells[-1])}" if len(cells) > 1 else words.whole(cells[0])
-    splits = ", ".join(map(words.value, runs["split"].drop_duplicates()))
+    splits = ", ".join(map(words.value, runs["protocol"].drop_duplicates()))
     return f"{note} The runs here report on {here} cells (split {splits}): the difference is between different cells."
 
 

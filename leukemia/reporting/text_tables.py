@@ -78,7 +78,7 @@ def grid_table(results: pd.DataFrame) -> Printed:
     return table
 
 
-def grid_figures_table(results: pd.DataFrame) -> Printed:
+def grid_metrics_table(results: pd.DataFrame) -> Printed:
     """A row a combination: mean ± sd over seeds and folds of the other figures."""
     columns = [
         "Balanced accuracy %",
@@ -110,7 +110,7 @@ def study_table() -> Printed:
     return table
 
 
-def figures_table(results: pd.DataFrame) -> Printed:
+def metrics_table(results: pd.DataFrame) -> Printed:
     """A row a finished run: the figures of the reported cells."""
     return _by_run(results, FIGURES)
 

@@ -23,7 +23,7 @@ TRAINED = f"{LEAKS}: these cells trained the model"
 def marks(runs: pd.DataFrame) -> list[str]:
     """What has to be said beside the figures of these finished rows of a results table, a leak first, with
     the number of runs where it does not hold for all of them."""
-    image = runs["split"] == "image"
+    image = runs["protocol"] == "image"
     leaky = image | (runs["leaks"].fillna(0) > 0)
     chosen = runs["epoch_chosen_here"].map(_true)
     no_better = runs["better_than_majority"].map(_false)
@@ -33,7 +33,7 @@ def marks(runs: pd.DataFrame) -> list[str]:
 
 
 def describe(settings: Mapping[str, Any]) -> str:
-    """A combination in words: "ResNet18 from layer4, model.lr 0.001"."""
+    """A combination in words: "ResNet18 from layer4, model.optimizer.lr 0.001"."""
     name = network(settings["depth"])
     if not _missing(settings["trainable_from"]):
         name += f" from {settings['trainable_from']}"
@@ -44,7 +44,7 @@ def describe(settings: Mapping[str, Any]) -> str:
 def describe_run(settings: Mapping[str, Any], run: Any) -> str:
     """A run in words: its combination, its seed, and its fold where the split has folds."""
     parts = [describe(settings), f"seed {value(run['seed'])}"]
-    folds = run["split"] != "official" and not _missing(run["fold"])
+    folds = run["protocol"] != "official" and not _missing(run["fold"])
     return ", ".join(parts + [f"fold {run['fold']}"] * folds)
 
 
@@ -106,7 +106,7 @@ def not_cross_fitted(unit: str) -> str:
 
 
 def _leak(runs: pd.DataFrame) -> str:
-    image = "split by image" if (runs["split"] == "image").any() else ""
+    image = "split by image" if (runs["protocol"] == "image").any() else ""
     leaks = runs["leaks"].fillna(0)
     if not (leaks > 0).any():
         return f"{LEAKS}: {image}"

@@ -22,8 +22,8 @@ def remove_if_empty(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; see `written_whole`."""
-    with written_whole(path) as file:
+    """Write a text file whole or not at all; see `atomic_write`."""
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 
@@ -34,7 +34,7 @@ def remove_left_behind(folder: Path) -> None:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its place only once it is complete and on the disk: a killed writer leaves the old one.
 
     Raises:

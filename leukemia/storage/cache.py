@@ -64,7 +64,7 @@ def cached_folder(name: str, build: Callable[[Path], None], max_gb: float | None
     return folder
 
 
-def claimed_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def preallocate_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A new npy file as a writable memory map, its room on the disk claimed: a map that runs out of disk later
     dies of SIGBUS."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}

@@ -10,7 +10,7 @@ from leukemia.errors import PlaceError, unusable_place
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Keep every other process out of a folder; the lock goes with the process, however it ends.
 
     Raises:

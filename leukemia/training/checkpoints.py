@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from leukemia.errors import InputError
 from leukemia.models.checkpoint import read_checkpoint
 from leukemia.runs import Run
-from leukemia.storage.atomic import written_whole
+from leukemia.storage.atomic import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        with written_whole(Path(path)) as file:
+        with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
 
 

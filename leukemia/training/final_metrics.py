@@ -17,28 +17,28 @@ from leukemia.runs import Run
 log = logging.getLogger(__name__)
 
 
-def write_figures(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
+def write_final_metrics(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
     """Predict with the best checkpoint, on one device, and write predictions.csv and metrics.json."""
     model = load_classifier(run.best_checkpoint)
     best = model.history[-1]
     device, precision = trainer.strategy.root_device.type, trainer.precision
 
-    def predictions(side: str, views: int = 1) -> pd.DataFrame:
-        batches = data.batches(side, net=model.net if views == 1 else None)
+    def predictions(split: str, views: int = 1) -> pd.DataFrame:
+        batches = data.batches(split, net=model.net if views == 1 else None)
         logits = predict_logits(model, batches, device, str(precision), views)
-        return predictions_table(data.cells[data.cells["side"] == side], logits)
+        return predictions_table(data.cells[data.cells["split"] == split], logits)
 
-    side = data.reported_side
-    table = predictions(side, data.test_views)
+    split = data.reported_split
+    table = predictions(split, data.tta)
     run.write_table("predictions.csv", table)
     run.write_table("baseline.csv", _baseline(data))
     train_accuracy = cell_metrics(predictions("train"))["accuracy"]
-    as_reported = side == "val" and data.test_views == 1
+    as_reported = split == "val" and data.tta == 1
     val_accuracy = cell_metrics(table if as_reported else predictions("val"))["accuracy"]
     metrics = {
         **cell_metrics(table),
-        "side": side,
-        "epoch_chosen_here": side == "val",
+        "split": split,
+        "epoch_chosen_here": split == "val",
         "better_than_majority": better_than_majority(table),
         "best_epoch": int(best["epoch"]),
         "train_accuracy": train_accuracy,
@@ -58,18 +58,18 @@ def write_figures(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
         }
         trainer.logger.log_hyperparams(settings, figures)
         trainer.logger.finalize("success")
-    notes = ["the epoch was chosen on these cells"] * (side == "val")
+    notes = ["the epoch was chosen on these cells"] * (split == "val")
     notes += [f"{data.leaks} of these cells leak"] * (data.leaks > 0)
     said = f" ({'; '.join(notes)})" if notes else ""
     log.info(
         "%s is done: %s accuracy %.4f at epoch %d%s, in %s",
-        run.name, side, metrics["accuracy"], best["epoch"], said, run.folder,
+        run.name, split, metrics["accuracy"], best["epoch"], said, run.folder,
     )  # fmt: skip
 
 
 def _baseline(data: CellDataModule) -> pd.DataFrame:
-    """Predictions on the reported side by size, colour and roundness alone, fitted on the training side."""
-    side = data.reported_side
-    of_train = data.cells["label"][data.cells["side"] == "train"]
-    logits = baseline_logits(data.shapes("train"), of_train, data.shapes(side))
-    return predictions_table(data.cells[data.cells["side"] == side], logits)
+    """Predictions on the reported split by size, colour and roundness alone, fitted on the training split."""
+    split = data.reported_split
+    of_train = data.cells["label"][data.cells["split"] == "train"]
+    logits = baseline_logits(data.shapes("train"), of_train, data.shapes(split))
+    return predictions_table(data.cells[data.cells["split"] == split], logits)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from leukemia.errors import InputError
-from leukemia.models.classifier import CellClassifier, side_names
+from leukemia.models.classifier import CellClassifier, metric_names
 from leukemia.runs import PRUNED, Run, Sweep
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ class MedianPruning(pl.Callback):
         for name, number in (("startup_runs", startup_runs), ("warmup_epochs", warmup_epochs)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise ValueError(f"{name}={number}: use a whole number from 0 up")
-        if monitor not in side_names("val"):
-            raise ValueError(f"monitor={monitor} does not exist: use one of {', '.join(side_names('val'))}")
+        if monitor not in metric_names("val"):
+            raise ValueError(f"monitor={monitor} does not exist: use one of {', '.join(metric_names('val'))}")
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode}: use min or max")
         self.run, self.monitor, self.mode = Run(Path(folder)), monitor, mode

@@ -65,7 +65,7 @@ def claim(run: Run, config: dict[str, Any], cells: pd.DataFrame, resume: str = "
 
 
 def _changed_cells(stored: pd.DataFrame, wanted: pd.DataFrame) -> str:
-    columns = ["subject", "group", "label", "side", "pixel_hash"]
+    columns = ["subject", "group", "label", "split", "pixel_hash"]
     before, after = (
         table.set_index("path")[columns].astype(object).fillna("").astype(str) for table in (stored, wanted)
     )

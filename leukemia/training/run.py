@@ -15,10 +15,10 @@ from leukemia.errors import InputError, clear_about_limits
 from leukemia.models.checkpoint import read_checkpoint
 from leukemia.models.classifier import CellClassifier
 from leukemia.runs import Run
-from leukemia.storage.locks import alone_in
+from leukemia.storage.locks import exclusive_lock
 from leukemia.training.checkpoints import checkpoint_to_continue
 from leukemia.training.distributed import Meeting, meeting
-from leukemia.training.final_metrics import write_figures
+from leukemia.training.final_metrics import write_final_metrics
 from leukemia.training.memory import keep_freed_memory
 from leukemia.training.resume import claim
 from leukemia.training.status import begun_by_this_job, recorded
@@ -40,7 +40,7 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
     """
     with meeting(config.trainer.num_nodes) as processes, clear_about_limits(folder, _less_memory(config)):
         if processes.first:
-            with alone_in(folder):
+            with exclusive_lock(folder):
                 return _train(config, Run(folder), processes, skip_done)
         return _train(config, Run(folder), processes, skip_done)
 
@@ -58,7 +58,7 @@ def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) ->
         if state == "done":
             return run
         config.trainer.precision = decided["precision"]
-        config.data.features = decided["features"]
+        config.data.cache_features = decided["features"]
     config = resolve_auto(config)
     keep_freed_memory()
     pl.seed_everything(config.seed, verbose=False)
@@ -80,23 +80,23 @@ def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) ->
         log.info("%s %s\n%s", run.name, "goes on" if state == "continue" else "starts", data.describe())
         if state == "continue":  # as it was chosen then
             config.trainer.precision = run.config["trainer"]["precision"]
-            data.features = run.config["data"].get("features", "off")
+            data.cache_features = run.config["data"].get("features", "off")
     trainer = build_trainer(config, run)
     device = trainer.strategy.root_device.type
-    config.data.features = data.choose_features(model, device, str(trainer.precision))
+    config.data.cache_features = data.choose_features(model, device, str(trainer.precision))
     if first and state == "start":
         config.data.root = str(data.root.absolute())
         run.write_config(_plain(config))
         run.write_table("cells.csv", data.cells)
     if first:
-        chosen = {"precision": str(config.trainer.precision), "features": config.data.features}
+        chosen = {"precision": str(config.trainer.precision), "features": config.data.cache_features}
         processes.tell({"state": state, "folder": str(run.folder.absolute()), **chosen})
     with recorded(run) if first else nullcontext(), clear_about_limits(run.folder, _less_memory(config)):
         checkpoint = checkpoint_to_continue(run) if state == "continue" else None
         if checkpoint is None or not _is_over(checkpoint, trainer.max_epochs):
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if first:
-            write_figures(run, data, trainer)
+            write_final_metrics(run, data, trainer)
     return run
 
 

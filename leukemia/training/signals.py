@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
-from leukemia.data.loader import Batches
+from leukemia.data.loader import CellLoader
 from leukemia.runs import Run
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class LeaveWithCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._handed_out:  # Lightning leaves it out where it made the loader before it read the checkpoint
-            assert isinstance(trainer.train_dataloader, Batches)
+            assert isinstance(trainer.train_dataloader, CellLoader)
             trainer.train_dataloader.load_state_dict(self.state_dict())
             self._handed_out = 0
 

@@ -16,12 +16,12 @@ from leukemia.commands.evaluate import evaluated
 from leukemia.commands.triage import triage
 from leukemia.errors import DivergedError, InputError, OutOfMemoryError
 from leukemia.identity import grid_names
-from leukemia.reporting.evidence import models_of
+from leukemia.reporting.evidence import setting_results
 from leukemia.reporting.html import write_report
 from leukemia.reporting.results import read_status
 from leukemia.runs import PLAN, STUDY, Run, Sweep
 from leukemia.storage.atomic import remove_if_empty, remove_left_behind
-from leukemia.storage.locks import alone_in
+from leukemia.storage.locks import exclusive_lock
 from leukemia.terminal import emphasised
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def finish_sweep(folder: Path) -> Path:
         The path of report.html.
     """
     try:
-        models = models_of(folder)
+        models = setting_results(folder)
         if any(model.pooled for model in models):
             print(evaluated(folder))
             if len(models) == 1:
@@ -108,7 +108,7 @@ class SweepWatch(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir).absolute()
         try:
-            SweepWatch.held.enter_context(alone_in(folder))
+            SweepWatch.held.enter_context(exclusive_lock(folder))
         except InputError as error:  # of exceptions Hydra would only warn, and go on
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)

@@ -19,10 +19,10 @@ from leukemia.app.intake import Intake
 from leukemia.app.pictures import Pictures
 from leukemia.app.review import Review
 from leukemia.app.server import create_app
-from leukemia.data.cnmc import read_index
+from leukemia.data.cnmc import read_cnmc
 from leukemia.data.demo import write_demo
 from leukemia.data.pixels import load_pixels
-from leukemia.data.splits import assign_sides
+from leukemia.data.splits import assign_splits
 from leukemia.evaluation.policy import Policy
 from leukemia.runs import Run
 
@@ -34,22 +34,22 @@ CERTIFIED = Policy(
 
 def write_run(folder: Path, root: Path, policy: Policy | None = CERTIFIED, spread: float = 1.5) -> Run:
     """A finished run on a synthetic set, with made-up logits on its prelim cells."""
-    index = read_index(root)
+    index = read_cnmc(root)
     index = index[index["label"] >= 0].reset_index(drop=True)
     hashes = load_pixels(root, index["path"].tolist(), 32, native_size=450).hashes
-    cells = assign_sides(index, hashes, "holdout", 0, 3, 0)
+    cells = assign_splits(index, hashes, "holdout", 0, 3, 0)
     run = Run(folder)
     run.write_config({
         "seed": 0, "model": {"depth": 18, "trainable_from": "layer4"}, "trainer": {"precision": "32-true"},
-        "data": {"root": str(root), "layout": "cnmc", "split": "holdout", "image_size": 32, "resize": "squash"},
+        "data": {"root": str(root), "layout": "cnmc", "protocol": "holdout", "image_size": 32, "resize": "squash"},
     })  # fmt: skip
     run.write_json("status.json", {"status": "done"})
-    run.write_json("metrics.json", {"classes": ["HEM", "ALL"], "side": "test", "epoch_chosen_here": False})
+    run.write_json("metrics.json", {"classes": ["HEM", "ALL"], "split": "test", "epoch_chosen_here": False})
     run.write_table("cells.csv", cells)
-    tested = cells[cells["side"] == "test"]
+    tested = cells[cells["split"] == "test"]
     random = np.random.default_rng(0)
     logit = 1.6 * (2 * tested["label"].to_numpy() - 1) + spread * random.standard_normal(len(tested))
-    table = tested[["path", "subject", "side", "label"]].assign(logit=logit)
+    table = tested[["path", "subject", "split", "label"]].assign(logit=logit)
     run.write_table("predictions.csv", table.assign(probability=1 / (1 + np.exp(-table["logit"]))))
     if policy is not None:
         run.write_json("triage.json", policy.to_json())

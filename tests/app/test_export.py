@@ -15,7 +15,7 @@ from PIL import Image
 from leukemia.app.export import consensus, decisions_csv, manifest_csv, train_command
 from leukemia.app.review import Review
 from leukemia.config import compose
-from leukemia.data.class_folders import read_cells
+from leukemia.data.class_folders import read_class_folders
 from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import InputError
 from leukemia.runs import Run
@@ -77,7 +77,7 @@ def test_the_manifest_trains_with_the_reviewed_labels(review, tmp_path):
     reviewed = review.orders["review"][:8]
     labels = {cell_id: ("ALL", "HEM")[place % 2] for place, cell_id in enumerate(reviewed)}
     (tmp_path / "manifest.csv").write_text(manifest_csv(labels, review.cells))
-    index, classes = read_cells(tmp_path / "manifest.csv", positive="ALL")
+    index, classes = read_class_folders(tmp_path / "manifest.csv", positive="ALL")
     assert classes == ("HEM", "ALL")
     assert len(index) == 8
     of_path = {str(review.cells[cell_id].file): int(label == "ALL") for cell_id, label in labels.items()}
@@ -88,7 +88,7 @@ def test_the_manifest_trains_with_the_reviewed_labels(review, tmp_path):
 def test_with_the_training_cells_a_next_run_can_be_set_up(review, tmp_path):
     reviewed = review.orders["review"][:4]
     labels = dict.fromkeys(reviewed, "ALL")
-    trained = review.run.cells[review.run.cells["side"] == "train"].iloc[0]
+    trained = review.run.cells[review.run.cells["split"] == "train"].iloc[0]
     labels[trained["pixel_hash"]] = ("ALL", "HEM")[int(trained["label"])]  # the reviewers know better
     text = manifest_csv(labels, review.cells, review.run, review.root, review.classes)
     (tmp_path / "manifest.csv").write_text(text)
@@ -96,8 +96,8 @@ def test_with_the_training_cells_a_next_run_can_be_set_up(review, tmp_path):
         str(tmp_path / "manifest.csv"), layout="cells", split="subject_kfold", positive="ALL", image_size=32
     )
     data.prepare_data()
-    assert set(data.cells["side"]) == {"train", "val", "test"}
-    known = review.run.cells["side"].isin(["train", "val"]).sum()
+    assert set(data.cells["split"]) == {"train", "val", "test"}
+    known = review.run.cells["split"].isin(["train", "val"]).sum()
     assert len(data.cells) == known + 4
     changed = data.cells[data.cells["path"].str.endswith(trained["path"])]
     assert changed["label"].tolist() == [1 - trained["label"]]
@@ -130,7 +130,7 @@ def test_other_pictures_are_exported_together_with_the_runs_training_cells(serve
     status, text, _ = page.ask("GET", "/export/manifest.csv?with=training")
     assert status == 200
     table = pd.read_csv(io.BytesIO(text))
-    assert len(table) == 6 + run.cells["side"].isin(["train", "val"]).sum()
+    assert len(table) == 6 + run.cells["split"].isin(["train", "val"]).sum()
     assert all(Path(path).is_file() for path in table["path"])
 
 

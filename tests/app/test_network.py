@@ -20,7 +20,11 @@ from leukemia.runs import Run
 def test_scores_are_those_of_the_run_and_overlays_are_drawn(leukemia_train, small, tmp_path):
     folder = tmp_path / "run"
     code, _, said = leukemia_train(
-        *small, "data.split=holdout", "data.features=off", "trainer.max_epochs=1", f"hydra.run.dir={folder}"
+        *small,
+        "data.protocol=holdout",
+        "data.cache_features=off",
+        "trainer.max_epochs=1",
+        f"hydra.run.dir={folder}",
     )
     assert code == 0, said
     review = Review(Run(folder))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukemia.data.class_folders import read_cells
+from leukemia.data.class_folders import read_class_folders
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
@@ -156,9 +156,9 @@ def test_ten_cells_by_keyboard_reload_undo_and_export(serve, run, window, tmp_pa
     history = list(csv.DictReader(io.StringIO(files["decisions.csv"].read_text())))
     assert len(history) == 12  # ten, one taken back, and one anew
     assert {row["reviewer"] for row in history} == {"Ann"}
-    index, _ = read_cells(files["manifest.csv"], positive="ALL")
+    index, _ = read_class_folders(files["manifest.csv"], positive="ALL")
     assert len(index) == 9  # without the unsure one
-    more, _ = read_cells(files["manifest-with-training.csv"], positive="ALL")
+    more, _ = read_class_folders(files["manifest-with-training.csv"], positive="ALL")
     assert len(more) > 100
 
 

@@ -232,8 +232,8 @@ def many_cells(folder, count=2000, large=40):
     run = Run(folder / "run")
     run.write_config({"data": {"root": str(root), "layout": "cells", "image_size": 64, "resize": "squash"}})
     run.write_json("metrics.json", {"classes": ["HEM", "ALL"]})
-    run.write_table("cells.csv", table.assign(side="test", group=table["subject"]).drop(columns="logit"))
-    run.write_table("predictions.csv", table.assign(side="test").drop(columns="pixel_hash"))
+    run.write_table("cells.csv", table.assign(split="test", group=table["subject"]).drop(columns="logit"))
+    run.write_table("predictions.csv", table.assign(split="test").drop(columns="pixel_hash"))
     return run
 
 

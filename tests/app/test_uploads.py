@@ -115,7 +115,7 @@ def test_a_picture_that_was_not_scored_when_the_page_died_is_scored_by_the_next(
 
 def test_a_picture_that_the_model_was_trained_on_is_marked(serve, run, cells_root):
     page = serve(run)
-    trained = run.cells[run.cells["side"] == "train"].iloc[0]
+    trained = run.cells[run.cells["split"] == "train"].iloc[0]
     content = (cells_root / trained["path"]).read_bytes()
     page.ask("POST", "/api/pictures?name=old.bmp", content)
     wait(page)

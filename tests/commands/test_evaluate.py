@@ -11,35 +11,35 @@ from sklearn.metrics import roc_auc_score
 from leukemia.cli import main
 from leukemia.commands.evaluate import evaluated
 from leukemia.errors import InputError
-from leukemia.reporting.evidence import comparison, comparisons, figures_of, models_of
+from leukemia.reporting.evidence import comparison, comparisons, metrics_of, setting_results
 from leukemia.reporting.evidence_page import evidence
 from leukemia.reporting.results import results_table
 from leukemia.runs import Run, Sweep
 
 
-def write_run(folder, stage, seed, fold, split="subject_kfold", shift=0.0):
+def write_run(folder, stage, seed, fold, protocol="subject_kfold", shift=0.0):
     rng = np.random.default_rng([seed, fold, len(stage)])
     subject = np.repeat([f"{fold}-{number}" for number in range(8)], 12)
     label = np.repeat([1, 0, 1, 0, 1, 0, 1, 0], 12)
     logit = 2 * label - 1 + rng.normal(0, 1.5, 96) + shift * fold  # models of folds differ in scale
-    table = pd.DataFrame({"path": [f"{fold}/{row}.bmp" for row in range(96)], "subject": subject, "side": "test",
+    table = pd.DataFrame({"path": [f"{fold}/{row}.bmp" for row in range(96)], "subject": subject, "split": "test",
                           "label": label, "logit": logit})  # fmt: skip
     run = Run(folder / f"{stage}-{seed}-{fold}")
     run.write_config(
         {
             "seed": seed,
-            "data": {"split": split, "fold": fold},
+            "data": {"protocol": protocol, "fold": fold},
             "model": {"depth": 18, "trainable_from": stage},
         }
     )
     run.write_json("status.json", {"status": "done"})
     run.write_json("metrics.json", {
-        "accuracy": 0.5, "side": "test", "epoch_chosen_here": False, "leaks": 0, "better_than_majority": True,
+        "accuracy": 0.5, "split": "test", "epoch_chosen_here": False, "leaks": 0, "better_than_majority": True,
         "classes": ["HEM", "ALL"], "n_images": 96,
     })  # fmt: skip
     run.write_table("predictions.csv", table)
     run.write_table(
-        "cells.csv", table.assign(group=table["subject"])[["path", "subject", "group", "label", "side"]]
+        "cells.csv", table.assign(group=table["subject"])[["path", "subject", "group", "label", "split"]]
     )
     return table
 
@@ -50,10 +50,10 @@ def test_folds_pool_their_threshold_figures_and_average_auroc_within(tmp_path):
         for seed in (0, 1)
         for fold in (0, 1, 2)
     }
-    (model,) = models_of(tmp_path)
+    (model,) = setting_results(tmp_path)
     assert model.pooled
     assert len(model.replicates) == 2
-    found = figures_of(model)
+    found = metrics_of(model)
     accuracies, areas = [], []
     for seed in (0, 1):
         pooled = pd.concat([tables[seed, fold] for fold in (0, 1, 2)])
@@ -75,7 +75,7 @@ def test_folds_pool_their_threshold_figures_and_average_auroc_within(tmp_path):
 def test_settings_of_a_sweep_are_compared_on_the_same_cells(tmp_path):
     a = pd.concat([write_run(tmp_path, "head", 0, fold) for fold in (0, 1)])
     b = pd.concat([write_run(tmp_path, "layer4", 0, fold) for fold in (0, 1)])
-    (found,) = comparisons(models_of(tmp_path))
+    (found,) = comparisons(setting_results(tmp_path))
     means = [((table["logit"] >= 0) == table["label"]).mean() for table in (a, b)]
     assert found["accuracy"]["difference"] == pytest.approx(means[1] - means[0])
     assert (found["first"], found["second"]) == ("ResNet18 from head", "ResNet18 from layer4")
@@ -83,25 +83,25 @@ def test_settings_of_a_sweep_are_compared_on_the_same_cells(tmp_path):
 
 def test_a_split_by_image_is_marked(tmp_path):
     for fold in (0, 1):
-        write_run(tmp_path, "head", 0, fold, split="image")
-    (model,) = models_of(tmp_path)
+        write_run(tmp_path, "head", 0, fold, protocol="image")
+    (model,) = setting_results(tmp_path)
     assert model.marks == ["LEAKS: split by image"]
 
 
-def of_folds(tmp_path, folds, split="subject_kfold", num_folds=5):
-    """Runs by seed and fold; with split=holdout each reports on the same cells."""
+def of_folds(tmp_path, folds, protocol="subject_kfold", num_folds=5):
+    """Runs by seed and fold; with protocol=holdout each reports on the same cells."""
     for seed, fold in folds:
-        write_run(tmp_path, "head", seed, fold, split)
+        write_run(tmp_path, "head", seed, fold, protocol)
         run = Run(tmp_path / f"head-{seed}-{fold}")
         config = run.config
         config["data"]["num_folds"] = num_folds
         run.write_config(config)
-        if split == "holdout":
+        if protocol == "holdout":
             run.write_table("predictions.csv", run.predictions.assign(
                 path=[f"{row}.bmp" for row in range(96)], subject=run.predictions["subject"].str[2:],
             ))  # fmt: skip
             (run.folder / "cells.csv").unlink()
-    (model,) = models_of(tmp_path)
+    (model,) = setting_results(tmp_path)
     return model
 
 
@@ -127,9 +127,9 @@ def test_seeds_of_different_folds_are_said(tmp_path):
     ],
 )
 def test_what_varies_is_named(tmp_path, runs, over):
-    model = of_folds(tmp_path, runs, split="holdout")
+    model = of_folds(tmp_path, runs, protocol="holdout")
     assert len(model.replicates) == len(runs)
-    assert figures_of(model)["over"] == over
+    assert metrics_of(model)["over"] == over
     assert f"over {over}: sd" in evaluated(tmp_path)
     proof = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path)))
     assert proof.tables["seeds"].rows[0][1] == over
@@ -151,7 +151,7 @@ class TestMarksOfDifferences:
     def sweep(self, tmp_path):
         """Two settings; of the second, the epoch was chosen on these cells, and a cell leaks."""
         for stage in ("head", "layer4"):
-            write_run(tmp_path, stage, 0, 0, split="holdout")
+            write_run(tmp_path, stage, 0, 0, protocol="holdout")
         run = Run(tmp_path / "layer4-0-0")
         run.write_json("metrics.json", {**run.metrics, "epoch_chosen_here": True, "leaks": 1})
         return tmp_path
@@ -162,26 +162,26 @@ class TestMarksOfDifferences:
     ]
 
     def test_the_marks_of_either_stand_beside_it(self, tmp_path):
-        (found,) = comparisons(models_of(self.sweep(tmp_path)))
+        (found,) = comparisons(setting_results(self.sweep(tmp_path)))
         assert found["marks"] == self.MARKS
         assert f"NOTE: {self.MARKS[0]}" in evaluated(tmp_path).split("minus")[-1]
         proof = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path)))
         assert proof.tables["differences"].marks == [self.MARKS]
 
     def test_marks_of_both_are_said_once(self, tmp_path):
-        models = models_of(self.sweep(tmp_path))
+        models = setting_results(self.sweep(tmp_path))
         found = comparison(models[1], models[1])
         assert found["marks"] == models[1].marks
 
     def test_models_of_one_name_are_named_by_their_runs(self, tmp_path):
         for seed in (0, 1):
-            write_run(tmp_path / str(seed), "head", seed, 0, split="holdout")
+            write_run(tmp_path / str(seed), "head", seed, 0, protocol="holdout")
         first, second = (tmp_path / str(seed) / f"head-{seed}-0" for seed in (0, 1))
         assert "head-1-0 minus head-0-0, the same cells" in evaluated(first, against=second)
 
     def test_runs_of_one_name_are_named_by_their_folders(self, tmp_path):
         for name in ("a", "b"):
-            write_run(tmp_path / name, "head", 0, 0, split="holdout")
+            write_run(tmp_path / name, "head", 0, 0, protocol="holdout")
         first, second = tmp_path / "a", tmp_path / "b"
         assert f"{second} minus {first}, the same cells" in evaluated(first, against=second)
 
@@ -212,45 +212,45 @@ class TestUnreadablePredictions:
 
 
 class TestAnybodysTable:
-    def model(self, tmp_path, sides, **columns):
-        rows = len(sides)
+    def model(self, tmp_path, splits, **columns):
+        rows = len(splits)
         table = pd.DataFrame({"path": [f"{row}.bmp" for row in range(rows)], "label": [0, 1] * (rows // 2),
-                              "logit": np.linspace(-1, 1, rows), "side": sides}).assign(**columns)  # fmt: skip
+                              "logit": np.linspace(-1, 1, rows), "split": splits}).assign(**columns)  # fmt: skip
         table.to_csv(tmp_path / "table.csv", index=False)
-        (model,) = models_of(tmp_path / "table.csv")
+        (model,) = setting_results(tmp_path / "table.csv")
         return model
 
     @pytest.mark.parametrize(
-        ("sides", "kept", "marks"),
+        ("splits", "kept", "marks"),
         [
             (["train", "val", "final", "val"], 2,
-             ["epoch chosen on these cells", "side val only, 2 cells of final, train left out"]),
-            (["train", "final"], 1, ["side final only, 1 cell of train left out"]),
+             ["epoch chosen on these cells", "split val only, 2 cells of final, train left out"]),
+            (["train", "final"], 1, ["split final only, 1 cell of train left out"]),
             (["train", "Val "], 1,
-             ["epoch chosen on these cells", "side val only, 1 cell of train left out"]),
-            (["TEST", "test ", "train", "val"], 2, ["side test only, 2 cells of val, train left out"]),
+             ["epoch chosen on these cells", "split val only, 1 cell of train left out"]),
+            (["TEST", "test ", "train", "val"], 2, ["split test only, 2 cells of val, train left out"]),
             (["train", " Train"], 2, ["LEAKS: these cells trained the model"]),
             (["", ""], 2, []),
         ],
     )  # fmt: skip
-    def test_held_out_cells_come_first_and_what_they_are_is_said(self, tmp_path, sides, kept, marks):
-        model = self.model(tmp_path, sides)
+    def test_held_out_cells_come_first_and_what_they_are_is_said(self, tmp_path, splits, kept, marks):
+        model = self.model(tmp_path, splits)
         assert len(model.replicates[0]) == kept
         assert model.marks == marks
-        assert figures_of(model)["epoch_chosen_here"] == ("epoch chosen on these cells" in marks)
+        assert metrics_of(model)["epoch_chosen_here"] == ("epoch chosen on these cells" in marks)
 
     def test_cells_without_a_side_are_not_dropped_without_a_word(self, tmp_path):
-        with pytest.raises(InputError, match=r"2 of 4 rows have no side, as row 2: name the side"):
+        with pytest.raises(InputError, match=r"2 of 4 rows have no split, as row 2: name the split"):
             self.model(tmp_path, ["test", "", "test", " "])
 
     def test_a_column_fold_of_their_own_changes_nothing(self, tmp_path):
-        plain = figures_of(self.model(tmp_path, ["test"] * 40))
-        folds = figures_of(self.model(tmp_path, ["test"] * 40, fold=[0, 0, 1, 1] * 10))
+        plain = metrics_of(self.model(tmp_path, ["test"] * 40))
+        folds = metrics_of(self.model(tmp_path, ["test"] * 40, fold=[0, 0, 1, 1] * 10))
         assert folds == plain
 
     def test_why_there_are_no_intervals_and_nothing_is_recalibrated_is_said(self, tmp_path):
         model = self.model(tmp_path, ["test"] * 40, subject=["a", "b"] * 20)
-        assert figures_of(model)["calibration"]["after"] is None
+        assert metrics_of(model)["calibration"]["after"] is None
         said = evaluated(tmp_path / "table.csv")
         assert (
             "no intervals: a class has fewer than two subjects to draw from (0 positive, 0 negative" in said

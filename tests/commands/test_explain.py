@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from leukemia.cli import main
-from leukemia.commands.explain import attention_by_class
+from leukemia.commands.explain import gradcam_by_class
 from leukemia.config import compose
 from leukemia.reporting.overlays import contact_sheet, overlay, side_by_side
 from leukemia.runs import Run
 from leukemia.training.run import train
 
-SETTINGS = ("model.weights=none", "model.trainable_from=head", "data.batch_size=16", "trainer=cpu",
-            "trainer.precision=32-true", "trainer.max_epochs=1", "data.split=holdout")  # fmt: skip
+SETTINGS = ("model.net.weights=none", "model.trainable_from=head", "data.batch_size=16", "trainer=cpu",
+            "trainer.precision=32-true", "trainer.max_epochs=1", "data.protocol=holdout")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def leukemia(*arguments):
 def test_without_paths_the_runs_own_cells_are_explained_into_its_folder(run, capsys):
     before = {path.name for path in run.folder.iterdir()}
     assert leukemia("explain", run.folder, "--sample", 6) == 0
-    assert {path.name for path in run.folder.iterdir()} - before == {"attention.json", "attention.png"}
-    found = json.loads((run.folder / "attention.json").read_text())
-    assert (found["run"], found["side"], found["cells"], found["layer"]) == ("run", "test", 6, "layer4")
+    assert {path.name for path in run.folder.iterdir()} - before == {"gradcam.json", "gradcam.png"}
+    found = json.loads((run.folder / "gradcam.json").read_text())
+    assert (found["run"], found["split"], found["cells"], found["layer"]) == ("run", "test", 6, "layer4")
     assert found["sample"] == f"a random 6 of {len(run.predictions)} test cells (seed 0)"
     assert list(found["classes"]) == ["HEM", "ALL"]
     assert sum(of_class["cells"] for of_class in found["classes"].values()) == 6
@@ -59,12 +59,12 @@ def test_paths_give_a_picture_each_and_unreadable_ones_are_listed(run, demo_root
     output = tmp_path / "pictures"
     assert leukemia("explain", run.folder, *files, broken, "-o", output) == 1
     names = [f"{number:04d}_{file.stem}.png" for number, file in enumerate(files, 1)]
-    assert sorted(path.name for path in output.iterdir()) == [*names, "attention.json", "attention.png"]
+    assert sorted(path.name for path in output.iterdir()) == [*names, "gradcam.json", "gradcam.png"]
     with Image.open(output / names[0]) as picture:
         assert picture.width > 2 * 300
     assert f"not read: {broken}" in capsys.readouterr().out
-    assert not (run.folder / "attention.json").exists()
-    assert json.loads((output / "attention.json").read_text())["cells"] == 3
+    assert not (run.folder / "gradcam.json").exists()
+    assert json.loads((output / "gradcam.json").read_text())["cells"] == 3
 
 
 def test_what_cannot_be_explained_is_refused(run, demo_root, tmp_path, capsys):
@@ -87,7 +87,7 @@ def test_the_figure_is_a_mean_over_the_cells_of_a_decision():
         "cell_alone": [0.3, 0.3, 0.1, 0.9],
         "background": [0.8, 0.8, 0.7, 0.1],
     })  # fmt: skip
-    found = attention_by_class(cells, ("HEM", "ALL", "none"))
+    found = gradcam_by_class(cells, ("HEM", "ALL", "none"))
     assert found["ALL"] == {
         "cells": 3, "empty": 1, "on_background": 0.3, "cell_alone": 0.2, "background": 0.75,
         "quartiles": [0.25, 0.3, 0.35],
@@ -108,7 +108,7 @@ def test_a_cold_map_leaves_the_cell_as_it_is_and_a_hot_one_colours_it():
 
 def test_a_contact_sheet_holds_every_picture_and_long_names_stay_inside():
     cell, heat = np.full((8, 8, 3), 90, np.uint8), np.ones((8, 8), np.float32)
-    tile = side_by_side(cell, heat, ["a very long name of a file " * 9, "ALL, 0.93"], side=60)
+    tile = side_by_side(cell, heat, ["a very long name of a file " * 9, "ALL, 0.93"], split=60)
     margin = np.asarray(tile)[:, -8:]
     assert (margin == 255).all()
     sheet = contact_sheet({"ALL": [tile] * 5, "HEM": [tile]}, "run")

@@ -15,14 +15,15 @@ from leukemia.training.run import train
 def trained(demo_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict") / "run"
     settings = (
-        "model.weights=none",
+        "model.net.weights=none",
         "data.image_size=32",
         "trainer=cpu",
         "trainer.precision=32-true",
         "trainer.max_epochs=1",
     )
     return train(
-        compose([f"data.root={demo_root}", "data.split=holdout", "data.features=off", *settings]), folder
+        compose([f"data.root={demo_root}", "data.protocol=holdout", "data.cache_features=off", *settings]),
+        folder,
     )
 
 

@@ -19,26 +19,26 @@ def cells(subjects=60, prefix="", seed=0):
     })  # fmt: skip
 
 
-def write_run(folder, side="test", subjects=60, leaks=0, **config):
+def write_run(folder, split="test", subjects=60, leaks=0, **config):
     run = Run(folder)
-    table = cells(subjects).assign(side=side)
+    table = cells(subjects).assign(split=split)
     run.write_config(
         {
             "seed": 0,
-            "data": {"split": "holdout", "fold": 0, **config},
+            "data": {"protocol": "holdout", "fold": 0, **config},
             "model": {"depth": 18, "trainable_from": "head"},
         }
     )
     run.write_json("status.json", {"status": "done"})
     run.write_json("metrics.json", {
-        "accuracy": 0.9, "side": side, "epoch_chosen_here": side == "val", "leaks": leaks, "classes": ["HEM", "ALL"],
+        "accuracy": 0.9, "split": split, "epoch_chosen_here": split == "val", "leaks": leaks, "classes": ["HEM", "ALL"],
         "better_than_majority": True, "majority_accuracy": 0.5, "n_images": len(table),
     })  # fmt: skip
     run.write_table("predictions.csv", table)
-    trained = cells(5, prefix="T").assign(side="train")
+    trained = cells(5, prefix="T").assign(split="train")
     known = pd.concat([table, trained], ignore_index=True)
     run.write_table(
-        "cells.csv", known.assign(group=known["subject"])[["path", "subject", "group", "label", "side"]]
+        "cells.csv", known.assign(group=known["subject"])[["path", "subject", "group", "label", "split"]]
     )
     return run
 
@@ -80,7 +80,7 @@ def test_an_unmet_wish_leaves_a_certified_policy_alone(tmp_path):
 
 
 def test_where_the_epoch_was_chosen_nothing_is_certified(tmp_path):
-    run = write_run(tmp_path / "run", side="val")
+    run = write_run(tmp_path / "run", split="val")
     assert leukemia("triage", run.folder) == 1
     assert not run.policy.certified
     assert "the epoch was chosen on these cells" in run.policy.why_not
@@ -93,7 +93,7 @@ def test_leaking_cells_certify_nothing(tmp_path):
 
 
 def test_a_run_is_certified_on_cells_of_ones_own(tmp_path):
-    run = write_run(tmp_path / "run", side="val")
+    run = write_run(tmp_path / "run", split="val")
     cells(70, prefix="N").to_csv(tmp_path / "own.csv", index=False)
     assert leukemia("triage", run.folder, "--on", tmp_path / "own.csv") == 0
     assert run.policy.certified
@@ -140,14 +140,14 @@ def test_a_table_that_does_not_name_its_subjects_certifies_nothing(tmp_path):
     assert "no column `subject`" in run.policy.why_not
 
 
-@pytest.mark.parametrize("side", ["train", "Val "])
-def test_rows_of_a_side_that_trained_or_chose_are_refused(tmp_path, capsys, side):
+@pytest.mark.parametrize("split", ["train", "Val "])
+def test_rows_of_a_side_that_trained_or_chose_are_refused(tmp_path, capsys, split):
     run = write_run(tmp_path / "run")
-    own = cells(70, prefix="N").assign(side="test")
-    own.loc[0, "side"] = side
+    own = cells(70, prefix="N").assign(split="test")
+    own.loc[0, "split"] = split
     own.to_csv(tmp_path / "own.csv", index=False)
     assert leukemia("triage", run.folder, "--on", tmp_path / "own.csv") == 2
-    assert "1 rows of side train or val" in capsys.readouterr().err
+    assert "1 rows of split train or val" in capsys.readouterr().err
 
 
 def test_cells_of_a_subject_taken_as_independent_are_said_loudly_and_replace_no_better_policy(
@@ -192,10 +192,10 @@ def test_logits_of_a_table_are_over_the_same_number_of_views(tmp_path, capsys, v
 
 
 def test_a_sweep_says_of_what_its_policy_is_and_one_run_in_it_is_to_be_named(tmp_path, capsys):
-    write_run(tmp_path / "sweep" / "a", side="val")
+    write_run(tmp_path / "sweep" / "a", split="val")
     assert leukemia("triage", tmp_path / "sweep") == 2
     assert f"holds one finished run: name it, {tmp_path / 'sweep' / 'a'}" in capsys.readouterr().err
-    run = write_run(tmp_path / "sweep" / "b", side="val")
+    run = write_run(tmp_path / "sweep" / "b", split="val")
     run.write_config(run.config | {"seed": 1})
     leukemia("triage", tmp_path / "sweep")
     why_not = Run(tmp_path / "sweep").policy.why_not
@@ -205,7 +205,7 @@ def test_a_sweep_says_of_what_its_policy_is_and_one_run_in_it_is_to_be_named(tmp
 
 def test_pooled_folds_are_not_certified_and_say_why(tmp_path):
     for fold in (0, 1):
-        run = write_run(tmp_path / "sweep" / f"fold-{fold}", split="subject_kfold", fold=fold)
+        run = write_run(tmp_path / "sweep" / f"fold-{fold}", protocol="subject_kfold", fold=fold)
         run.write_table("predictions.csv", run.predictions.assign(
             path=f"{fold}-" + run.predictions["path"], subject=f"{fold}-" + run.predictions["subject"]
         ))  # fmt: skip
@@ -217,7 +217,7 @@ def test_pooled_folds_are_not_certified_and_say_why(tmp_path):
 
 
 def test_evaluate_prints_intervals_and_json(tmp_path, capsys):
-    run = write_run(tmp_path / "run", side="val")
+    run = write_run(tmp_path / "run", split="val")
     assert leukemia("evaluate", run.folder) == 0
     said = capsys.readouterr().out
     assert "epoch chosen on these cells" in said

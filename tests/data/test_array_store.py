@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukemia.data.array_store import Stored, resident
+from leukemia.data.array_store import ArrayStore, resident
 from leukemia.data.transforms import VIEWS, augment, view
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
@@ -19,20 +19,22 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), dtype=np.uin
 def test_stored_views_are_drawn_as_pixels_are_augmented(kept, seed, data):
     views = [view(torch.from_numpy(PICTURES[kept]), number).numpy() for number in range(VIEWS)]
     cells = np.array(data.draw(st.lists(st.sampled_from(kept), min_size=1, max_size=12)))
-    found = Stored("pixels", views, np.array(kept)).read(cells, seed)
+    found = ArrayStore("pixels", views, np.array(kept)).read(cells, seed)
     assert torch.equal(found, augment(torch.from_numpy(PICTURES[cells]), "views", seed))
 
 
 @given(cells=st.lists(st.integers(0, 19), min_size=1, max_size=12).map(np.array))
 def test_a_tensor_and_a_memory_map_give_the_same_batch(cells):
-    on_disk, in_memory = Stored("pixels", [PICTURES]), Stored("pixels", [torch.from_numpy(PICTURES)])
+    on_disk, in_memory = ArrayStore("pixels", [PICTURES]), ArrayStore("pixels", [torch.from_numpy(PICTURES)])
     assert torch.equal(on_disk.read(cells, 0), in_memory.read(cells, 0))
     assert torch.equal(on_disk.read(cells, 0), torch.from_numpy(PICTURES[cells]))
 
 
 def test_a_batch_has_the_type_that_the_network_gave():
     values = np.ones((3, 2), dtype=np.float16)
-    assert Stored("features", [values], dtype=torch.bfloat16).read(np.array([1]), 0).dtype == torch.bfloat16
+    assert (
+        ArrayStore("features", [values], dtype=torch.bfloat16).read(np.array([1]), 0).dtype == torch.bfloat16
+    )
 
 
 def test_what_exceeds_the_room_of_the_device_stays_where_it_is(monkeypatch):

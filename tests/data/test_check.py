@@ -14,7 +14,7 @@ from PIL import Image
 from leukemia.data import check as module
 from leukemia.data.check import KNOWN, check
 from leukemia.data.check_result import Check
-from leukemia.data.cnmc import read_index, scan_index
+from leukemia.data.cnmc import read_cnmc, scan_cnmc
 from leukemia.data.cnmc_labels import COLUMNS as TABLE_COLUMNS
 from leukemia.data.duplicates import find_duplicates
 from leukemia.data.splits import join_groups
@@ -217,7 +217,7 @@ def test_pairs_are_what_counting_by_hand_gives(cells: list[tuple[str, str, int]]
             "path": [str(row) for row in range(len(cells))],
             "label": 1,
             "subject": pd.Series([subject for subject, _, _ in cells], dtype="str"),
-            "split": "train",
+            "published_split": "train",
             "fold": [fold for _, _, fold in cells],
         }
     )
@@ -251,9 +251,9 @@ def test_the_real_names_and_digests_are_a_whole_set(
     (tmp_path / files["path"][files["path"].str.endswith(table)].item()).write_bytes(
         (shared / "data" / table).read_bytes()
     )
-    index = read_index(tmp_path)
+    index = read_cnmc(tmp_path)
     digests = index["path"].map(files.set_index("path")["sha256"])
-    side = index["split"].map({"train": 450, "prelim": 450, "final": 600})
+    side = index["published_split"].map({"train": 450, "prelim": 450, "final": 600})
     sizes = pd.Series([(n, n) for n in side], dtype=object)
     monkeypatch.setattr(module, "_decode", lambda *_: (digests, sizes))
 
@@ -270,7 +270,7 @@ def test_the_real_names_and_digests_are_a_whole_set(
     }  # fmt: skip
     assert found.within_subjects == 5
     assert set(found.groups) == {"20+21", "51+75+78", "H2+H4+H5+H6", "H3+H10"}
-    train = index[index["split"] == "train"]
+    train = index[index["published_split"] == "train"]
     groups = join_groups(train["subject"], digests[train.index])
     joined = groups[groups.str.contains("+", regex=False)].unique()
     assert set(joined) == set(found.groups)
@@ -280,7 +280,7 @@ def test_the_real_names_and_digests_are_a_whole_set(
 def test_the_real_sample_is_no_whole_set(shared: Path) -> None:
     root = shared / "data" / "cnmc_sample"
     result = check(root, progress=False)
-    assert not scan_index(root).problems
+    assert not scan_cnmc(root).problems
     assert [problem.what for problem in result.problems] == [
         "numbers that differ from those of the whole set"
     ]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukemia.data.class_folders import read_cells, scan_cells
+from leukemia.data.class_folders import read_class_folders, scan_class_folders
 from leukemia.data.cnmc import COLUMNS
 from leukemia.errors import InputError
 
@@ -27,7 +27,7 @@ def manifest(root: Path, *rows: str, head: str = "path,label,subject,split") -> 
 
 def refusal(root: Path, positive: str | None = "blast") -> str:
     with pytest.raises(InputError) as caught:
-        read_cells(root, positive)
+        read_class_folders(root, positive)
     return str(caught.value)
 
 
@@ -41,20 +41,20 @@ def test_two_class_folders_are_a_set(tmp_path: Path) -> None:
         "blast/notes.txt",
         "x.csv",
     )
-    index, classes = read_cells(tmp_path, "blast")
+    index, classes = read_class_folders(tmp_path, "blast")
     assert classes == ("normal", "blast")
     assert tuple(index.columns) == COLUMNS
     assert index["path"].tolist() == ["blast/slide 1/a.jpg", "normal/9.PNG", "normal/10.png"]
     assert index["label"].tolist() == [1, 0, 0]
     assert index["subject"].isna().all()
-    assert set(index["split"]) == {"train"}
+    assert set(index["published_split"]) == {"train"}
     assert set(index["fold"]) == {-1}
-    assert read_cells(tmp_path, "normal")[0]["label"].tolist() == [0, 1, 1]
+    assert read_class_folders(tmp_path, "normal")[0]["label"].tolist() == [0, 1, 1]
 
 
 def test_a_class_can_be_a_number(tmp_path: Path) -> None:
     touch(tmp_path, "0/a.png", "1/b.png")
-    assert read_cells(tmp_path, 1)[1] == ("0", "1")  # type: ignore[arg-type]
+    assert read_class_folders(tmp_path, 1)[1] == ("0", "1")  # type: ignore[arg-type]
 
 
 def test_a_manifest_is_a_set(tmp_path: Path) -> None:
@@ -69,12 +69,12 @@ def test_a_manifest_is_a_set(tmp_path: Path) -> None:
         f"{tmp_path}/elsewhere/e.png,blast,p4,prelim",
         "d.png,,,final",
     )
-    index, classes = read_cells(table, "blast")
+    index, classes = read_class_folders(table, "blast")
     assert classes == ("normal", "blast")
     assert index["path"].tolist() == ["a.png", "sub/b.png", f"{tmp_path}/elsewhere/e.png", "c.png", "d.png"]
     assert index["label"].tolist() == [1, 0, 1, 0, -1]
     assert index["subject"].tolist()[:4] == ["007", "P2", "P4", "P3"]
-    assert index["split"].tolist() == ["train", "train", "prelim", "prelim", "final"]
+    assert index["published_split"].tolist() == ["train", "train", "prelim", "prelim", "final"]
     assert all((table.parent / path).is_file() for path in index["path"])
 
 
@@ -85,7 +85,7 @@ def test_columns_may_stand_in_any_order_and_case(tmp_path: Path, head: str) -> N
     values = {"path": ["a.png", "b.png"], "label": ["x", "y"]}
     names = [name.strip("\ufeff").lower() for name in head.split(delimiter)]
     rows = [delimiter.join(values.get(name, ["", ""])[row] for name in names) for row in range(2)]
-    index, _ = read_cells(manifest(tmp_path, *rows, head=head), "y")
+    index, _ = read_class_folders(manifest(tmp_path, *rows, head=head), "y")
     assert index["label"].tolist() == [0, 1]
     assert index["subject"].isna().all()
 
@@ -105,7 +105,7 @@ def test_a_manifest_says_what_its_index_says(
     pd.DataFrame(
         [(f"{number}.png", *cell) for number, cell in enumerate(cells)], columns=["path", "label", "subject"]
     ).to_csv(table, index=False)
-    index, _ = read_cells(table, "y")
+    index, _ = read_class_folders(table, "y")
     assert index["label"].tolist() == [int(label == "y") for label, _ in cells]
     assert index["subject"].tolist() == [subject.upper() for _, subject in cells]
 
@@ -154,7 +154,7 @@ def test_a_wrong_row_is_named_and_the_scan_goes_on(tmp_path: Path, row: str, exp
     table = manifest(tmp_path, "a.png,x,p,", "b.png,blast,q,", row, "gone2.png,x,p,")
     assert expected in refusal(table)
     assert "row 4" in refusal(table)
-    scan, _ = scan_cells(table, "blast")
+    scan, _ = scan_class_folders(table, "blast")
     assert any("gone2.png" in place for problem in scan.problems for place in problem.where)
 
 
@@ -164,6 +164,6 @@ def test_an_image_outside_of_the_class_folders_is_named(tmp_path: Path) -> None:
 
 
 def test_real_cells_are_read(shared: Path) -> None:
-    index, classes = read_cells(shared / "data" / "pbc_cells", "ig")
+    index, classes = read_class_folders(shared / "data" / "pbc_cells", "ig")
     assert classes == ("lymphocyte", "ig")
     assert index["label"].value_counts().to_dict() == {1: 2316, 0: 972}

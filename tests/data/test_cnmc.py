@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukemia.data.cnmc import COLUMNS, read_index, scan_index
+from leukemia.data.cnmc import COLUMNS, read_cnmc, scan_cnmc
 from leukemia.data.files import natural
 from leukemia.errors import InputError
 
@@ -56,16 +56,16 @@ def write_table(path: Path, rows: list[str], head: str = "Patient_ID,new_names,l
 
 def refusal(root: Path) -> str:
     with pytest.raises(InputError) as caught:
-        read_index(root)
+        read_cnmc(root)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("table", ["inside", "beside"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_cells(tmp_path: Path, layout: str, table: str) -> None:
-    index = read_index(build(tmp_path, layout, table=table))
+    index = read_cnmc(build(tmp_path, layout, table=table))
     assert tuple(index.columns) == COLUMNS
-    assert index["split"].tolist() == ["train"] * 3 + ["prelim"] * 2 + ["final"] * 3
+    assert index["published_split"].tolist() == ["train"] * 3 + ["prelim"] * 2 + ["final"] * 3
     assert index["fold"].tolist() == [0, 1, 2] + [-1] * 5
     assert index["label"].tolist() == [1, 0, 0, 1, 0, -1, -1, -1]
     assert index["subject"].dropna().tolist() == ["1", "H5", "H3", "57", "H49"]
@@ -75,9 +75,9 @@ def test_every_layout_gives_the_same_cells(tmp_path: Path, layout: str, table: s
 
 
 def test_types_of_columns_do_not_depend_on_what_is_in_them(tmp_path: Path) -> None:
-    everything = read_index(build(tmp_path / "a"))
+    everything = read_cnmc(build(tmp_path / "a"))
     touch(tmp_path / "b", "phase3/1.bmp")
-    only_final = read_index(tmp_path / "b")
+    only_final = read_cnmc(tmp_path / "b")
     pd.testing.assert_series_equal(everything.dtypes, only_final.dtypes)
     assert only_final["subject"].isna().all()
 
@@ -96,14 +96,14 @@ def test_case_and_suffix_of_names_do_not_matter(
     kind, letter = ("hem", "h") if healthy else ("all", "")
     name = f"fold_{fold}/{kind}/uid_{letter}{subject}_7_8_{kind}"
     touch(root, (name.upper() if upper else name) + suffix)
-    cell = read_index(root).iloc[0]
-    assert (cell["label"], cell["fold"], cell["split"]) == (0 if healthy else 1, fold, "train")
+    cell = read_cnmc(root).iloc[0]
+    assert (cell["label"], cell["fold"], cell["published_split"]) == (0 if healthy else 1, fold, "train")
     assert cell["subject"] == f"{letter}{subject}".upper()
 
 
 def test_hidden_files_and_leftovers_of_unpacking_are_no_cells(tmp_path: Path) -> None:
     build(tmp_path)
-    before = read_index(tmp_path)
+    before = read_cnmc(tmp_path)
     touch(
         tmp_path,
         "__MACOSX/fold_0/all/UID_9_9_9_all.bmp",
@@ -116,8 +116,8 @@ def test_hidden_files_and_leftovers_of_unpacking_are_no_cells(tmp_path: Path) ->
         "readme.txt",
         "plot.png",
     )
-    pd.testing.assert_frame_equal(read_index(tmp_path), before)
-    assert scan_index(tmp_path).ignored == ("plot.png",)
+    pd.testing.assert_frame_equal(read_cnmc(tmp_path), before)
+    assert scan_cnmc(tmp_path).ignored == ("plot.png",)
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:
@@ -126,19 +126,19 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "set" / "a").symlink_to(tmp_path / "disk")
     (tmp_path / "set" / "b").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "around").symlink_to(tmp_path / "disk")
-    assert len(read_index(tmp_path / "set")) == 8
+    assert len(read_cnmc(tmp_path / "set")) == 8
 
 
 def test_a_table_saved_with_semicolons_and_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     build(tmp_path)
     text = (tmp_path / TABLE).read_text().replace(",", ";")
     (tmp_path / TABLE).write_text(text, encoding="utf-8-sig")
-    assert read_index(tmp_path)["label"].tolist()[3:5] == [1, 0]
+    assert read_cnmc(tmp_path)["label"].tolist()[3:5] == [1, 0]
 
 
 def test_the_prelim_folder_alone_is_a_set(tmp_path: Path) -> None:
     root = build(tmp_path, table="inside") / "C-NMC_test_prelim_phase_data"
-    assert read_index(root)["label"].tolist() == [1, 0]
+    assert read_cnmc(root)["label"].tolist() == [1, 0]
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_wrong_image_is_named_and_the_scan_goes_on(tmp_path: Path, name: str, 
     assert expected in refusal(root)
     assert name in refusal(root)
     touch(root, "fold_2/hem/scan.png")
-    scan = scan_index(root)
+    scan = scan_cnmc(root)
     assert {"fold_2/hem/scan.png", name} <= {
         place.split(" and ")[0] for p in scan.problems for place in p.where
     }
@@ -243,15 +243,15 @@ def all_names(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_whole_set_has_the_known_counts(all_names: Path) -> None:
-    index = read_index(all_names)
-    images = index.groupby(["split", "fold", "label"]).size().to_dict()
+    index = read_cnmc(all_names)
+    images = index.groupby(["published_split", "fold", "label"]).size().to_dict()
     assert images == {
         ("train", 0, 1): 2397, ("train", 0, 0): 1130, ("train", 1, 1): 2418, ("train", 1, 0): 1163,
         ("train", 2, 1): 2457, ("train", 2, 0): 1096, ("prelim", -1, 1): 1219, ("prelim", -1, 0): 648,
         ("final", -1, -1): 2586,
     }  # fmt: skip
     labelled = index[index["label"] >= 0]
-    assert labelled.groupby(["split", "fold", "label"])["subject"].nunique().to_dict() == {
+    assert labelled.groupby(["published_split", "fold", "label"])["subject"].nunique().to_dict() == {
         ("train", 0, 1): 19, ("train", 0, 0): 9, ("train", 1, 1): 11, ("train", 1, 0): 3,
         ("train", 2, 1): 17, ("train", 2, 0): 14, ("prelim", -1, 1): 13, ("prelim", -1, 0): 15,
     }  # fmt: skip
@@ -264,19 +264,19 @@ def test_the_whole_set_has_the_known_counts(all_names: Path) -> None:
 
 
 def test_the_real_sample_is_read(shared: Path) -> None:
-    index = read_index(shared / "data" / "cnmc_sample")
-    train = index[index["split"] == "train"]
+    index = read_cnmc(shared / "data" / "cnmc_sample")
+    train = index[index["published_split"] == "train"]
     assert train["label"].value_counts().to_dict() == {1: 54, 0: 54}
     assert train.groupby("label")["subject"].nunique().to_dict() == {1: 22, 0: 14}
     assert sorted(train["fold"].unique()) == [0, 1, 2]
-    assert index["split"].value_counts().to_dict() == {"train": 108, "prelim": 10, "final": 6}
+    assert index["published_split"].value_counts().to_dict() == {"train": 108, "prelim": 10, "final": 6}
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_reading_the_names_takes_little_memory_and_time(all_names: Path) -> None:
     script = (
-        "import sys, time; from leukemia.data.cnmc import read_index; start = time.process_time(); "
-        "read_index(sys.argv[1]); seconds = time.process_time() - start; "
+        "import sys, time; from leukemia.data.cnmc import read_cnmc; start = time.process_time(); "
+        "read_cnmc(sys.argv[1]); seconds = time.process_time() - start; "
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM:')); "
         "print(seconds, int(peak.split()[1]) / 1024, 'torch' in sys.modules)"
     )

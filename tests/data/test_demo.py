@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from leukemia.data import demo
-from leukemia.data.cnmc import read_index
+from leukemia.data.cnmc import read_cnmc
 from leukemia.data.demo import plan, write_demo
-from leukemia.data.splits import assign_sides
+from leukemia.data.splits import assign_splits
 from leukemia.errors import InputError
 
 IMAGES = 150
@@ -33,12 +33,12 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def test_the_index_reads_what_was_planned(root: Path) -> None:
     planned = plan(IMAGES, seed=3).set_index("path")
-    found = read_index(root).set_index("path")
+    found = read_cnmc(root).set_index("path")
     assert set(found.index) == set(planned.index)
     planned = planned.loc[found.index]
-    for column in ("split", "fold"):
+    for column in ("published_split", "fold"):
         assert (found[column] == planned[column]).all()
-    labelled = found["split"] != "final"
+    labelled = found["published_split"] != "final"
     for column in ("label", "subject"):
         assert (found[column] == planned[column])[labelled].all()
     assert (found["label"][~labelled] == -1).all()
@@ -77,18 +77,22 @@ def test_files_have_the_formats_of_c_nmc(root: Path) -> None:
 
 def test_the_full_plan_has_the_counts_of_c_nmc() -> None:
     cells = plan(15_114)
-    assert cells.groupby(["split", "fold"]).size().to_dict() == {
+    assert cells.groupby(["published_split", "fold"]).size().to_dict() == {
         ("train", 0): 3527,
         ("train", 1): 3581,
         ("train", 2): 3553,
         ("prelim", -1): 1867,
         ("final", -1): 2586,
     }
-    labelled = cells[cells["split"] != "final"]
-    assert labelled.groupby(["split", "label"]).size().tolist() == [648, 1219, 3389, 7272]
-    assert labelled.groupby(["split", "label"])["subject"].nunique().tolist() == [15, 13, 26, 47]
-    assert cells.loc[cells["split"] == "final", "subject"].nunique() == 17
-    assert cells.loc[cells["split"] == "train"].groupby("fold")["subject"].nunique().tolist() == [28, 14, 31]
+    labelled = cells[cells["published_split"] != "final"]
+    assert labelled.groupby(["published_split", "label"]).size().tolist() == [648, 1219, 3389, 7272]
+    assert labelled.groupby(["published_split", "label"])["subject"].nunique().tolist() == [15, 13, 26, 47]
+    assert cells.loc[cells["published_split"] == "final", "subject"].nunique() == 17
+    assert cells.loc[cells["published_split"] == "train"].groupby("fold")["subject"].nunique().tolist() == [
+        28,
+        14,
+        31,
+    ]
     sizes = cells.groupby("subject").size()
     assert sizes.min() < 25
     assert sizes.max() > 400
@@ -100,10 +104,10 @@ def test_any_number_of_images_keeps_proportions_and_enough_subjects(images: int)
     assert len(cells) == images
     assert cells["path"].is_unique
     assert cells["name"].is_unique
-    assert (cells["split"] == "train").mean() == pytest.approx(10_661 / 15_114, abs=0.03)
-    train = cells[cells["split"] == "train"]
+    assert (cells["published_split"] == "train").mean() == pytest.approx(10_661 / 15_114, abs=0.03)
+    train = cells[cells["published_split"] == "train"]
     assert train["label"].mean() == pytest.approx(7272 / 10_661, abs=0.03)
-    subjects = cells.groupby(["split", "label"])["subject"].nunique()
+    subjects = cells.groupby(["published_split", "label"])["subject"].nunique()
     assert subjects["train"].min() >= 6
     assert subjects["prelim"].min() >= 2
 
@@ -111,7 +115,7 @@ def test_any_number_of_images_keeps_proportions_and_enough_subjects(images: int)
 @pytest.mark.parametrize("seed", range(5))
 def test_a_subject_has_one_label_one_split_and_one_fold(seed: int) -> None:
     cells = plan(300, seed)
-    kinds = cells[["subject", "label", "split", "fold"]].drop_duplicates()
+    kinds = cells[["subject", "label", "published_split", "fold"]].drop_duplicates()
     assert kinds["subject"].is_unique
 
 
@@ -119,11 +123,11 @@ def test_a_subject_has_one_label_one_split_and_one_fold(seed: int) -> None:
 def test_the_smallest_set_has_five_folds_with_both_classes(seed: int) -> None:
     cells = plan(40, seed)
     pictures = cells["same_as"].fillna(cells["path"]).to_numpy()
-    index = cells.assign(subject=cells["subject"].where(cells["split"] != "final"))
-    index["label"] = index["label"].where(cells["split"] != "final", -1)
+    index = cells.assign(subject=cells["subject"].where(cells["published_split"] != "final"))
+    index["label"] = index["label"].where(cells["published_split"] != "final", -1)
     for fold in range(5):
-        sides = assign_sides(index, pictures, "subject_kfold", fold=fold)
-        assert (sides.groupby("side")["label"].nunique() == 2).all()
+        splits = assign_splits(index, pictures, "subject_kfold", fold=fold)
+        assert (splits.groupby("split")["label"].nunique() == 2).all()
 
 
 def test_some_pictures_are_there_twice_under_two_subjects_of_a_class(root: Path) -> None:
@@ -140,7 +144,7 @@ def test_some_pictures_are_there_twice_under_two_subjects_of_a_class(root: Path)
 
 
 def test_the_background_is_black_and_all_cells_are_larger(root: Path) -> None:
-    cells = read_index(root)
+    cells = read_cnmc(root)
     cells = cells[cells["label"] >= 0]
     area = np.array([pixels(root / path).any(axis=2).mean() for path in cells["path"]])
     assert area.min() > 0.03
@@ -162,7 +166,7 @@ def test_a_seed_gives_the_same_bytes_on_any_number_of_cores(
 
 def test_a_given_structure_is_written_as_it_is(tmp_path: Path) -> None:
     structure = plan(60).query("split == 'train'").drop(columns="same_as")
-    found = read_index(write_demo(tmp_path / "set", size=64, structure=structure))
+    found = read_cnmc(write_demo(tmp_path / "set", size=64, structure=structure))
     assert sorted(found["path"]) == sorted(structure["path"])
     assert found.groupby("subject").size().to_dict() == structure.groupby("subject").size().to_dict()
 
@@ -182,7 +186,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    assert len(read_index(write_demo(tmp_path, images=40, size=64))) == 40
+    assert len(read_cnmc(write_demo(tmp_path, images=40, size=64))) == 40
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Stored activations are those of the frozen stages, named by all that they depend on, and computed once."""
+"""ArrayStore activations are those of the frozen stages, named by all that they depend on, and computed once."""
 
 import logging
 from dataclasses import replace

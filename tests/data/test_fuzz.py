@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leukemia.data.check import check
-from leukemia.data.class_folders import scan_cells
-from leukemia.data.cnmc import scan_index
+from leukemia.data.class_folders import scan_class_folders
+from leukemia.data.cnmc import scan_cnmc
 from leukemia.data.pixels import MAX_PIXELS, decode
 from leukemia.errors import InputError
 from leukemia.evaluation.predictions import read_predictions
@@ -143,10 +143,10 @@ def test_a_decompression_bomb_is_refused_by_its_size_before_it_is_decoded(tmp_pa
 
 
 def test_the_largest_picture_that_is_read_fits_into_a_gigabyte(tmp_path):
-    side = int(MAX_PIXELS**0.5)
-    Image.new("RGBA", (side, side)).save(tmp_path / "largest.png", compress_level=1)
+    split = int(MAX_PIXELS**0.5)
+    Image.new("RGBA", (split, split)).save(tmp_path / "largest.png", compress_level=1)
     with one_gigabyte():
-        assert decode(tmp_path / "largest.png").shape == (side, side, 3)
+        assert decode(tmp_path / "largest.png").shape == (split, split, 3)
 
 
 @pytest.mark.parametrize("name", ["cell.bmp", "cell.png"])
@@ -169,7 +169,7 @@ def test_a_pipe_or_a_device_in_place_of_a_file_is_not_waited_for(tmp_path):
         with pytest.raises(InputError, match="no file"):
             decode(path)
     with pytest.raises(InputError):
-        scan_cells(tmp_path / "labels.csv")
+        scan_class_folders(tmp_path / "labels.csv")
     with pytest.raises(InputError):
         check(tmp_path)
 
@@ -178,7 +178,9 @@ MANIFEST = (
     "path,label,subject,split\na/1.bmp,cat,7,train\na/2.bmp,dog,8,test\na/3.bmp,dog,,\na/4.bmp,,9,final\n"
 )
 LABELS = "Patient_ID,new_names,labels\nUID_57_29_1_all.bmp,1.bmp,1\nUID_H3_2_1_hem.bmp,2.bmp,0\n"
-PREDICTIONS = "path,subject,side,label,logit,probability\na.bmp,7,test,1,2.5,0.92\nb.bmp,H3,test,0,-1e3,0.0\n"
+PREDICTIONS = (
+    "path,subject,split,label,logit,probability\na.bmp,7,test,1,2.5,0.92\nb.bmp,H3,test,0,-1e3,0.0\n"
+)
 WORDS = [
     '"',
     ",",
@@ -227,7 +229,7 @@ def test_a_mutated_manifest_is_read_or_refused(place, how, damage):
         (folder / "a" / f"{number}.bmp").touch()
     (folder / "cells.csv").write_bytes(mutated(mutated_text(MANIFEST, how), damage))
     with one_gigabyte(), contextlib.suppress(InputError):
-        scan, classes = scan_cells(folder / "cells.csv", "dog")
+        scan, classes = scan_class_folders(folder / "cells.csv", "dog")
         assert len(classes) == 2
         assert scan.index["label"].isin([-1, 0, 1]).all()
 
@@ -241,7 +243,7 @@ def test_a_mutated_label_table_is_read_or_refused(place, how, damage):
         (folder / f"{number}.bmp").touch()
     (folder / "labels.csv").write_bytes(mutated(mutated_text(LABELS, how), damage))
     with one_gigabyte():
-        scan = scan_index(folder)
+        scan = scan_cnmc(folder)
     assert len(scan.index) == 2
     assert scan.index["label"].isin([-1, 0, 1]).all()
 

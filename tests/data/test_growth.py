@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from leukemia.data import pixels
-from leukemia.data.cnmc import read_index
-from leukemia.data.splits import assign_sides
+from leukemia.data.cnmc import read_cnmc
+from leukemia.data.splits import assign_splits
 
 SUBJECTS = 118
 
@@ -32,9 +32,9 @@ def seconds_to_look_up(root: Path, monkeypatch) -> float:
     np.save(root / "images.npy", np.zeros((images, 1, 1, 3), dtype=np.uint8))
     np.save(root / "hashes.npy", np.arange(images).astype("U32"))
     start = time.process_time()
-    index = read_index(root)
+    index = read_cnmc(root)
     found = pixels.load_pixels(root, index["path"].tolist(), native_size=450)
-    cells = assign_sides(index, found.hashes, "subject_kfold", 0, 5, 0)
+    cells = assign_splits(index, found.hashes, "subject_kfold", 0, 5, 0)
     assert len(cells) == images
     return time.process_time() - start
 

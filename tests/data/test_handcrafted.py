@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from leukemia.data.datamodule import CellDataModule
-from leukemia.data.handcrafted import AT_ONCE, cell_shapes, shapes_of
+from leukemia.data.handcrafted import AT_ONCE, handcrafted_features, shapes_of
 
 
 def ellipse(half_height, half_width, colour=(200, 100, 50), size=224, centre=None):
@@ -32,13 +32,13 @@ def test_a_black_picture_has_no_cell():
 def test_every_cell_of_a_map_is_measured_once_and_kept(demo_root, monkeypatch):
     pixels = CellDataModule(str(demo_root), image_size=64).pixels
     assert len(pixels.images) > AT_ONCE
-    first = cell_shapes(pixels)
+    first = handcrafted_features(pixels)
     np.testing.assert_allclose(first, np.concatenate([shapes_of(image[None]) for image in pixels.images]))
     monkeypatch.setattr("leukemia.data.handcrafted.shapes_of", None)
-    np.testing.assert_array_equal(cell_shapes(pixels), first)
+    np.testing.assert_array_equal(handcrafted_features(pixels), first)
 
 
 def test_leukemic_cells_of_the_real_sample_are_larger(shared):
     data = CellDataModule(str(shared / "data" / "cnmc_sample"), split="image")
-    area = cell_shapes(data.pixels)[:, 0]
+    area = handcrafted_features(data.pixels)[:, 0]
     assert 0.65 < roc_auc_score(data.index["label"], area) < 0.9  # 0.756 on 163 cells

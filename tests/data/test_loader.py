@@ -5,13 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukemia.data.array_store import Stored
-from leukemia.data.loader import Batches
+from leukemia.data.array_store import ArrayStore
+from leukemia.data.loader import CellLoader
 
 
 def batches(count, batch_size, **settings):
     images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
-    return Batches(Stored("pixels", [images]), np.arange(count) % 2, np.arange(count), batch_size, **settings)
+    return CellLoader(
+        ArrayStore("pixels", [images]), np.arange(count) % 2, np.arange(count), batch_size, **settings
+    )
 
 
 def cells(found):

@@ -27,7 +27,8 @@ def own_cache(tmp_path, monkeypatch):
 
 def both_ways(settings, folder):
     return [
-        train(compose([*settings, f"data.features={switch}"]), folder / switch) for switch in ("auto", "off")
+        train(compose([*settings, f"data.cache_features={switch}"]), folder / switch)
+        for switch in ("auto", "off")
     ]
 
 
@@ -36,9 +37,9 @@ def both_ways(settings, folder):
     [
         ["model.trainable_from=head"],
         ["model.trainable_from=head", "trainer.precision=bf16-mixed"],
-        ["model.trainable_from=layer4", "data.split=holdout"],
-        ["model.trainable_from=layer4", "data.augment=views", "data.split=subject_kfold"],
-        ["model.trainable_from=layer3", "data.augment=views", "trainer.precision=bf16-mixed"],
+        ["model.trainable_from=layer4", "data.protocol=holdout"],
+        ["model.trainable_from=layer4", "data.augment=d4", "data.protocol=subject_kfold"],
+        ["model.trainable_from=layer3", "data.augment=d4", "trainer.precision=bf16-mixed"],
     ],
     ids=" ".join,
 )
@@ -58,12 +59,12 @@ def test_a_run_on_stored_activations_gives_the_figures_of_a_run_on_pixels(small,
     data = build(compose([*small, *settings]).data, seed=0)
     data.setup()
     precision = stored.config["trainer"]["precision"]
-    logits = predict_logits(again, data.batches(data.reported_side), precision=precision)
+    logits = predict_logits(again, data.batches(data.reported_split), precision=precision)
     np.testing.assert_allclose(logits, stored.predictions["logit"], atol=0.01)
 
 
 def test_no_picture_goes_through_the_frozen_stages_twice(small, tmp_path, monkeypatch):
-    settings = [*small, "model.trainable_from=head", "data.augment=views"]
+    settings = [*small, "model.trainable_from=head", "data.augment=d4"]
     passes = []
     activations = FrozenFeatures._activations
 
@@ -74,11 +75,11 @@ def test_no_picture_goes_through_the_frozen_stages_twice(small, tmp_path, monkey
     monkeypatch.setattr(FrozenFeatures, "_activations", counted)
     monkeypatch.setattr(CellClassifier, "forward", lambda *arguments: pytest.fail("the whole network ran"))
     run = train(compose([*settings, "trainer.max_epochs=3"]), tmp_path / "run")
-    sides = run.cells["side"].value_counts()
+    splits = run.cells["split"].value_counts()
     seen = sum(count for count, _ in passes if count > 1)  # single cells are asked for their shape
-    assert seen == 8 * sides["train"] + sides["val"]
+    assert seen == 8 * splits["train"] + splits["val"]
     passes.clear()
-    train(compose([*settings, "trainer.max_epochs=3", "model.lr=1e-2"]), tmp_path / "again")
+    train(compose([*settings, "trainer.max_epochs=3", "model.optimizer.lr=1e-2"]), tmp_path / "again")
     assert not [count for count, _ in passes if count > 1]
 
 
@@ -103,8 +104,8 @@ def test_of_two_runs_at_once_one_computes_and_the_other_waits(small, tmp_path):
     ]
     assert [run.wait(timeout=300) for run in runs] == [0, 0]
     first, second = (Run(tmp_path / str(number)) for number in range(2))
-    sides = first.cells["side"].value_counts()
-    assert sorted(map(int, computed.read_text().split())) == sorted([sides["train"], sides["val"]])
+    splits = first.cells["split"].value_counts()
+    assert sorted(map(int, computed.read_text().split())) == sorted([splits["train"], splits["val"]])
     pd.testing.assert_frame_equal(first.predictions, second.predictions)
 
 
@@ -113,7 +114,7 @@ def test_where_they_cannot_be_used_the_run_says_why_and_remembers(leukemia_train
     command = [*small, "trainer.max_epochs=1", "cache.max_gb=1e-6", f"hydra.run.dir={folder}"]
     code, out, err = leukemia_train(*command)
     assert code == 0, err
-    assert out.count("data.features=auto: off, because") == 1
+    assert out.count("data.cache_features=auto: off, because") == 1
     assert "exceed cache.max_gb=1e-06" in out
     assert "  features: 'off'" in (folder / "config.yaml").read_text()
 
@@ -124,7 +125,7 @@ def test_a_grid_over_boundaries_differs_in_the_boundary_only(leukemia_train, sma
     sweep = [*small, "trainer.max_epochs=1", "model.trainable_from=head,stem", f"hydra.sweep.dir={folder}"]
     code, out, err = leukemia_train("-m", *sweep)
     assert code == 0, err
-    assert "data.features=auto: on" in out
+    assert "data.cache_features=auto: on" in out
     assert "with model.trainable_from=stem no stage is frozen" in out
     assert "features" not in "".join(pd.read_csv(folder / "results.csv").columns)
 

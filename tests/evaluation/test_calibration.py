@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from leukemia.evaluation.calibration import (
     brier,
-    calibration_figures,
+    calibration_metrics,
     cross_fitted,
     fit,
     quality,
@@ -84,11 +84,11 @@ class TestCrossFitted:
     def test_there_is_no_slope_of_several_models(self):
         first = cells(subjects=(6, 6))
         second = first.assign(path="b" + first["path"], logit=first["logit"] * 10)
-        found = calibration_figures(pd.concat([first.assign(fold=0), second.assign(fold=1)]))
+        found = calibration_metrics(pd.concat([first.assign(fold=0), second.assign(fold=1)]))
         assert found["slope"] is found["intercept"] is found["temperature"] is None
         assert found["after"] is not None
-        alone = calibration_figures(first.assign(fold=0))
-        assert alone["slope"] == calibration_figures(first)["slope"]
+        alone = calibration_metrics(first.assign(fold=0))
+        assert alone["slope"] == calibration_metrics(first)["slope"]
 
     def test_there_is_none_where_nothing_can_be_held_out(self):
         assert cross_fitted(cells(subjects=(1, 4))) is None
@@ -97,7 +97,7 @@ class TestCrossFitted:
         rng = np.random.default_rng(0)
         table = cells(subjects=(30, 30), effect=0.2, skill=0.8)
         table["logit"] = 5 * table["logit"] + 2 + rng.normal(0, 0.1, len(table))
-        found = calibration_figures(table)
+        found = calibration_metrics(table)
         assert found["after"]["ece"] < found["before"]["ece"] / 3
         assert found["after"]["loss"] < found["before"]["loss"]
         assert found["temperature"] > 1

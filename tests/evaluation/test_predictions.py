@@ -8,7 +8,7 @@ import pytest
 
 from leukemia.errors import InputError
 from leukemia.evaluation.bootstrap import evaluate
-from leukemia.evaluation.calibration import calibration_figures
+from leukemia.evaluation.calibration import calibration_metrics
 from leukemia.evaluation.metrics import cell_metrics, subject_metrics
 from leukemia.evaluation.predictions import parse_table, read_predictions, validate_predictions
 from tests.evaluation.test_bootstrap import cells
@@ -79,7 +79,7 @@ class TestRefused:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             figures = [
-                *calibration_figures(table)["before"].values(),
+                *calibration_metrics(table)["before"].values(),
                 evaluate([table], draws=5)["cells"]["loss"]["high"],
             ]
         assert all(np.isfinite(figures))

@@ -11,7 +11,7 @@ from leukemia.evaluation.selective import (
     coverage_at_risk,
     curve_of,
     risk_coverage,
-    selective_figures,
+    selective_metrics,
 )
 from tests.evaluation.test_bootstrap import cells
 
@@ -80,5 +80,5 @@ def test_models_of_several_folds_are_ranked_each_by_itself():
     pooled = pd.concat([first.assign(fold=0), second.assign(fold=1)], ignore_index=True)
     found = certainty_of(pooled)
     assert found[: len(first)] == pytest.approx(found[len(first) :])
-    assert selective_figures(pooled)["coverage_at_risk"] == selective_figures(first)["coverage_at_risk"]
+    assert selective_metrics(pooled)["coverage_at_risk"] == selective_metrics(first)["coverage_at_risk"]
     assert curve_of(pooled)["risk"].iloc[-1] == pytest.approx(curve_of(first)["risk"].iloc[-1])

@@ -19,7 +19,7 @@ def cut(command, demo_root, tmp_path, monkeypatch):
     shutil.copytree(demo_root, root)
     settings = compose(command(f"data.root={root}"))
     with monkeypatch.context() as patch:
-        patch.setattr("leukemia.training.run.write_figures", lambda *arguments: sys.exit(143))
+        patch.setattr("leukemia.training.run.write_final_metrics", lambda *arguments: sys.exit(143))
         with pytest.raises(SystemExit):
             train(settings, tmp_path / "run")
     return settings, root, tmp_path / "run"

@@ -79,9 +79,9 @@ def test_activations_that_do_not_fit_leave_training_to_the_pixels(
     monkeypatch.setattr(
         "leukemia.data.feature_cache.shutil.disk_usage", lambda place: type("", (), {"free": 1e9})
     )
-    run = train(compose(command("data.augment=views")), tmp_path / "run")
+    run = train(compose(command("data.augment=d4")), tmp_path / "run")
     assert run.metrics["n_images"] == undisturbed.metrics["n_images"]
-    assert "data.features=auto: off from here on, because cannot write the cache" in caplog.text
+    assert "data.cache_features=auto: off from here on, because cannot write the cache" in caplog.text
 
 
 def test_a_report_on_a_full_disk_leaves_the_old_one_whole(small_disk, undisturbed, tmp_path):

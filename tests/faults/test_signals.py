@@ -32,11 +32,11 @@ def settings(demo_root):
         "data.augment=full",
         "data.image_size=32",
         "data.batch_size=16",
-        "model.weights=none",
+        "model.net.weights=none",
         "model.trainable_from=layer4",
         "model.unfreeze={2: layer3}",
-        "model.schedule=cosine",
-        "model.warmup_epochs=1",
+        "model/scheduler=cosine",
+        "model.scheduler.warmup_epochs=1",
         "model.class_weights=balanced",
         "trainer=cpu",
         "trainer.precision=32-true",
@@ -121,7 +121,7 @@ def test_a_second_signal_does_not_wait(monkeypatch, tmp_path, settings, assert_s
 
 
 def test_on_stored_activations_too(monkeypatch, tmp_path, settings, assert_same):
-    frozen = [*settings, "model.unfreeze=null", "data.augment=views", "model.trainable_from=head"]
+    frozen = [*settings, "model.unfreeze=null", "data.augment=d4", "model.trainable_from=head"]
     whole = train(compose(frozen), tmp_path / "whole")
     assert interrupt(monkeypatch, tmp_path / "run", frozen, signal.SIGTERM, 2, 1) == 143
     assert_same(train(compose(frozen), tmp_path / "run"), whole)
@@ -132,7 +132,7 @@ def test_outside_of_training_a_signal_ends_the_run_at_once(monkeypatch, tmp_path
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("went on")
 
-    monkeypatch.setattr("leukemia.training.run.write_figures", signalled)
+    monkeypatch.setattr("leukemia.training.run.write_final_metrics", signalled)
     with pytest.raises(SystemExit) as left:
         train(compose([*settings, "trainer.max_epochs=1"]), tmp_path / "run")
     assert left.value.code == 143
@@ -145,14 +145,14 @@ def test_a_signal_that_python_swallows_ends_the_sweep_before_its_next_run(
     """As one that comes while an object is cleared away, where an exit is lost."""
     from leukemia.training import run as module
 
-    write = module.write_figures
+    write = module.write_final_metrics
 
     def swallowed(*arguments):
         write(*arguments)
         with contextlib.suppress(SystemExit):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("leukemia.training.run.write_figures", swallowed)
+    monkeypatch.setattr("leukemia.training.run.write_final_metrics", swallowed)
     sweep = [
         *settings,
         "trainer.max_epochs=1",

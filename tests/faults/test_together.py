@@ -34,7 +34,7 @@ def test_a_second_sweep_into_the_same_folder_is_refused_and_the_first_one_never_
 def test_a_run_without_memory_fails_with_the_remedy_and_the_others_go_on(run_with, command, tmp_path):
     """The large pictures ask for more address space than the process has."""
     sweep = [
-        *command("trainer.max_epochs=1", "data.features=off", "model.trainable_from=stem"),
+        *command("trainer.max_epochs=1", "data.cache_features=off", "model.trainable_from=stem"),
         "data.image_size=32,512,33",
         "data.batch_size=64",
         f"hydra.sweep.dir={tmp_path}/sweep",

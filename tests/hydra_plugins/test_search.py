@@ -24,7 +24,7 @@ def search(small, tmp_path) -> list[str]:
     """A search over learning rates, whose upper end no training survives."""
     return [
         "-m", "experiment=search", *small, "trainer.max_epochs=1", "model.trainable_from=head", "data.augment=none",
-        "model.weight_decay=0.0", "hydra.sweeper.startup_trials=3", f"hydra.sweep.dir={tmp_path}/search",
+        "model.optimizer.weight_decay=0.0", "hydra.sweeper.startup_trials=3", f"hydra.sweep.dir={tmp_path}/search",
     ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def study_in(tmp_path) -> optuna.Study:
 def test_trials_are_drawn_from_what_is_allowed_and_a_study_goes_on_to_a_larger_number(
     leukemia_train, search, tmp_path
 ):
-    ranges = ["model.lr=choice(1e-3,3e-3)", "model.trainable_from=choice(head,layer4)"]
+    ranges = ["model.optimizer.lr=choice(1e-3,3e-3)", "model.trainable_from=choice(head,layer4)"]
     code, _, err = leukemia_train(*search, *ranges, "hydra.sweeper.trials=3")
     assert code == 0, err
     trials = study_in(tmp_path).trials
@@ -65,7 +65,7 @@ def test_trials_are_drawn_from_what_is_allowed_and_a_study_goes_on_to_a_larger_n
 
 def test_a_loss_that_is_no_number_is_a_failed_trial_and_the_study_goes_on(leukemia_train, search, tmp_path):
     code, _, err = leukemia_train(
-        *search, "model.lr=choice(1e30)", "model.trainable_from=stem", "hydra.sweeper.trials=2"
+        *search, "model.optimizer.lr=choice(1e30)", "model.trainable_from=stem", "hydra.sweeper.trials=2"
     )
     assert code == 1
     assert "not finite" in err
@@ -75,7 +75,7 @@ def test_a_loss_that_is_no_number_is_a_failed_trial_and_the_study_goes_on(leukem
 def test_a_killed_study_takes_the_run_that_was_cut_off_up_again(leukemia_train, search, tmp_path):
     settings = [
         *search,
-        "model.lr=tag(log, interval(1e-4, 1e-2))",
+        "model.optimizer.lr=tag(log, interval(1e-4, 1e-2))",
         "trainer.max_epochs=3",
         "hydra.sweeper.trials=2",
     ]
@@ -103,7 +103,7 @@ def test_a_run_that_falls_behind_the_finished_ones_is_pruned_and_the_study_goes_
     leukemia_train, search, tmp_path
 ):
     settings = [
-        *search, "model.lr=tag(log, interval(1e-7, 1e-2))", "hydra.sweeper.trials=6", "trainer.max_epochs=4",
+        *search, "model.optimizer.lr=tag(log, interval(1e-7, 1e-2))", "hydra.sweeper.trials=6", "trainer.max_epochs=4",
         "callbacks.pruning.startup_runs=2", "callbacks.pruning.warmup_epochs=1", "hydra.sweeper.startup_trials=100",
     ]  # fmt: skip
     code, out, err = leukemia_train(*settings)
@@ -135,7 +135,11 @@ def test_a_run_that_falls_behind_the_finished_ones_is_pruned_and_the_study_goes_
 
     # A run beside them that the search did not plan trains to its end.
     behind = next(trial for trial in trials if trial.state == STATE.PRUNED)
-    alone = [*settings[1:], f"model.lr={behind.params['model.lr']}", f"hydra.run.dir={tmp_path}/search/alone"]
+    alone = [
+        *settings[1:],
+        f"model.optimizer.lr={behind.params['model.optimizer.lr']}",
+        f"hydra.run.dir={tmp_path}/search/alone",
+    ]
     assert leukemia_train(*[o for o in alone if "sweep" not in o and "interval" not in o])[0] == 0
     assert len(Run(tmp_path / "search" / "alone").history) == 4
 
@@ -144,13 +148,13 @@ def test_a_pruned_run_that_is_killed_before_it_has_figures_is_not_trained_furthe
     leukemia_train, search, tmp_path, monkeypatch
 ):
     settings = [
-        *search, "model.lr=tag(log, interval(1e-7, 1e-2))", "hydra.sweeper.trials=3", "trainer.max_epochs=4",
+        *search, "model.optimizer.lr=tag(log, interval(1e-7, 1e-2))", "hydra.sweeper.trials=3", "trainer.max_epochs=4",
         "callbacks.pruning.startup_runs=0", "callbacks.pruning.warmup_epochs=0",
     ]  # fmt: skip
     dies = (
         "import os, leukemia.training.pruning, leukemia.train as train\n"
         "leukemia.training.pruning.falls_behind = lambda own, *_: len(own) == 2\n"
-        "train.write_figures = lambda *_: os._exit(9)\n"
+        "train.write_final_metrics = lambda *_: os._exit(9)\n"
         "train.main()\n"
     )
     ends_with(9, dies, settings)
@@ -162,7 +166,7 @@ def test_a_pruned_run_that_is_killed_before_it_has_figures_is_not_trained_furthe
 
 
 def test_a_run_that_was_to_be_pruned_and_then_is_not_says_nothing_of_it(leukemia_train, search, tmp_path):
-    settings = [*search, "model.lr=choice(1e-3)", "hydra.sweeper.trials=1", "trainer.max_epochs=3"]
+    settings = [*search, "model.optimizer.lr=choice(1e-3)", "hydra.sweeper.trials=1", "trainer.max_epochs=3"]
     dies = (
         "import os, leukemia.training.pruning\n"
         "from leukemia.runs import Run\n"
@@ -186,7 +190,7 @@ def test_a_run_that_was_to_be_pruned_and_then_is_not_says_nothing_of_it(leukemia
 def test_trials_whose_place_cannot_be_used_wait_for_the_same_command(
     leukemia_train, search, tmp_path, monkeypatch
 ):
-    settings = [*search, "model.lr=tag(log, interval(1e-4, 1e-2))", "hydra.sweeper.trials=3"]
+    settings = [*search, "model.optimizer.lr=tag(log, interval(1e-4, 1e-2))", "hydra.sweeper.trials=3"]
     with monkeypatch.context() as patch:
 
         def second_fails(config, folder, **more):
@@ -211,7 +215,7 @@ def test_trials_whose_place_cannot_be_used_wait_for_the_same_command(
 @pytest.mark.timeout(600)
 def test_a_trial_whose_process_was_killed_goes_on_with_the_same_command(search, tmp_path):
     settings = [
-        *search, "model.lr=tag(log, interval(1e-4, 1e-2))", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2",
+        *search, "model.optimizer.lr=tag(log, interval(1e-4, 1e-2))", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2",
         "hydra/launcher=devices", "hydra.launcher.devices=2", "callbacks.pruning=null", "data.augment=full",
         "trainer.max_epochs=20", "callbacks.early_stopping.patience=100",
     ]  # fmt: skip
@@ -244,7 +248,7 @@ def test_a_trial_that_was_cut_off_three_times_has_failed(leukemia_train, search,
     monkeypatch.setattr("leukemia.training.run.train", cut_off)
     states = []
     for _ in range(3):
-        leukemia_train(*search, "model.lr=choice(1e-3)", "hydra.sweeper.trials=1")
+        leukemia_train(*search, "model.optimizer.lr=choice(1e-3)", "hydra.sweeper.trials=1")
         states += [trial.state for trial in study_in(tmp_path).trials]
     assert states == [STATE.RUNNING, STATE.RUNNING, STATE.FAIL]
 
@@ -258,7 +262,7 @@ def test_a_command_that_is_refused_spends_no_trials(leukemia_train, search, tmp_
 
 def test_of_settings_that_are_drawn_twice_at_once_there_is_one_run(leukemia_train, search, tmp_path):
     code, _, err = leukemia_train(
-        *search, "model.lr=choice(1e-3)", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2",
+        *search, "model.optimizer.lr=choice(1e-3)", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2",
         "hydra/launcher=devices", "hydra.launcher.devices=2",
     )  # fmt: skip
     assert code == 0, err

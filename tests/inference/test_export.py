@@ -28,8 +28,8 @@ from leukemia.models.classifier import CellClassifier
 from leukemia.runs import Run
 from leukemia.training.run import train
 
-SETTINGS = ("model.weights=none", "data.image_size=32", "trainer=cpu", "trainer.precision=32-true",
-            "trainer.max_epochs=1", "data.split=holdout", "data.features=off")  # fmt: skip
+SETTINGS = ("model.net.weights=none", "data.image_size=32", "trainer=cpu", "trainer.precision=32-true",
+            "trainer.max_epochs=1", "data.protocol=holdout", "data.cache_features=off")  # fmt: skip
 POLICY = Policy(-0.2, 0.3, 0.5, 0.1, 0.1, 0.2, 0.95, "subject", certified=True)
 
 

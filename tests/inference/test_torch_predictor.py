@@ -13,9 +13,9 @@ def test_predictions_are_the_networks_eval_output_cell_by_cell(demo_root):
     data = CellDataModule(str(demo_root), image_size=32, batch_size=8, augment="full")
     model = CellClassifier(weights="none", trainable_from="stem").train()
     logits = predict_logits(model, data.batches("val"))
-    cells = data.cells[data.cells["side"] == "val"]
+    cells = data.cells[data.cells["split"] == "val"]
     table = predictions_table(cells, logits)
-    assert list(table.columns) == ["path", "subject", "side", "label", "logit", "probability"]
+    assert list(table.columns) == ["path", "subject", "split", "label", "logit", "probability"]
     row_of = {path: row for row, path in enumerate(data.index["path"])}
     with torch.inference_mode():
         for path, logit in zip(table["path"][:5], table["logit"], strict=False):

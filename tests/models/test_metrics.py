@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leukemia.evaluation.metrics import cell_metrics
-from leukemia.models.metrics import Curves
+from leukemia.models.metrics import EpochMetrics
 
 
 @settings(deadline=None, max_examples=30)
@@ -19,25 +19,25 @@ from leukemia.models.metrics import Curves
 )
 def test_curves_equal_the_metrics_of_the_table(logits, seed, cut):
     labels = np.random.default_rng(seed).permutation(np.arange(len(logits)) % 2)
-    curves = Curves()
+    curves = EpochMetrics()
     values, targets = torch.tensor(logits), torch.tensor(labels, dtype=torch.float32)
     for part in (slice(None, cut), slice(cut, None)):
         if len(values[part]):
             curves.update(values[part], targets[part])
     figures, confusion = curves.finish()
     table = pd.DataFrame(
-        {"path": map(str, range(len(logits))), "subject": None, "side": "val", "label": labels}
+        {"path": map(str, range(len(logits))), "subject": None, "split": "val", "label": labels}
     )
     table["logit"] = np.array(logits)
     table["probability"] = 1 / (1 + np.exp(-table["logit"]))
     expected = cell_metrics(table)
-    for name in Curves.NAMES:
+    for name in EpochMetrics.NAMES:
         assert float(figures[name]) == pytest.approx(expected[name], abs=1e-5), name
     assert confusion.sum() == len(logits)
 
 
 def test_the_next_epoch_starts_empty():
-    curves = Curves()
+    curves = EpochMetrics()
     curves.update(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 1.0]))
     curves.finish()
     curves.update(torch.tensor([1.0, -1.0]), torch.tensor([1.0, 0.0]))
@@ -45,7 +45,7 @@ def test_the_next_epoch_starts_empty():
 
 
 def test_a_batch_of_logits_between_0_and_1_is_not_taken_for_probabilities():
-    curves = Curves()
+    curves = EpochMetrics()
     curves.update(torch.tensor([0.2, 0.4]), torch.tensor([1.0, 1.0]))
     curves.update(torch.tensor([-0.2]), torch.tensor([0.0]))
     assert float(curves.finish()[0]["accuracy"]) == 1

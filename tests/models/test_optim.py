@@ -52,15 +52,15 @@ def test_cosine_and_step_have_the_values_worked_out_by_hand():
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
-        ({"lr": 0}, "model.lr=0"),
-        ({"lr": math.nan}, "model.lr=nan"),
-        ({"lr": "fast"}, "model.lr=fast"),
+        ({"lr": 0}, "model.optimizer.lr=0"),
+        ({"lr": math.nan}, "model.optimizer.lr=nan"),
+        ({"lr": "fast"}, "model.optimizer.lr=fast"),
         ({"stage_lr": {"layer5": 1e-3}}, "layer5 is no stage"),
         ({"stage_lr": {"head": -1}}, "model.stage_lr.head=-1"),
         ({"optimizer": "sgd"}, "use one of adam, adamw"),
-        ({"weight_decay": -1}, "model.weight_decay=-1"),
+        ({"weight_decay": -1}, "model.optimizer.weight_decay=-1"),
         ({"schedule": "linear"}, "use one of none, cosine, step"),
-        ({"schedule": "step"}, "model.step_epochs"),
+        ({"schedule": "step"}, "model.scheduler.step_epochs"),
         ({"class_weights": "some"}, "use one of none, balanced"),
     ],
 )

@@ -68,7 +68,7 @@ def test_frozen_stages_stay_in_eval_mode_whatever_is_asked():
 
 
 def test_an_unknown_depth_or_stage_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match=r"model.depth=20 .* 18, 34, 50, 101, 152"):
+    with pytest.raises(InputError, match=r"model.net.depth=20 .* 18, 34, 50, 101, 152"):
         StagedResNet(20)
     with pytest.raises(InputError, match=r"layer5 is no stage: use one of stem, layer1"):
         StagedResNet(18, "layer5")

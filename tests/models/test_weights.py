@@ -44,7 +44,7 @@ def test_a_failed_download_names_the_file_its_place_and_the_ways_out(tmp_path, m
     for part in (
         "resnet18-f37072fd.pth",
         str(tmp_path / "hub" / "checkpoints"),
-        "model.weights=PATH",
+        "model.net.weights=PATH",
         "=none",
     ):
         assert part in str(caught.value)

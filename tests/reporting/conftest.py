@@ -20,7 +20,7 @@ def write_run(
     trainable_from: str = "layer4",
     seed: int = 0,
     fold: int = 0,
-    split: str = "official",
+    protocol: str = "official",
     status: str = "done",
     error: str | None = None,
     name: str | None = None,
@@ -36,13 +36,13 @@ def write_run(
 ) -> Run:
     """Write a run folder. `skill` moves the logits of the classes apart; `settings` go into the model's part."""
     run = Run(
-        folder / (name or f"depth-{depth}_from-{trainable_from}_seed-{seed}_fold-{fold}_{len(split):04x}")
+        folder / (name or f"depth-{depth}_from-{trainable_from}_seed-{seed}_fold-{fold}_{len(protocol):04x}")
     )
     skill = SKILL.get(trainable_from, 0.8) + depth / 200 if skill is None else skill
     config = {
         "seed": seed, "name": folder.name, "resume": "auto", "compile": False,
         "data": {
-            "root": "/data/C-NMC_Leukemia", "split": split, "fold": fold, "num_folds": 5, "split_seed": 0,
+            "root": "/data/C-NMC_Leukemia", "protocol": protocol, "fold": fold, "num_folds": 5, "split_seed": 0,
             "image_size": 224, "resize": "squash", "batch_size": 32, "positive": None, "augment": "none",
         },
         "model": {
@@ -65,11 +65,11 @@ def write_run(
         run.write_table("history.csv", _history(random, skill, epochs))
     if status == "done":
         table = _predictions(random, cells, skill, subjects, positive_share)
-        side = "val" if split == "official" else "test"
-        run.write_table("predictions.csv", table.assign(side=side))
+        split = "val" if protocol == "official" else "test"
+        run.write_table("predictions.csv", table.assign(split=split))
         metrics = cell_metrics(table)
         run.write_json("metrics.json", metrics | {
-            "side": side, "epoch_chosen_here": side == "val", "best_epoch": min(4, epochs),
+            "split": split, "epoch_chosen_here": split == "val", "best_epoch": min(4, epochs),
             "better_than_majority": better_than_majority(table), "train_accuracy": 0.91,
             "train_val_gap": 0.91 - metrics["accuracy"], "leaks": leaks, "classes": list(classes),
             "synthetic": synthetic, "subjects": subject_metrics(table),

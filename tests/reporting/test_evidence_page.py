@@ -26,7 +26,7 @@ def sweep(tmp_path_factory, make_run):
     cells = None
     for stage in ("head", "layer4"):
         for seed in (0, 1):
-            run = make_run(folder, trainable_from=stage, seed=seed, split="holdout", cells=300)
+            run = make_run(folder, trainable_from=stage, seed=seed, protocol="holdout", cells=300)
             cells = run.predictions if cells is None else cells
             noise = np.random.default_rng([seed, len(stage)]).normal(size=(2, 300))
             for name, skill in (("predictions", {"head": 0.5, "layer4": 1.2}[stage]), ("baseline", 0.3)):
@@ -233,7 +233,7 @@ def test_the_model_card_says_what_is_certified_in_which_unit(sweep, proof):
 
 
 def test_attention_is_shown_where_it_was_looked_at_and_broken_files_are_named(tmp_path, make_run):
-    first, second = (make_run(tmp_path, split="holdout", seed=seed) for seed in (0, 1))
+    first, second = (make_run(tmp_path, protocol="holdout", seed=seed) for seed in (0, 1))
     shares = {
         "cells": 7,
         "empty": 0,
@@ -243,27 +243,27 @@ def test_attention_is_shown_where_it_was_looked_at_and_broken_files_are_named(tm
         "quartiles": None,
     }
     first.write_json(
-        "attention.json",
+        "gradcam.json",
         {"sample": "a random 14 of 240 test cells", "classes": {"HEM": shares, "ALL": shares}},
     )
-    second.write_json("attention.json", {"classes": 3})
+    second.write_json("gradcam.json", {"classes": 3})
     proof = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path)))
     assert [row[1:] for row in proof.tables["attention"].rows] == [
         ["HEM", "7", "25.00", "10.00", "80.00"],
         ["ALL", "7", "25.00", "10.00", "80.00"],
     ]
-    assert f"{second.name}, attention.json" in proof.problems[0]
+    assert f"{second.name}, gradcam.json" in proof.problems[0]
     assert "Attention</h2>" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_policy_that_is_none_leaves_a_page_that_says_so(tmp_path, make_run):
-    run = make_run(tmp_path, split="holdout")
+    run = make_run(tmp_path, protocol="holdout")
     (run.folder / "triage.json").write_text('{"thresholds": {}}')
     assert "triage.json: this is no triage policy" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_subject_with_a_name_like_markup_stays_a_name(tmp_path, make_run):
-    run = make_run(tmp_path, split="holdout")
+    run = make_run(tmp_path, protocol="holdout")
     run.write_table(
         "predictions.csv", run.predictions.assign(subject="<b>$x$</b>" + run.predictions["subject"])
     )

@@ -175,12 +175,12 @@ def test_the_marks_are_on_the_page(tmp_path: Path, make_run: Maker) -> None:
     assert all("epoch chosen on these cells" in alt for alt in page.alts)
 
 
-@pytest.mark.parametrize(("split", "leaks"), [("image", 240), ("image", 0), ("official", 3)])
+@pytest.mark.parametrize(("protocol", "leaks"), [("image", 240), ("image", 0), ("official", 3)])
 def test_a_leak_is_on_top_in_every_table_and_on_every_picture(
-    tmp_path: Path, split: str, leaks: int, make_run: Maker
+    tmp_path: Path, protocol: str, leaks: int, make_run: Maker
 ) -> None:
     for stage in ("head", "layer4"):
-        make_run(tmp_path, trainable_from=stage, split=split, leaks=leaks, subjects=leaks == 3)
+        make_run(tmp_path, trainable_from=stage, protocol=protocol, leaks=leaks, subjects=leaks == 3)
     page = page_of(tmp_path)
     assert page.text.index("LEAKS") < page.text.index("Grid")
     own = [table for table in page.tables if table != "study"]
@@ -212,7 +212,7 @@ def test_runs_without_figures_are_listed_with_their_error(tmp_path: Path, make_r
     "settings",
     [
         {"status": "failed", "error": "boom"},
-        {"subjects": False, "split": "image"},
+        {"subjects": False, "protocol": "image"},
         {"positive_share": 1.0},
         {"epochs": 1},
         {"cells": 1},
@@ -276,7 +276,7 @@ def test_many_runs_keep_the_page_small_and_say_what_is_left_out(
     shown = [alt for alt in page.alts if alt.startswith("Learning curves")]
     assert len(shown) == 6
     assert all("seed 0" in alt for alt in shown)
-    assert "Curves of 6 more runs are left out" in " ".join(page.text.split())
+    assert "EpochMetrics of 6 more runs are left out" in " ".join(page.text.split())
     text = (tmp_path / "report.html").read_text()
     curves = [address for alt, address in zip(page.alts, page.images, strict=True) if alt in shown]
     assert len(text) + (24 - 6) * len(max(curves, key=len)) < 5e6

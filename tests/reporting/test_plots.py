@@ -57,8 +57,8 @@ class TestHeatMap:
         make_run(tmp_path, name="b", settings={"lr": 0.01}, depth=50, trainable_from="stem", skill=0.0)
         make_run(tmp_path, name="c", settings={"lr": 0.001}, depth=18)
         first, second = plots.heat_maps(results_table(Sweep(tmp_path)))
-        assert "model.lr 0.001" in texts(first)
-        assert "model.lr 0.01" in texts(second)
+        assert "model.optimizer.lr 0.001" in texts(first)
+        assert "model.optimizer.lr 0.01" in texts(second)
         assert "| – |" in texts(second)
         assert "* no better than the majority class" in texts(second)
 

@@ -39,7 +39,7 @@ def test_only_settings_that_differ_become_columns(tmp_path: Path, make_run: Make
     results = results_table(Sweep(tmp_path))
     names = list(results.columns)
     varied = names[names.index("trainable_from") + 1 : names.index("seed")]
-    assert sorted(varied) == ["model.lr", "model.unfreeze"]
+    assert sorted(varied) == ["model.optimizer.lr", "model.unfreeze"]
     assert results["model.unfreeze"].fillna("none").tolist() == ["3: layer4, 6: layer2", "none"]
     assert results["seed"].tolist() == [0, 1]
 
@@ -49,9 +49,11 @@ def test_the_grid_is_mean_sample_deviation_and_n_over_seeds_and_folds(
 ) -> None:
     for seed in range(2):
         for fold in range(3):
-            make_run(tmp_path, depth=18, trainable_from="head", seed=seed, fold=fold, split="subject_kfold")
+            make_run(
+                tmp_path, depth=18, trainable_from="head", seed=seed, fold=fold, protocol="subject_kfold"
+            )
     make_run(tmp_path, depth=50, trainable_from="head")
-    results = results_table(Sweep(tmp_path)).assign(split="subject_kfold")
+    results = results_table(Sweep(tmp_path)).assign(protocol="subject_kfold")
     figures = grid(results)
     runs = [run for run in Sweep(tmp_path).runs if run.config["model"]["depth"] == 18]
     accuracy = [run.metrics["accuracy"] for run in runs]
@@ -127,21 +129,21 @@ class TestRunsWithoutFigures:
 
 class TestMarks:
     def test_a_run_on_the_side_that_chose_its_epoch_is_marked(self, tmp_path: Path, make_run: Maker) -> None:
-        make_run(tmp_path, split="official", name="a")
-        make_run(tmp_path, split="holdout", name="b")
+        make_run(tmp_path, protocol="official", name="a")
+        make_run(tmp_path, protocol="holdout", name="b")
         results = results_table(Sweep(tmp_path))
         assert words.marks(results.iloc[[0]]) == ["epoch chosen on these cells"]
         assert words.marks(results.iloc[[1]]) == []
         assert words.marks(results) == ["epoch chosen on these cells (1 of 2 runs)"]
 
     def test_a_run_no_better_than_the_majority_class_is_marked(self, tmp_path: Path, make_run: Maker) -> None:
-        make_run(tmp_path, skill=0.0, split="holdout")
+        make_run(tmp_path, skill=0.0, protocol="holdout")
         results = results_table(Sweep(tmp_path))
         assert words.marks(results) == ["no better than the majority class"]
         assert text_tables.grid_table(results).marks == [["no better than the majority class"]]
 
     @pytest.mark.parametrize(
-        ("split", "leaks", "text"),
+        ("protocol", "leaks", "text"),
         [
             ("official", 7, "LEAKS: 7 of 240 cells not independent of training"),
             ("image", 240, "LEAKS: split by image, 240 of 240 cells not independent of training"),
@@ -149,9 +151,9 @@ class TestMarks:
         ],
     )
     def test_a_leak_comes_first(
-        self, tmp_path: Path, split: str, leaks: int, text: str, make_run: Maker
+        self, tmp_path: Path, protocol: str, leaks: int, text: str, make_run: Maker
     ) -> None:
-        make_run(tmp_path, split=split, leaks=leaks)
+        make_run(tmp_path, protocol=protocol, leaks=leaks)
         assert words.marks(results_table(Sweep(tmp_path)))[0] == text
 
     def test_marks_of_all_rows_are_said_once_and_those_of_some_beside_them(self) -> None:
@@ -191,7 +193,7 @@ class TestPrinted:
     ) -> None:
         make_run(tmp_path, seed=0)
         make_run(tmp_path, seed=1, positive_share=1.0)
-        table = text_tables.grid_figures_table(results_table(Sweep(tmp_path)))
+        table = text_tables.grid_metrics_table(results_table(Sweep(tmp_path)))
         auroc = dict(zip(table.columns, table.rows[0], strict=True))["AUROC"]
         assert auroc.endswith("(n 1)")
 
@@ -206,13 +208,13 @@ class TestMarkdown:
     def test_it_has_the_grid_the_runs_and_their_marks(self, tmp_path: Path, make_sweep: Maker) -> None:
         results = results_table(make_sweep(tmp_path, seeds=2))
         text = results_md("paper", results, Evidence())
-        for table in (text_tables.grid_table(results), text_tables.figures_table(results)):
+        for table in (text_tables.grid_table(results), text_tables.metrics_table(results)):
             for row in table.rows:
                 assert " | ".join(row[2:]) in text
         assert "**All rows: epoch chosen on these cells**" in text
 
     def test_leaks_are_loud(self, tmp_path: Path, make_run: Maker) -> None:
-        make_run(tmp_path, split="image", leaks=240)
+        make_run(tmp_path, protocol="image", leaks=240)
         text = results_md("x", results_table(Sweep(tmp_path)), Evidence())
         assert "**LEAKS: split by image, 240 of 240 cells not independent of training" in text
 

@@ -15,7 +15,7 @@ from leukemia.training.run import train
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("nodes", "devices"), [(1, 2), (2, 1)])
 def test_two_tasks_of_srun_train_a_head_as_one_process_does(slurm, small, tmp_path, nodes, devices):
-    settings = [*small, "model.trainable_from=head", "data.split=subject_kfold"]
+    settings = [*small, "model.trainable_from=head", "data.protocol=subject_kfold"]
     srun = [
         "srun",
         f"--nodes={nodes}",

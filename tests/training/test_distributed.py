@@ -41,7 +41,7 @@ def torchrun(*overrides: str, program: tuple[str, ...] = ("-m", "leukemia.train"
 def test_two_processes_of_torchrun_train_a_head_as_one_does_and_go_on_together(
     small, tmp_path, number, status
 ):
-    settings = [*small, "model.trainable_from=head", "data.split=subject_kfold", "trainer.max_epochs=3"]
+    settings = [*small, "model.trainable_from=head", "data.protocol=subject_kfold", "trainer.max_epochs=3"]
     one = train(compose([*settings, "data.batch_size=16"]), tmp_path / "one")
 
     two = [*settings, "data.batch_size=8", f"hydra.run.dir={tmp_path}/two"]
@@ -63,7 +63,7 @@ def test_two_processes_of_torchrun_train_a_head_as_one_does_and_go_on_together(
     assert whole.stdout.count("two goes on") == 1
     second = Run(tmp_path / "two")
     assert second.status["status"] == "done"
-    assert (one.cells["side"] == "train").sum() % 2 == 0  # so that no cell fills up a batch
+    assert (one.cells["split"] == "train").sum() % 2 == 0  # so that no cell fills up a batch
     pd.testing.assert_frame_equal(one.history, second.history, atol=1e-4)
     assert second.predictions["path"].tolist() == one.predictions["path"].tolist()
     np.testing.assert_allclose(one.predictions["logit"], second.predictions["logit"], atol=1e-4)
@@ -78,7 +78,7 @@ def test_two_processes_of_torchrun_train_a_head_as_one_does_and_go_on_together(
 
 
 def test_two_agents_of_torchrun_train_as_two_nodes(small, tmp_path):
-    settings = [*small, "model.trainable_from=head", "data.split=subject_kfold"]
+    settings = [*small, "model.trainable_from=head", "data.protocol=subject_kfold"]
     one = train(compose([*settings, "data.batch_size=16"]), tmp_path / "one")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -101,13 +101,13 @@ def test_two_agents_of_torchrun_train_as_two_nodes(small, tmp_path):
 
 
 def test_an_odd_number_of_cells_is_filled_up_in_training_and_counted_once_in_every_figure(small, tmp_path):
-    """What two processes log of a side with an odd number of cells is what one process finds there."""
-    done = torchrun(*small, "data.split=image", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    """What two processes log of a split with an odd number of cells is what one process finds there."""
+    done = torchrun(*small, "data.protocol=image", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
     run = Run(tmp_path / "run")
-    sides = run.cells["side"].value_counts()
-    assert any(sides[side] % 2 for side in ("val", "test")), sides
-    assert len(run.predictions) == run.predictions["path"].nunique() == sides["test"]
+    splits = run.cells["split"].value_counts()
+    assert any(splits[split] % 2 for split in ("val", "test")), splits
+    assert len(run.predictions) == run.predictions["path"].nunique() == splits["test"]
     logged = run.history["val/accuracy"].iloc[-1]
     alone = run.metrics["train_accuracy"] - run.metrics["train_val_gap"]
     assert logged == pytest.approx(alone, abs=1e-6)

@@ -19,7 +19,7 @@ CELLS = pd.DataFrame(
         "subject": ["7", None],
         "group": ["7", "b"],
         "label": [1, 0],
-        "side": ["train", "val"],
+        "split": ["train", "val"],
         "pixel_hash": ["1", "2"],
     }
 )

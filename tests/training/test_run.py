@@ -15,7 +15,7 @@ from leukemia.config import compose
 from leukemia.errors import InputError
 from leukemia.models.checkpoint import load_classifier
 from leukemia.models.classifier import CellClassifier
-from leukemia.models.metrics import Curves
+from leukemia.models.metrics import EpochMetrics
 from leukemia.models.resnet import STAGES, StagedResNet
 from leukemia.runs import Run
 from leukemia.training.run import train
@@ -45,14 +45,14 @@ def everything_on(demo_root) -> list[str]:
         "data.augment=full",
         "data.image_size=32",
         "data.batch_size=16",
-        "data.split=holdout",
-        "model.weights=none",
+        "data.protocol=holdout",
+        "model.net.weights=none",
         "model.trainable_from=layer4",
         "model.unfreeze={3: layer3}",
-        "model.schedule=cosine",
-        "model.warmup_epochs=1",
-        "model.optimizer=adamw",
-        "model.weight_decay=0.01",
+        "model/scheduler=cosine",
+        "model.scheduler.warmup_epochs=1",
+        "model/optimizer=adamw",
+        "model.optimizer.weight_decay=0.01",
         "model.class_weights=balanced",
         "trainer=cpu",
         "trainer.precision=32-true",
@@ -68,8 +68,8 @@ def test_a_run_folder_holds_what_the_design_promises(finished):
     assert list(finished.folder.glob("events.out.tfevents.*"))
     assert finished.status["status"] == "done"
     assert finished.history["epoch"].tolist() == [1, 2, 3, 4]
-    assert list(finished.cells.columns) == ["path", "subject", "group", "label", "side", "pixel_hash"]
-    assert finished.predictions["side"].unique().tolist() == ["test"]
+    assert list(finished.cells.columns) == ["path", "subject", "group", "label", "split", "pixel_hash"]
+    assert finished.predictions["split"].unique().tolist() == ["test"]
     assert finished.metrics["epoch_chosen_here"] is False
     assert finished.metrics["leaks"] == 0
 
@@ -89,7 +89,7 @@ def test_metrics_are_those_of_the_predictions_by_another_library(finished):
 def test_the_logged_curve_at_the_best_epoch_is_what_metrics_says(small, tmp_path):
     run = train(compose([*small, "trainer.max_epochs=3"]), tmp_path / "run")
     metrics = run.metrics
-    assert metrics["side"] == "val"
+    assert metrics["split"] == "val"
     assert metrics["epoch_chosen_here"] is True
     best = run.history.set_index("epoch").loc[metrics["best_epoch"]]
     assert best["val/loss"] == run.history["val/loss"].min()
@@ -139,7 +139,7 @@ def test_a_killed_run_continues_to_the_bit(finished, demo_root, tmp_path, epoch)
 
 def test_a_run_killed_after_its_last_epoch_only_predicts(finished, demo_root, tmp_path, monkeypatch):
     folder = tmp_path / "late"
-    monkeypatch.setattr("leukemia.training.run.write_figures", lambda *arguments: sys.exit(143))
+    monkeypatch.setattr("leukemia.training.run.write_final_metrics", lambda *arguments: sys.exit(143))
     with pytest.raises(SystemExit):
         train(compose(everything_on(demo_root)), folder)
     assert Run(folder).status["status"] == "interrupted"
@@ -151,7 +151,7 @@ def test_a_run_killed_after_its_last_epoch_only_predicts(finished, demo_root, tm
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_training_under_lightning_leaves_frozen_stages_bit_identical(small, tmp_path, stage):
-    settings = [*small, f"model.trainable_from={stage}", "trainer.max_epochs=1", "data.augment=views"]
+    settings = [*small, f"model.trainable_from={stage}", "trainer.max_epochs=1", "data.augment=d4"]
     run = train(compose(settings), tmp_path / "run")
     torch.manual_seed(0)
     from pytorch_lightning import seed_everything
@@ -179,7 +179,7 @@ def test_a_checkpoint_loads_without_hydra_and_without_code(finished):
 def test_a_run_moved_between_start_and_resume_keeps_its_best_epoch(small, tmp_path, monkeypatch):
     """The first epoch is made the best; after the move no later one may take its place."""
     losses = iter([0.1, 0.5, 0.6, 0.4])
-    finish = Curves.finish
+    finish = EpochMetrics.finish
 
     def scripted(self):
         figures, confusion = finish(self)
@@ -187,9 +187,9 @@ def test_a_run_moved_between_start_and_resume_keeps_its_best_epoch(small, tmp_pa
             figures["loss"] = torch.tensor(next(losses))
         return figures, confusion
 
-    monkeypatch.setattr(Curves, "finish", scripted)
+    monkeypatch.setattr(EpochMetrics, "finish", scripted)
     monkeypatch.setattr(
-        CellClassifier, "on_validation_epoch_start", lambda self: self.val_curves.eval(), raising=False
+        CellClassifier, "on_validation_epoch_start", lambda self: self.val_metrics.eval(), raising=False
     )
     step = CellClassifier.training_step
 
@@ -210,8 +210,8 @@ def test_where_the_last_checkpoint_is_damaged_the_best_one_ends_in_the_same_figu
     small, tmp_path, monkeypatch, caplog
 ):
     """The first epoch is made the best, so that there is something to compute again."""
-    settings = [*small, "trainer.max_epochs=3", "model.schedule=cosine", "data.augment=full"]
-    finish = Curves.finish
+    settings = [*small, "trainer.max_epochs=3", "model/scheduler=cosine", "data.augment=full"]
+    finish = EpochMetrics.finish
 
     def first_is_best(self):
         figures, confusion = finish(self)
@@ -221,10 +221,10 @@ def test_where_the_last_checkpoint_is_damaged_the_best_one_ends_in_the_same_figu
         return figures, confusion
 
     with monkeypatch.context() as patch:
-        patch.setattr(Curves, "finish", first_is_best)
+        patch.setattr(EpochMetrics, "finish", first_is_best)
         figures_seen = [None]
         whole = train(compose(settings), tmp_path / "whole")
-        patch.setattr("leukemia.training.run.write_figures", lambda *arguments: sys.exit(143))
+        patch.setattr("leukemia.training.run.write_final_metrics", lambda *arguments: sys.exit(143))
         figures_seen = [None]
         with pytest.raises(SystemExit):
             train(compose(settings), tmp_path / "run")
@@ -233,7 +233,7 @@ def test_where_the_last_checkpoint_is_damaged_the_best_one_ends_in_the_same_figu
         content[len(content) // 2] ^= 16
         last.write_bytes(content)
         patch.undo()
-        patch.setattr(Curves, "finish", first_is_best)
+        patch.setattr(EpochMetrics, "finish", first_is_best)
         figures_seen = [None] * 3
         run = train(compose(settings), tmp_path / "run")
     assert whole.metrics["best_epoch"] == 1
@@ -244,7 +244,7 @@ def test_where_the_last_checkpoint_is_damaged_the_best_one_ends_in_the_same_figu
 
 def test_where_both_checkpoints_are_damaged_the_run_is_refused_with_the_remedy(small, tmp_path, monkeypatch):
     settings = [*small, "model.trainable_from=head"]
-    monkeypatch.setattr("leukemia.training.run.write_figures", lambda *arguments: sys.exit(143))
+    monkeypatch.setattr("leukemia.training.run.write_final_metrics", lambda *arguments: sys.exit(143))
     with pytest.raises(SystemExit):
         train(compose(settings), tmp_path / "run")
     run = Run(tmp_path / "run")
@@ -277,7 +277,7 @@ def test_the_optimizer_holds_from_the_start_what_a_schedule_will_thaw(finished):
 
 def test_a_loss_that_is_no_number_stops_with_the_step_and_the_rate(small, tmp_path):
     with pytest.raises(InputError, match=r"not finite at step \d+ \(epoch 1, learning rate 1e\+30\)"):
-        train(compose([*small, "model.lr=1e30", "model.trainable_from=stem"]), tmp_path / "run")
+        train(compose([*small, "model.optimizer.lr=1e30", "model.trainable_from=stem"]), tmp_path / "run")
     assert Run(tmp_path / "run").status["status"] == "failed"
     assert "not finite" in Run(tmp_path / "run").status["error"]
 
