@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,20 @@ def grid_names(config: DictConfig) -> list[str]:
 def is_identity(key: str) -> bool:
     """Whether a setting, by its dotted name, makes a run another one."""
     return key not in NOT_IDENTITY and not key.startswith(("hydra/", "hydra.", "logger.", "cache."))
+
+
+def network_name(node: Mapping[str, Any]) -> str:
+    """A network's own name, from its node in a configuration: `name` where given, else resnet and its depth, else the
+    last part of `_target_`.
+
+    >>> network_name({"_target_": "mylab.Tiny", "width": 8})
+    'Tiny'
+    """
+    if node.get("name"):
+        return str(node["name"])
+    if node.get("depth") is not None:
+        return f"resnet{node['depth']}"
+    return str(node["_target_"]).rpartition(".")[2]
 
 
 def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
