@@ -6,7 +6,7 @@ The names that a notebook needs, imported when they are first used:
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "CellClassifier": "leukemia.models.classifier",

@@ -1,12 +1,16 @@
-"""What the tests share: a cache of their own, a small synthetic set, and the real samples where they lie."""
+"""Shared by the tests: their own cache, a small synthetic set, and real samples where they exist."""
 
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)  # tiny networks; threads would wait for each other
+settings.register_profile("ci", derandomize=True, deadline=None)  # the same examples in every run
+settings.register_profile("fuzz", max_examples=1000, deadline=None, print_blob=True)  # make fuzz: fresh examples
+settings.load_profile("ci")
 ROOT = Path(__file__).parents[1]
 
 
