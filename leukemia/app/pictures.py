@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from leukemia.app.network import Network
+from leukemia.app.network_process import Network
 from leukemia.app.review import Review
 from leukemia.data.pixels import centre_crop
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from leukemia.app.cells import Cell, data_root, native_size, picture_of, picture_size, run_cells, seen_sides
 from leukemia.app.decisions import Seen
-from leukemia.app.queue import calibrated_logit, orders, triage
+from leukemia.app.queues import calibrated_logit, orders, triage
 from leukemia.app.store import Store
 from leukemia.app.uploads import tells_class
 from leukemia.data.pixels import fit

@@ -8,12 +8,12 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
-from leukemia.app.guard import is_loopback
-from leukemia.app.intake import Intake
-from leukemia.app.network import Network
+from leukemia.app.network_process import Network
 from leukemia.app.pictures import Pictures
 from leukemia.app.review import Review
-from leukemia.app.server import create_app
+from leukemia.app.routes import create_app
+from leukemia.app.scoring_worker import Intake
+from leukemia.app.security import is_loopback
 from leukemia.errors import InputError
 from leukemia.runs import Run
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import uvicorn
 
-from leukemia.app.intake import Intake
 from leukemia.app.pictures import Pictures
 from leukemia.app.review import Review
-from leukemia.app.server import create_app
+from leukemia.app.routes import create_app
+from leukemia.app.scoring_worker import Intake
 from leukemia.data.cnmc import read_cnmc
 from leukemia.data.demo import write_demo
 from leukemia.data.pixels import load_pixels
@@ -82,7 +82,7 @@ class MeanRed:
         return pixels[..., 0].mean(axis=(1, 2)).astype(float) / 10 - 1
 
     def overlay(self, pixels: np.ndarray, positive: bool) -> bytes:
-        from leukemia.app.network import coloured
+        from leukemia.app.network_process import coloured
 
         red = pixels[..., 0].astype(np.float32) / 255
         return coloured(red if positive else 1 - red)

@@ -1,8 +1,8 @@
 // The review page: shows one cell, takes keys and clicks, and learns what other windows do.
 
 import { get, post, reviewer, said } from "./api.js";
-import { centre, moveBy, zoomBy, zoomTo } from "./stage.js";
-import { showIntake } from "./add.js";
+import { centre, moveBy, zoomBy, zoomTo } from "./viewer.js";
+import { showIntake } from "./uploads.js";
 
 const POLL = 1000; // milliseconds
 const $ = (id) => document.getElementById(id);

@@ -7,9 +7,9 @@ import numpy as np
 
 from leukemia.app.cells import Cell
 from leukemia.app.decisions import UNSURE
-from leukemia.app.queue import following
+from leukemia.app.queues import following
 from leukemia.app.review import Review
-from leukemia.app.words import leaning, meaning, triage_words
+from leukemia.app.texts import leaning, meaning, triage_words
 
 MOST_IN_STRIP = 24
 AHEAD = 2  # pictures that the browser may fetch before they are asked for

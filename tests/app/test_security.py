@@ -1,6 +1,6 @@
 import pytest
 
-from leukemia.app.guard import is_loopback
+from leukemia.app.security import is_loopback
 
 TOKEN = "0123456789abcdef0123"
 

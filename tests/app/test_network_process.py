@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukemia.app.network import Network, coloured
+from leukemia.app.network_process import Network, coloured
 from leukemia.app.review import Review
 from leukemia.errors import InputError
 from leukemia.runs import Run
@@ -71,7 +71,7 @@ def test_when_the_page_is_killed_its_network_goes_too(tmp_path):
     code = f"""
 import pathlib, time
 import numpy as np
-from leukemia.app.network import Network
+from leukemia.app.network_process import Network
 if __name__ == "__main__":
     network = Network(pathlib.Path({str(tmp_path)!r}))
     network._ask(len, np.zeros(3, np.uint8))

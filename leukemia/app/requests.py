@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from leukemia.app.queue import QUEUES
+from leukemia.app.queues import QUEUES
 
 COOKIE = "leukemia_reviewer"
 REQUEST = re.compile(r"[0-9A-Za-z-]{8,64}")

@@ -121,7 +121,7 @@ def test_a_reviewer_has_a_name_that_can_be_read(serve, run, name, status):
 @pytest.mark.parametrize(
     "path",
     ["/cells/../config.yaml", "/cells/..%2f..%2fconfig.yaml.png", "/cells/%2e%2e/%2e%2e/config.yaml",
-     "/static/../server.py", "/static/..%2fserver.py", "/cells/00000000000000000000000000000000.png", "/cells/.png"],
+     "/static/../routes.py", "/static/..%2froutes.py", "/cells/00000000000000000000000000000000.png", "/cells/.png"],
 )  # fmt: skip
 def test_files_are_served_by_the_id_of_a_cell_alone(serve, run, path):
     status, said, _ = serve(run).ask("GET", path)

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from leukemia.app.keys import keys_of
-from leukemia.app.words import duration, leaning, meaning, policy_words
+from leukemia.app.shortcuts import keys_of
+from leukemia.app.texts import duration, leaning, meaning, policy_words
 from leukemia.evaluation.policy import Policy
 
 CLASSES = ("HEM", "ALL")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukemia.app.cells import Cell
-from leukemia.app.queue import following, orders
+from leukemia.app.queues import following, orders
 from leukemia.evaluation.policy import Policy
 
 CLASSES = ("HEM", "ALL")

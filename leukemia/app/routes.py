@@ -15,20 +15,20 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from leukemia.app.asked import COOKIE, check_reviewer, json_of, queue_of, request_id, reviewer_of
 from leukemia.app.cells import Cell
 from leukemia.app.dashboard import figures
 from leukemia.app.decisions import UNSURE
 from leukemia.app.export import decisions_csv, manifest
-from leukemia.app.guard import Guard
-from leukemia.app.intake import Intake
-from leukemia.app.keys import keys_of
+from leukemia.app.payloads import cell_view, progress
 from leukemia.app.pictures import Pictures
-from leukemia.app.queue import following
+from leukemia.app.queues import following
+from leukemia.app.requests import COOKIE, check_reviewer, json_of, queue_of, request_id, reviewer_of
 from leukemia.app.review import Review
+from leukemia.app.scoring_worker import Intake
+from leukemia.app.security import Guard
+from leukemia.app.shortcuts import keys_of
+from leukemia.app.texts import NOTICE, duration, policy_words
 from leukemia.app.uploads import MAX_BYTES, checked_name, decoded, too_large
-from leukemia.app.views import cell_view, progress
-from leukemia.app.words import NOTICE, duration, policy_words
 from leukemia.errors import InputError
 
 HERE = Path(__file__).parent
