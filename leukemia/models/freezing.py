@@ -94,11 +94,7 @@ def prefix_hash(net: Any) -> str:
                 digest.update(_source(kind).encode())
         for key, tensor in stage.state_dict().items():
             digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(
-                tensor.cpu().contiguous().view(torch.uint8).numpy().data
-                if tensor.ndim
-                else str(tensor).encode()
-            )
+            digest.update(tensor.cpu().flatten().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
