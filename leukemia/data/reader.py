@@ -134,7 +134,8 @@ def check_reader_result(result: Any, reader: str) -> Reading:
 
     def refuse_rows(wrong: pd.Series, column: str, remedy: str) -> None:
         rows = table.index[wrong]
-        found = ", ".join(f"{table[column][row]!r} in row {row}" for row in rows[:3])
+        values = table[column].tolist()  # plain values, for messages
+        found = ", ".join(f"{values[row]!r} in row {row}" for row in rows[:3])
         require(not len(rows), f"returned {column} {found}{' ...' * (len(rows) > 3)}: {remedy}")
 
     refuse_rows(~table["path"].map(_is_text), "path", "use text, relative to the root or absolute")
