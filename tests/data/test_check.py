@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -223,6 +223,7 @@ def test_messages_of_the_check_name_its_own_options(tmp_path: Path) -> None:
         check(tmp_path, "cells")
 
 
+@settings(deadline=None, max_examples=settings.default.max_examples // 4)
 @given(
     st.lists(
         st.tuples(st.sampled_from("ABCD"), st.sampled_from("uvwxyz"), st.integers(0, 2)),

@@ -158,8 +158,8 @@ CLAIMS = {
     "bmp runs": with_number(with_number(encoded("bmp", "P"), 30, 1), 18, 4096, 4096),
     "jpeg segment": encoded("jpeg")[:4] + b"\xff\xff" + encoded("jpeg")[6:],
     **{
-        f"tiff {tag} {options.get('compression', '')}": tiff_claim(tag, count, **options)
-        for tag, count in ((273, 2**29), (279, 2**29), (258, 2**29))  # offsets, byte counts, bits
+        f"tiff {tag} {options.get('compression', '')}": tiff_claim(tag, 2**29, **options)
+        for tag in (273, 258)  # offsets, bits
         for options in ({}, {"compression": "tiff_lzw"}, {"compression": "tiff_deflate"})
     },
 }

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from leukemia.data.splits import assign_splits, join_groups, leaking, splits_table
 from leukemia.errors import InputError
 
+few = settings(deadline=None, max_examples=settings.default.max_examples // 10)  # each cuts five folds
+
 
 @st.composite
 def tables(draw):
@@ -29,7 +31,7 @@ def tables(draw):
     return table, hashes
 
 
-@settings(deadline=None)
+@few
 @given(drawn=tables(), protocol=st.sampled_from(["holdout", "subject_kfold"]), fold=st.integers(0, 4))
 def test_a_held_out_split_shares_no_group_and_no_picture(drawn, protocol, fold):
     table, hashes = drawn
@@ -43,7 +45,7 @@ def test_a_held_out_split_shares_no_group_and_no_picture(drawn, protocol, fold):
         assert set(cells.loc[cells["split"] == "test", "path"]) == prelim
 
 
-@settings(deadline=None)
+@few
 @given(drawn=tables(), protocol=st.sampled_from(["subject_kfold", "image"]))
 def test_every_training_cell_is_tested_in_exactly_one_fold(drawn, protocol):
     table, hashes = drawn
