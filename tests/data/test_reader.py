@@ -120,3 +120,8 @@ def test_positive_goes_to_a_reader_that_takes_it():
     for reader in (Layout(), lambda root: None):
         with pytest.raises(InputError, match=r"data\.positive=blast: the reader .* does not take it"):
             check_reader(reader, "blast")
+
+
+def test_labels_may_be_booleans():
+    table, _, _ = check_reader_result(result(label=[True, False, True]), "mylab.cells")
+    assert table["label"].tolist() == [1, 0, 1]
