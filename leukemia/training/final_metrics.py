@@ -7,8 +7,8 @@ import pandas as pd
 import pytorch_lightning as pl
 
 from leukemia.data.datamodule import CellDataModule
-from leukemia.evaluation.baseline import baseline_logits
-from leukemia.evaluation.metrics import better_than_majority, cell_metrics, subject_metrics
+from leukemia.evaluation.baseline import against_majority, baseline_logits
+from leukemia.evaluation.metrics import cell_metrics, subject_metrics
 from leukemia.identity import flatten, is_identity
 from leukemia.inference.torch_predictor import predict_logits, predictions_table
 from leukemia.models.checkpoint import load_classifier
@@ -39,7 +39,7 @@ def write_final_metrics(run: Run, data: CellDataModule, trainer: pl.Trainer) -> 
         **cell_metrics(table),
         "split": split,
         "epoch_chosen_here": split == "val",
-        "better_than_majority": better_than_majority(table),
+        **against_majority(table.assign(group=table["path"].map(data.cells.set_index("path")["group"]))),
         "best_epoch": int(best["epoch"]),
         "train_accuracy": train_accuracy,
         "train_val_gap": train_accuracy - val_accuracy,

@@ -29,7 +29,10 @@ def write_run(folder, stage, seed, fold, protocol="subject_kfold", shift=0.0):
         {
             "seed": seed,
             "data": {"protocol": protocol, "fold": fold},
-            "model": {"depth": 18, "trainable_from": stage},
+            "model": {
+                "net": {"_target_": "leukemia.models.resnet.resnet", "depth": 18},
+                "trainable_from": stage,
+            },
         }
     )
     run.write_json("status.json", {"status": "done"})

@@ -26,7 +26,10 @@ def write_run(folder, split="test", subjects=60, leaks=0, **config):
         {
             "seed": 0,
             "data": {"protocol": "holdout", "fold": 0, **config},
-            "model": {"depth": 18, "trainable_from": "head"},
+            "model": {
+                "net": {"_target_": "leukemia.models.resnet.resnet", "depth": 18},
+                "trainable_from": "head",
+            },
         }
     )
     run.write_json("status.json", {"status": "done"})

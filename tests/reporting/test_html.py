@@ -115,7 +115,7 @@ def test_every_figure_in_the_tables_is_that_of_results_csv(tmp_path: Path, make_
                 checked.add(column)
     assert checked >= percent.keys() | fraction.keys() | whole.keys()
 
-    for row, figures in zip(page.rows("grid"), page.rows("grid-figures"), strict=True):
+    for row, figures in zip(page.rows("grid"), page.rows("grid-metrics"), strict=True):
         depth, stage = int(row["Network"].split()[0][6:]), row["Trains from"]
         runs = results[(results["depth"] == depth) & (results["trainable_from"] == stage)]
         study = {(18, "head"): 0.6577, (18, "layer4"): 0.7622, (50, "layer4"): 0.7841}.get((depth, stage))
@@ -136,7 +136,7 @@ def test_every_figure_in_the_tables_is_that_of_results_csv(tmp_path: Path, make_
 def test_names_from_data_are_never_markup(tmp_path: Path, make_run: Maker) -> None:
     evil = "<script>alert(1)</script>"
     folder = tmp_path / "<img src=x onerror=alert(1)>"
-    make_run(folder, name=evil.replace("/", "_"), classes=(evil, "$x$"), settings={"weights": evil})
+    make_run(folder, name=evil.replace("/", "_"), classes=(evil, "$x$"), settings={"model.net.weights": evil})
     make_run(folder, name="failed", status="failed", error=f"no file {evil}", trainable_from=evil)
     run = make_run(folder, name="cut", status="interrupted")
     run.write_json("status.json", {**run.status, "machine": evil, "versions": {evil: evil}, "status": evil})
@@ -169,7 +169,7 @@ def test_the_marks_are_on_the_page(tmp_path: Path, make_run: Maker) -> None:
     assert "Epoch chosen on these cells: " in page.text
     marked = [name for name in page.tables if name not in ("study", "differences", "settings")]
     assert page.text.count("All rows: epoch chosen on these cells") == len(marked) + 1  # the seed study's too
-    assert "no better than the majority class" in page.tables["grid"][1][0]
+    assert "not shown to be better than the majority class" in page.tables["grid"][1][0]
     assert "no better" not in page.tables["grid"][2][0]
     assert "No leak: " in page.text
     assert all("epoch chosen on these cells" in alt for alt in page.alts)

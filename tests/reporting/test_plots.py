@@ -47,20 +47,29 @@ class TestHeatMap:
         self, tmp_path: Path, make_run: Maker
     ) -> None:
         for place, stage in enumerate(("head", "layer4", "stem")):
-            make_run(tmp_path, name=stage, settings={"lr": 10.0**-place}, trainable_from=stage)
+            make_run(
+                tmp_path, name=stage, settings={"model.optimizer.lr": 10.0**-place}, trainable_from=stage
+            )
         assert plots.heat_maps(results_table(Sweep(tmp_path))) == []
 
     def test_a_figure_for_each_of_the_other_settings_and_a_gap_where_nothing_ran(
         self, tmp_path: Path, make_run: Maker
     ) -> None:
-        make_run(tmp_path, name="a", settings={"lr": 0.01}, depth=18, trainable_from="head")
-        make_run(tmp_path, name="b", settings={"lr": 0.01}, depth=50, trainable_from="stem", skill=0.0)
-        make_run(tmp_path, name="c", settings={"lr": 0.001}, depth=18)
+        make_run(tmp_path, name="a", settings={"model.optimizer.lr": 0.01}, depth=18, trainable_from="head")
+        make_run(
+            tmp_path,
+            name="b",
+            settings={"model.optimizer.lr": 0.01},
+            depth=50,
+            trainable_from="stem",
+            skill=0.0,
+        )
+        make_run(tmp_path, name="c", settings={"model.optimizer.lr": 0.001}, depth=18)
         first, second = plots.heat_maps(results_table(Sweep(tmp_path)))
         assert "model.optimizer.lr 0.001" in texts(first)
         assert "model.optimizer.lr 0.01" in texts(second)
         assert "| – |" in texts(second)
-        assert "* no better than the majority class" in texts(second)
+        assert "* not shown to be better than the majority class" in texts(second)
 
 
 class TestRoc:
@@ -68,7 +77,7 @@ class TestRoc:
         tables = predictions(sweep)
         figures = plots.roc_curves(results_table(sweep), tables)
         assert [figure.get_suptitle() for figure in figures] == ["ROC, ResNet18", "ROC, ResNet50"]
-        runs = [run for run in sweep.runs if run.config["model"]["depth"] == 18]
+        runs = [run for run in sweep.runs if run.config["model"]["net"]["depth"] == 18]
         areas = []
         for line in figures[0].axes[0].get_lines()[1:]:
             x, y = (np.asarray(values, dtype=float) for values in line.get_data())

@@ -34,8 +34,12 @@ def test_a_row_a_run_with_the_figures_of_its_metrics_json(tmp_path: Path, make_s
 
 
 def test_only_settings_that_differ_become_columns(tmp_path: Path, make_run: Maker) -> None:
-    make_run(tmp_path, name="a", settings={"lr": 0.001, "unfreeze": {3: "layer4", 6: "layer2"}})
-    make_run(tmp_path, name="b", settings={"lr": 0.0001}, seed=1)
+    make_run(
+        tmp_path,
+        name="a",
+        settings={"model.optimizer.lr": 0.001, "model.unfreeze": {3: "layer4", 6: "layer2"}},
+    )
+    make_run(tmp_path, name="b", settings={"model.optimizer.lr": 0.0001}, seed=1)
     results = results_table(Sweep(tmp_path))
     names = list(results.columns)
     varied = names[names.index("trainable_from") + 1 : names.index("seed")]
@@ -55,7 +59,7 @@ def test_the_grid_is_mean_sample_deviation_and_n_over_seeds_and_folds(
     make_run(tmp_path, depth=50, trainable_from="head")
     results = results_table(Sweep(tmp_path)).assign(protocol="subject_kfold")
     figures = grid(results)
-    runs = [run for run in Sweep(tmp_path).runs if run.config["model"]["depth"] == 18]
+    runs = [run for run in Sweep(tmp_path).runs if run.config["model"]["net"]["depth"] == 18]
     accuracy = [run.metrics["accuracy"] for run in runs]
     mean = sum(accuracy) / 6
     assert figures["n"].tolist() == [6, 1]
@@ -74,7 +78,7 @@ def test_the_grid_is_divided_by_what_a_run_is_and_not_by_where_it_ran(
     config["data"]["root"] = "/elsewhere"
     elsewhere.write_config(config)
     make_run(tmp_path, name="b", seed=0)
-    make_run(tmp_path, name="c", seed=0, settings={"optimizer": "adamw"})
+    make_run(tmp_path, name="c", seed=0, settings={"model.optimizer._target_": "torch.optim.AdamW"})
     results = results_table(Sweep(tmp_path))
     assert "trainer.accelerator" in results
     assert setting_columns(results) == ["depth", "trainable_from", "model.optimizer"]
@@ -139,8 +143,8 @@ class TestMarks:
     def test_a_run_no_better_than_the_majority_class_is_marked(self, tmp_path: Path, make_run: Maker) -> None:
         make_run(tmp_path, skill=0.0, protocol="holdout")
         results = results_table(Sweep(tmp_path))
-        assert words.marks(results) == ["no better than the majority class"]
-        assert text_tables.grid_table(results).marks == [["no better than the majority class"]]
+        assert words.marks(results) == ["not shown to be better than the majority class"]
+        assert text_tables.grid_table(results).marks == [["not shown to be better than the majority class"]]
 
     @pytest.mark.parametrize(
         ("protocol", "leaks", "text"),
@@ -186,7 +190,7 @@ class TestPrinted:
             ["78.41", "+13.12", "+11.39"],
         ]
         assert table.common_marks == ["epoch chosen on these cells"]
-        assert table.own_marks[0] == ["no better than the majority class"]
+        assert table.own_marks[0] == ["not shown to be better than the majority class"]
 
     def test_a_figure_that_is_undefined_for_some_runs_says_for_how_many_it_stands(
         self, tmp_path: Path, make_run: Maker
