@@ -67,14 +67,14 @@ def test_a_run_is_certified_on_its_test_split(tmp_path, capsys):
     assert policy["thresholds"]["low"] < policy["thresholds"]["high"]
 
 
-def test_a_wish_that_cannot_be_met_exits_with_1_and_certifies_nothing(tmp_path, capsys):
+def test_bounds_that_cannot_be_met_exit_with_1_and_certify_nothing(tmp_path, capsys):
     run = write_run(tmp_path / "run", subjects=13)
     assert leukemia("triage", run.folder) == 1
     assert "0.247" in capsys.readouterr().out
     assert not run.policy.certified
 
 
-def test_an_unmet_wish_leaves_a_certified_policy_alone(tmp_path):
+def test_unmet_bounds_leave_a_certified_policy_alone(tmp_path):
     run = write_run(tmp_path / "run")
     assert leukemia("triage", run.folder) == 0
     before = (run.folder / "triage.json").read_bytes()
