@@ -123,7 +123,7 @@ def named(window, cell_id):
 def test_ten_cells_by_keyboard_reload_undo_and_export(serve, run, window, tmp_path):
     page = serve(run)
     first = enter(window(), page.url)
-    order = page.review.orders["review"]
+    order = page.review.queues["review"]
     for number, key in enumerate("ahuahahaah", start=1):
         press(first, key, number)
     words = {"a": "ALL", "h": "HEM", "u": "unsure"}
@@ -272,7 +272,7 @@ def test_the_overlay_comes_and_goes_and_says_for_which_class_it_speaks(serve, ru
     here.keyboard.press("g")
     here.wait_for_selector("#overlay", state="visible")
     assert here.locator("#overlay").bounding_box() == here.locator("#picture").bounding_box()
-    first = page.review.cells[page.review.orders["review"][0]]
+    first = page.review.cells[page.review.queues["review"][0]]
     assert here.text_content("#explained") == page.review.opinion(first).label
     assert here.get_attribute("#heat", "aria-pressed") == "true"
     here.keyboard.press("g")
@@ -299,7 +299,7 @@ def test_a_spot_check_hides_the_model_until_the_decision_and_says_so_in_the_hist
 
 def test_next_skips_and_the_skipped_cell_comes_again_at_the_end(serve, run, window):
     page = serve(run)
-    order = page.review.orders["review"]
+    order = page.review.queues["review"]
     here = enter(window(), page.url)
     here.keyboard.press("n")
     named(here, order[1])
@@ -327,7 +327,7 @@ def test_files_are_added_or_refused_with_a_message(serve, run, window, tmp_path)
     here.wait_for_selector("#cell-name:has-text('new.png')")
     assert here.text_content("#cell-name") == "<b onmouseover=alert(1)>new.png"
     press(here, "a", 1)
-    (cell,) = page.review.orders["added"]
+    (cell,) = page.review.queues["added"]
     assert page.review.store.labels("Ann") == {cell: "ALL"}
     assert all("422" in said for said in window.complaints)  # what Chromium itself says of a refused request
     window.complaints.clear()
@@ -400,7 +400,7 @@ def test_a_decision_whose_answer_was_lost_can_be_taken_back_and_made_again(serve
     assert here.is_visible("text=The server does not answer")
     press(here, "z", 0)
     press(here, "a", 1)
-    assert page.review.store.labels("Ann") == {page.review.orders["review"][0]: "ALL"}
+    assert page.review.store.labels("Ann") == {page.review.queues["review"][0]: "ALL"}
     window.complaints.clear()  # Chromium's own, of the lost answer
 
 
@@ -461,7 +461,7 @@ def test_a_spot_check_of_a_cell_that_was_picked_or_seen_before_says_so(serve, ru
     here = enter(window(), page.url + "?queue=check")
     press(here, "a", 1)
     here.keyboard.press("b")
-    named(here, page.review.orders["check"][0])
+    named(here, page.review.queues["check"][0])
     press(here, "h", 1)
     here.wait_for_selector("#status:has-text('HEM. Saved.')")
     first, second = page.review.store.history()
