@@ -39,7 +39,7 @@ def test_only_a_certified_policy_gives_a_guarantee():
     assert not certified
     assert "not certified" in headline
     assert explanation == "too few. Its releases have no guarantee."
-    assert "every cell is in the queue" in policy_text(None, CLASSES)[1]
+    assert "Every cell is in the queue" in policy_text(None, CLASSES)[1]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.2, "4 s"), (600, "10 min"), (9000, "2.5 h")])
