@@ -402,7 +402,7 @@ def test_a_decision_whose_answer_was_lost_can_be_taken_back_and_made_again(serve
     window.complaints.clear()  # Chromium's own message about the lost answer
 
 
-def test_an_undo_whose_answer_was_lost_takes_back_one_decision_on_each_retry(serve, run, window):
+def test_retrying_an_undo_whose_answer_was_lost_takes_back_only_one_decision(serve, run, window):
     page = serve(run)
     here = enter(window(), page.url)
     for number, key in enumerate("ahu", start=1):
