@@ -81,7 +81,7 @@ def _subject(review: Review, cell: Cell, labels: dict[str, str]) -> dict[str, An
     decided = sum(other.id in labels for other in own)
     return {
         "name": review.subject_name(cell),
-        "summary": f"{len(own)} cell{'s' * (len(own) != 1)} of this subject are here; you decided {decided}.",
+        "summary": f"{len(own)} cell{'s' * (len(own) != 1)} here; you decided {decided}.",
         "model": f"The model calls {called} of {len(own)} {positive}; the mean {score} is {100 * mean:.0f} %.",
         "more": len(others) - len(shown),
         "cells": [
