@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import uvicorn
 
+from leukemia import config
 from leukemia.app.pictures import Pictures
 from leukemia.app.review import Review
 from leukemia.app.routes import create_app
 from leukemia.app.scoring_worker import ScoringWorker
-from leukemia.config import build_data, compose, resolve
 from leukemia.data.datamodule import CellDataModule
 from leukemia.data.demo import write_demo
 from leukemia.evaluation.policy import Policy
@@ -104,7 +104,8 @@ def read_manifest() -> Callable[..., CellDataModule]:
 
     def read(path: Path, *overrides: str) -> CellDataModule:
         settings = ["data=cells", f"data.root={path}", "data.positive=ALL", "data.image_size=32"]
-        return build_data(resolve(compose([*settings, "data.num_folds=3", *overrides])))
+        overrides = (*settings, "data.num_folds=3", *overrides)
+        return config.build_data(config.resolve(config.compose(overrides)))
 
     return read
 
