@@ -215,9 +215,9 @@ def test_trials_whose_place_cannot_be_used_wait_for_the_same_command(
 @pytest.mark.timeout(600)
 def test_a_trial_whose_process_was_killed_goes_on_with_the_same_command(search, tmp_path):
     settings = [
-        *search, "model.optimizer.lr=tag(log, interval(1e-4, 1e-2))", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2",
-        "hydra/launcher=devices", "hydra.launcher.devices=2", "callbacks.pruning=null", "data.augment=full",
-        "trainer.max_epochs=20", "callbacks.early_stopping.patience=100",
+        *search, "model.optimizer.lr=tag(log, interval(1e-4, 1e-2))", "hydra.sweeper.trials=2",
+        "hydra.sweeper.at_once=2", "hydra/launcher=devices", "hydra.launcher.devices=2", "callbacks.pruning=null",
+        "data.augment=full", "trainer.max_epochs=20", "callbacks.early_stopping.patience=100",
     ]  # fmt: skip
     command = [sys.executable, "-m", "leukemia.train", *settings]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
