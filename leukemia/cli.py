@@ -44,14 +44,18 @@ def _parser() -> argparse.ArgumentParser:
         of_data,
         "check",
         _check,
-        "is the folder whole? counts, unreadable files, duplicates, groups",
+        "audit a data folder: counts, unreadable files, duplicates, groups",
         "data check C-NMC_Leukemia",
     )
     check.add_argument(
         "folder", type=Path, metavar="DIR", help="a C-NMC folder, class folders or a manifest csv"
     )
-    check.add_argument("--layout", choices=["cnmc", "cells"], default="cnmc", help="cells: your own images")
-    check.add_argument("--positive", metavar="CLASS", help="the class that counts as 1, with --layout cells")
+    check.add_argument(
+        "--reader", choices=["cnmc", "class_folders"], default="cnmc", help="class_folders: your own images"
+    )
+    check.add_argument(
+        "--positive", metavar="CLASS", help="the class that counts as 1, with --reader class_folders"
+    )
     check.add_argument("--json", action="store_true", help="print JSON")
 
     fetch = _verb(
@@ -202,7 +206,7 @@ def _verb(verbs, name, run, text, example) -> argparse.ArgumentParser:  # type: 
 def _check(options: argparse.Namespace) -> int:
     from leukemia.data.check import check
 
-    result = check(options.folder, layout=options.layout, positive=options.positive)
+    result = check(options.folder, reader=options.reader, positive=options.positive)
     if options.json:
         print(json.dumps(result.to_dict(), indent=2))
     else:
@@ -214,7 +218,7 @@ def _fetch(options: argparse.Namespace) -> int:
     from leukemia.data.fetch import fetch
 
     options.folder = fetch(options.folder)
-    options.layout, options.positive, options.json = "cnmc", None, False
+    options.reader, options.positive, options.json = "cnmc", None, False
     return _check(options)
 
 
