@@ -109,12 +109,13 @@ def resolve(config: DictConfig, stored: Mapping[str, Any] | None = None) -> Sett
     Raises:
         InputError: for a setting that cannot be; the message names it and the near names.
     """
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise InputError(explain(error)) from None
     assert isinstance(settings, dict)
-    settings = {str(key): value for key, value in settings.items() if key != "hydra"}
+    settings = {str(key): value for key, value in settings.items()}
     _check_keys(settings)
     _check_numbers(settings)
     _check_parts(settings)

@@ -9,7 +9,9 @@ from hypothesis import settings
 
 torch.set_num_threads(1)  # tiny networks; threads would wait for each other
 settings.register_profile("ci", derandomize=True, deadline=None)  # the same examples in every run
-settings.register_profile("fuzz", max_examples=1000, deadline=None, print_blob=True)  # make fuzz: fresh examples
+settings.register_profile(
+    "fuzz", max_examples=1000, deadline=None, print_blob=True
+)  # make fuzz: fresh examples
 settings.load_profile("ci")
 ROOT = Path(__file__).parents[1]
 
@@ -61,12 +63,9 @@ def small(demo_root) -> list[str]:
 def leukemia_train(monkeypatch, capfd):
     """The command `leukemia-train`, in this process: call it with overrides, get (exit code, stdout, stderr)."""
     from leukemia.train import main
-    from leukemia.training.sweep import SweepWatch
 
     def call(*overrides: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["leukemia-train", *map(str, overrides)])
-        monkeypatch.setattr(SweepWatch, "folder", None)
-        monkeypatch.setattr(SweepWatch, "ended", [])
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         code = 0
         try:

@@ -12,14 +12,28 @@ from leukemia.evaluation.metrics import METRICS, SUBJECT_METRICS
 from leukemia.identity import is_identity, network_name
 from leukemia.runs import OldRunError, Run, Sweep
 
-WORDS = ("split", "epoch_chosen_here", "better_than_majority", "accuracy_interval_unit", "classes", "synthetic")
+WORDS = (
+    "split",
+    "epoch_chosen_here",
+    "better_than_majority",
+    "accuracy_interval_unit",
+    "classes",
+    "synthetic",
+)
 COUNTS = ("best_epoch", "n_images", "n_subjects", "leaks")
 REPORTED = (  # keys of metrics.json
     *METRICS, "majority_accuracy", "accuracy_low", "accuracy_high", "train_accuracy", "train_val_gap", *COUNTS, *WORDS
 )  # fmt: skip
 BY_SUBJECT = ("n", *SUBJECT_METRICS)  # keys of its `subjects`
 INTEGERS = ("seed", "fold", "pruned_after", *COUNTS, "subjects.n")
-OWN_COLUMNS = ("model.net.depth", "model.net.name", "model.trainable_from", "seed", "data.protocol", "data.fold")
+OWN_COLUMNS = (
+    "model.net.depth",
+    "model.net.name",
+    "model.trainable_from",
+    "seed",
+    "data.protocol",
+    "data.fold",
+)
 NET = "model.net."
 GONE = "its process is gone; it goes on when its job or the same command is started again"
 VALUES_THAT_ARE_DICTS = ("model.unfreeze", "model.stage_lr")

@@ -26,7 +26,11 @@ NOT_BETTER = "not shown to be better than the majority class"
 PRUNED = "stopped early by the search"
 LEAKS = "LEAKS"
 TRAINED = f"{LEAKS}: these cells trained the model"
-UNITS = {"cell": "Wilson, cells taken as independent", "subject": "bootstrap of subjects", "group": "bootstrap of groups"}
+UNITS = {
+    "cell": "Wilson, cells taken as independent",
+    "subject": "bootstrap of subjects",
+    "group": "bootstrap of groups",
+}
 
 
 def marks(runs: pd.DataFrame) -> list[str]:

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 
 from leukemia.config import Settings
 from leukemia.data.datamodule import CellDataModule
-from leukemia.evaluation.baseline import baseline_logits
+from leukemia.evaluation.baseline import against_majority, baseline_logits
 from leukemia.evaluation.metrics import cell_metrics, subject_metrics
 from leukemia.identity import flatten, is_identity, network_name
 from leukemia.inference.torch_predictor import predict_logits, predictions_table
@@ -44,7 +44,7 @@ def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, t
         **cell_metrics(table),
         "split": split,
         "epoch_chosen_here": split == "val",
-        **majority_comparison(table),
+        **against_majority(table),
         "best_epoch": best_epoch,
         "train_accuracy": train_accuracy,
         "train_val_gap": train_accuracy - val_accuracy,

@@ -1,6 +1,7 @@
 """Train one run: decide, build, fit, evaluate."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler
 
-from leukemia.config import Settings, build, build_data, build_model, resolve
+from leukemia.config import Settings, build, build_data, build_model, compose, resolve
 from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import InputError, clear_about_limits
 from leukemia.models.classifier import CellClassifier
@@ -28,6 +29,22 @@ from leukemia.training.status import begun_by_this_job, recorded
 from leukemia.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
+
+
+def fit(overrides: Sequence[str] = ()) -> Run:
+    """Train one run, as the command `leukemia-train` does; for notebooks.
+
+    Args:
+        overrides: as on the command line; `hydra.run.dir=DIR` names the folder.
+
+    Returns:
+        The run; one that was finished before is given as it is.
+
+    Raises:
+        InputError: see `train`.
+    """
+    config = compose(overrides, with_hydra=True)
+    return train(config, Path(config.hydra.run.dir), skip_done=True)
 
 
 def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
