@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from leukemia.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from leukemia.data.transforms import normalise
 from leukemia.errors import InputError
 from leukemia.models.freezing import prefix, suffix
 
-IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of red, green and blue
 
 
 class StagedNetwork(nn.Module):
