@@ -124,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv"
     )
     predict.add_argument(
-        "--tta", choices=["none", "d4"], help="d4: mean logits over flips and quarter turns; default: the run's data.tta"
+        "--tta",
+        choices=["none", "d4"],
+        help="d4: mean logits over flips and quarter turns; default: the run's data.tta",
     )
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     predict.add_argument(

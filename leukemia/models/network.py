@@ -12,7 +12,10 @@ from leukemia.data.transforms import normalise
 from leukemia.errors import InputError
 from leukemia.models.freezing import prefix, suffix
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of red, green and blue
+IMAGENET = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # mean and standard deviation of red, green and blue
 
 
 class StagedNetwork(nn.Module):
