@@ -27,6 +27,10 @@ PRUNED = "pruned.json"  # where a search stopped a run early
 STUDY = "study.db"  # what a search knows of its trials
 
 
+class OldRunError(InputError):
+    """A run folder of release 0.1, whose settings have other names."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One run folder. Every property reads its file when first asked for.
@@ -70,7 +74,10 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration, as nested dicts."""
-        return parse_yaml(self._text("config.yaml"), str(self.folder / "config.yaml"))
+        config = parse_yaml(self._text("config.yaml"), str(self.folder / "config.yaml"))
+        model = config.get("model")
+        self._refuse_old(isinstance(model, dict) and "depth" in model)
+        return config
 
     @property
     def status(self) -> dict[str, Any]:
@@ -82,7 +89,9 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        return self._json("metrics.json")
+        metrics = self._json("metrics.json")
+        self._refuse_old("side" in metrics)
+        return metrics
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -96,7 +105,7 @@ class Run:
 
     @cached_property
     def baseline(self) -> pd.DataFrame | None:
-        """The predictions of size, colour and roundness alone, as `predictions`; None where the run has none."""
+        """The predictions of the handcrafted baseline, as `predictions`; None where the run has none."""
         return self._table("baseline.csv") if (self.folder / "baseline.csv").is_file() else None
 
     @cached_property
@@ -122,8 +131,8 @@ class Run:
         return self._json(PRUNED) if (self.folder / PRUNED).is_file() else None
 
     @property
-    def attention(self) -> dict[str, Any] | None:
-        """What `leukemia explain` found of the run's own cells; None where it was not run. Read afresh each time."""
+    def gradcam(self) -> dict[str, Any] | None:
+        """The summary that `leukemia explain` wrote of the run's own cells; None without one. Read afresh each time."""
         return self._json("gradcam.json") if (self.folder / "gradcam.json").is_file() else None
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
@@ -134,6 +143,12 @@ class Run:
 
     def write_config(self, config: dict[str, Any]) -> None:
         write_text(self.folder / "config.yaml", dump_yaml(config))
+
+    def _refuse_old(self, is_old: bool) -> None:
+        if is_old:
+            raise OldRunError(
+                f"{self.folder} is a run of release 0.1: train it again, this release cannot read it"
+            )
 
     def _text(self, name: str) -> str:
         try:
@@ -222,3 +237,23 @@ class Sweep:
             return parse_json(read_text(self.folder / PLAN), PLAN)
         except (FileNotFoundError, InputError):
             return {}
+
+
+def open_run(folder: Path | str) -> Run:
+    """The run in a folder.
+
+    Raises:
+        InputError: if this is not a run folder; the message says which folder to give.
+    """
+    folder = Path(folder)
+    if (folder / "status.json").is_file():
+        return Run(folder)
+    around = [place for place in folder.absolute().parents if (place / "status.json").is_file()]
+    inside = sorted(path.parent for path in folder.glob("*/status.json"))
+    if around or folder.suffix == ".ckpt":
+        remedy = ", ".join(["give the run folder that holds it", *map(str, around[:1])])
+    elif inside:
+        remedy = f"it holds {len(inside)} of them, give one, as {inside[0]}"
+    else:
+        remedy = "give the folder of a run" if folder.exists() else "there is no such folder"
+    raise InputError(f"{folder} is not a run folder (a folder with a status.json): {remedy}")

@@ -14,11 +14,17 @@ from leukemia.errors import InputError
 from leukemia.evaluation.intervals import auroc_interval, weighted_interval, wilson_interval
 from leukemia.evaluation.predictions import arrays, clusters, has_subjects, plain_subjects
 from leukemia.evaluation.subjects import by_subject
-from leukemia.evaluation.weighted import Figures, Weighted, weighted_cell_metrics, weighted_subject_metrics
+from leukemia.evaluation.weighted import (
+    Values,
+    Weighted,
+    weighted_cell_metrics,
+    weighted_rates,
+    weighted_subject_metrics,
+)
 
 DRAWS = 2000
 AT_ONCE = 4_000_000  # weights in memory at once
-SAME = 1e-12  # what sums of floats differ by, though the draws are the same
+SAME = 1e-12  # rounding: draws that differ by less are equal
 PARTS = ("sensitivity", "specificity")  # of both accuracies
 
 Summary = dict[str, dict[str, float | None]]
@@ -28,33 +34,32 @@ Ends = tuple[float, float]
 def evaluate(
     replicates: Sequence[pd.DataFrame], draws: int = DRAWS, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Any]:
-    """Every figure of a model with its interval.
+    """Every metric of a model with its interval.
 
-    The percentile bootstrap resamples what is independent (groups of subjects that share pictures, else subjects,
-    else cells) with replacement within each class (Davison and Hinkley 1997, section 3.8, the first strategy for
-    clusters). With n of them in a class it is narrower than it should be by about sqrt(1 - 1/n). An interval is
-    widened to hold its figure where that is biased, as calibration error is.
+    The percentile bootstrap draws the independent units (groups of subjects that share pictures, else subjects, else
+    cells) with replacement within each class (Davison and Hinkley 1997, section 3.8, the first strategy for clusters).
+    With n units in a class the interval is too narrow by a factor of about sqrt(1 - 1/n). A biased metric, as
+    calibration error, has an interval that is widened to hold it.
 
-    Where all draws are the same, because nothing was called wrongly, a share has the score interval (see `intervals`)
-    of as many units; where that is so of sensitivity or specificity, accuracy and balanced accuracy are widened to
-    hold the interval of the weighted sum of the two (`intervals.weighted_interval`; the weights are the shares of the
+    Where all draws are equal, because no cell was called wrongly, a share has the score interval (see `intervals`) of
+    as many units. Where that is so of sensitivity or specificity, accuracy and balanced accuracy are widened to hold
+    the interval of the weighted sum of the two (`intervals.weighted_interval`; the weights are the shares of the
     classes, or a half each). Calibration error and log loss then have no interval, nor has a difference.
 
     Args:
         replicates: tables of the same model, one a seed; each as `metrics` takes it. With a column `fold`, the
-            predictions of several models stand in one table: threshold figures pool them, and AUROC is the mean
-            within folds, for their logits are not one scale.
+            predictions of several models stand in one table: metrics at a threshold pool them, and AUROC is the mean
+            within folds, because their logits are not on one scale.
         draws: of the bootstrap.
         confidence: of the intervals.
         seed: of the draws.
 
     Returns:
-        `unit` (what was resampled: `group`, `subject` or `cell`), `too_narrow` (subjects are unknown), `no_intervals`
-        (the reason, where a class has fewer than two units that can vary: one alone of its kind, all positive, all
-        negative or both, is in every draw; else None), `draws`,
-        `confidence`, `n_images`, `n_subjects`; `cells` and `subjects` (None where they are unknown): for each figure
-        `value`, `low`, `high` (None where undefined), and with several replicates `value` is their mean beside `sd`,
-        `lowest`, `highest`; `by_subject`, see there.
+        `unit` that is drawn (`group`, `subject` or `cell`), `too_narrow` (subjects are unknown), `no_intervals` (the
+        reason, where a class has fewer than two units that can vary: one alone of its kind, all positive, all negative
+        or both, is in every draw; else None), `draws`, `confidence`, `n_images`, `n_subjects`; `cells` and `subjects`
+        (None where they are unknown): for each metric `value`, `low`, `high` (None where undefined), and with several
+        replicates `value` is their mean beside `sd`, `lowest`, `highest`; `by_subject`, see there.
     Raises:
         InputError: as `validate_predictions`.
     """
@@ -65,13 +70,13 @@ def evaluate(
     rows = by_subject(replicates, confidence) if known else None
     share = float(np.mean(arrays(first)[0]))
     cells = resampling.summary(
-        [resampling.figures(t, weighted_cell_metrics) for t in replicates], confidence, share
+        [resampling.values(t, weighted_cell_metrics) for t in replicates], confidence, share
     )
     subjects = None
     if rows is not None:
         share = float(np.mean([row["label"] == 1 for row in rows]))
-        figures = [resampling.figures(table, weighted_subject_metrics) for table in replicates]
-        subjects = resampling.summary(figures, confidence, share)
+        values = [resampling.values(table, weighted_subject_metrics) for table in replicates]
+        subjects = resampling.summary(values, confidence, share)
     return {
         "unit": resampling.unit,
         "too_narrow": resampling.unit == "cell",
@@ -86,6 +91,21 @@ def evaluate(
     }
 
 
+def accuracy_interval(
+    table: pd.DataFrame, draws: int = DRAWS, confidence: float = 0.95, seed: int = 0
+) -> tuple[str, Ends | None]:
+    """The unit that is drawn and the interval of accuracy, as `evaluate` gives them, without the other metrics.
+
+    Raises:
+        InputError: as `validate_predictions`.
+    """
+    resampling = _Resampling([table], draws, seed)
+    rates = resampling.values(table, weighted_rates)
+    found = resampling.summary([rates], confidence, float(arrays(table)[0].mean()))["accuracy"]
+    low, high = found["low"], found["high"]
+    return resampling.unit, None if low is None or high is None else (low, high)
+
+
 def compare(
     first: Sequence[pd.DataFrame],
     second: Sequence[pd.DataFrame],
@@ -94,7 +114,7 @@ def compare(
     seed: int = 0,
 ) -> dict[str, dict[str, float | None]]:
     """The differences of two models on the same cells, second minus first: `difference`, `low`, `high` for each
-    figure over cells. Both are evaluated on the same draws, so what makes a subject hard for both cancels. As many
+    metric over cells. Both are evaluated on the same draws, so that a subject that is hard for both cancels. As many
     replicates of both are paired in their order; otherwise all have to be of the same cells.
 
     Raises:
@@ -108,20 +128,20 @@ def compare(
         _same_cells(one, other)
     resampling = _Resampling([*first, *second], draws, seed)
     means = [
-        _mean([resampling.figures(table, weighted_cell_metrics) for table in model])
+        _mean([resampling.values(table, weighted_cell_metrics) for table in model])
         for model in (first, second)
     ]
     differences = resampling.summary(
         [{name: means[1][name] - means[0][name] for name in means[0]}], confidence
     )
     return {
-        name: {"difference": figure["value"], "low": figure["low"], "high": figure["high"]}
-        for name, figure in differences.items()
+        name: {"difference": found["value"], "low": found["low"], "high": found["high"]}
+        for name, found in differences.items()
     }
 
 
 class _Resampling:
-    """Draws of what is independent in some tables, and figures of each draw."""
+    """Draws of the independent units of some tables, and the metrics of each draw."""
 
     def __init__(self, tables: Sequence[pd.DataFrame], draws: int, seed: int) -> None:
         found = [clusters(table) for table in tables]
@@ -154,8 +174,8 @@ class _Resampling:
         self._place = pd.Series(np.arange(len(of_unit)), index=of_unit.index)
         self._unit_of = {id(table): ids for table, ids in zip(tables, units, strict=True)}
 
-    def figures(self, table: pd.DataFrame, of: Callable[[pd.DataFrame], Weighted]) -> Figures:
-        """Figures `[1 + draws]`: of the table itself, then of each draw (none where intervals are undefined)."""
+    def values(self, table: pd.DataFrame, of: Callable[[pd.DataFrame], Weighted]) -> Values:
+        """Values `[1 + draws]`: of the table itself, then of each draw (none where intervals are undefined)."""
         rows, weighted = of(table)
         place = self._place.loc[list(self._unit_of[id(table)][rows])].to_numpy()
         parts = [weighted(np.ones((1, len(rows))))]
@@ -165,9 +185,9 @@ class _Resampling:
             parts.append(weighted(drawn[start : start + chunk, place].astype(float)))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def summary(self, replicates: list[Figures], confidence: float, positive: float | None = None) -> Summary:
-        """Value and interval of each figure, see `evaluate`; `positive` is the share of what is counted that is
-        positive, None for differences, of which there is no score interval."""
+    def summary(self, replicates: list[Values], confidence: float, positive: float | None = None) -> Summary:
+        """Value and interval of each metric, see `evaluate`. `positive` is the share of positive cells (or subjects);
+        None for differences, which have no score interval."""
         means = _mean(replicates)
         ends = {name: _percentiles(values[1:], confidence) for name, values in means.items()}
         if positive is not None and self.no_intervals is None:
@@ -176,19 +196,19 @@ class _Resampling:
         found: Summary = {}
         for name, of in means.items():
             value, interval = _or_none(of[0]), ends[name]
-            figure = found[name] = {"value": value, "low": None, "high": None}
+            metric = found[name] = {"value": value, "low": None, "high": None}
             if value is not None and interval is not None:
-                figure |= {"low": float(min(interval[0], value)), "high": float(max(interval[1], value))}
+                metric |= {"low": float(min(interval[0], value)), "high": float(max(interval[1], value))}
             if len(replicates) > 1:
-                own = np.array([figures[name][0] for figures in replicates])
+                own = np.array([values[name][0] for values in replicates])
                 spread = {"sd": own.std(ddof=1), "lowest": own.min(), "highest": own.max()}
-                figure |= {what: _or_none(number) for what, number in spread.items()}
+                metric |= {what: _or_none(number) for what, number in spread.items()}
         return found
 
     def _score_intervals(
         self, values: dict[str, float], drawn: dict[str, Ends | None], positive: float, confidence: float
     ) -> dict[str, Ends | None]:
-        """Of those figures that have no spread, and of accuracies with a part that has none."""
+        """Of metrics without spread, and of accuracies with a part that has none."""
         n_positive, n_negative = self.n_positive, self.n_negative
         n = {"sensitivity": n_positive, "specificity": n_negative}
         n |= dict.fromkeys(("f1_weighted", "mean_cell_accuracy"), n_positive + n_negative)
@@ -218,8 +238,8 @@ def _percentiles(draws: NDArray[np.float64], confidence: float) -> Ends | None:
     return (float(low), float(high)) if high - low > SAME else None
 
 
-def _mean(replicates: list[Figures]) -> Figures:
-    return {name: np.mean([figures[name] for figures in replicates], axis=0) for name in replicates[0]}
+def _mean(replicates: list[Values]) -> Values:
+    return {name: np.mean([values[name] for values in replicates], axis=0) for name in replicates[0]}
 
 
 def _same_cells(first: pd.DataFrame, second: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Tests that a rate lies below a bound, valid for any number of observations, and the least that any can show."""
+"""Tests that a rate lies below a bound, valid for any number of observations, and the smallest certifiable bound."""
 
 import math
 
@@ -14,7 +14,7 @@ def mean_p_values(log_kept: ArrayLike, n: int, bound: float) -> NDArray[np.float
     hypothesis (independence, and the inequality of the means where the X_i are not alike), so its inverse is a
     p-value by Markov's inequality: the betting test of Waudby-Smith and Ramdas (2024, JRSS B 86, 1-27) with
     the fixed bet 1 / (1 - bound). It does not depend on the order of the losses, it is monotone in each, and
-    with no loss at all it is (1 - bound)^n, the least that any test can give. A loss of exactly 1 ends it.
+    with no loss at all it is (1 - bound)^n, the smallest that any test can give. A loss of exactly 1 ends the bet.
 
     Args:
         log_kept: sum over the n losses of log(1 - loss), any shape; -inf where a loss is 1.

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, and their logistic recalibration."""
+"""Calibration of probabilities, and their logistic recalibration."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from leukemia.evaluation.intervals import wilson_interval
 from leukemia.evaluation.metrics import (
-    calibration_error,
     confidence_bins,
     decision_confidence,
+    ece,
+    loss,
 )
 from leukemia.evaluation.predictions import arrays, clusters, sigmoid
 
@@ -42,7 +43,7 @@ def fit(label: ArrayLike, logit: ArrayLike, intercept: bool = True) -> Recalibra
     from scipy.optimize import minimize
 
     positive, logit = np.asarray(label, dtype=bool), np.asarray(logit, dtype=float)
-    order = np.lexsort((positive, logit))  # sums of floats depend on it, and rows may come in any
+    order = np.lexsort((positive, logit))  # so that the order of the rows cannot change sums of floats
     positive, logit = positive[order], logit[order]
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     target = np.where(positive, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
@@ -51,7 +52,7 @@ def fit(label: ArrayLike, logit: ArrayLike, intercept: bool = True) -> Recalibra
 
     columns = np.stack([scaled, np.ones_like(scaled)])[: 2 if intercept else 1]  # (parameters, n)
 
-    def loss(values: NDArray[np.float64]) -> float:
+    def log_loss(values: NDArray[np.float64]) -> float:
         fitted = values @ columns
         return float(np.mean(np.logaddexp(0, fitted) - target * fitted))
 
@@ -64,9 +65,9 @@ def fit(label: ArrayLike, logit: ArrayLike, intercept: bool = True) -> Recalibra
 
     start = np.array([1.0, 0.0])[: len(columns)]
     found = minimize(
-        loss, start, method="trust-exact", jac=gradient, hess=curvature, options={"gtol": 1e-9}
+        log_loss, start, method="trust-exact", jac=gradient, hess=curvature, options={"gtol": 1e-9}
     ).x
-    if found[0] < 0:  # the loss is convex, so at the bound it is least where the slope is 0
+    if found[0] < 0:  # the loss is convex, so at the bound its minimum has slope 0
         share = float(np.mean(target))
         found = np.array([0.0, np.log(share / (1 - share))])[: len(columns)]
     return Recalibration(float(found[0] / scale), float(found[1]) if intercept else 0.0)
@@ -74,7 +75,7 @@ def fit(label: ArrayLike, logit: ArrayLike, intercept: bool = True) -> Recalibra
 
 def cross_fitted(table: pd.DataFrame, folds: int = 5) -> NDArray[np.float64] | None:
     """Calibrated logits `[n]`, each from a recalibration that was fitted without its subject (its group, where
-    known; itself, where subjects are not). With a column `fold`, that is done for each of its models alone.
+    known; the cell itself, where subjects are not). With a column `fold`, each model is recalibrated alone.
 
     Returns:
         None where a class has fewer than two subjects, so that nothing can be held out.
@@ -103,22 +104,22 @@ def calibration_metrics(table: pd.DataFrame) -> dict[str, Any]:
 
     Returns:
         `before` and `after` (cross-fitted; None where that cannot be), each as `quality`; `slope` and `intercept`
-        of the recalibration that is fitted on the whole table, for cells to come, and `temperature`, 1 / slope
+        of the recalibration that is fitted on the whole table, for new cells, and `temperature`, 1 / slope
         where the intercept is held at 0 (None where that slope is 0). These three are None where a column `fold`
-        tells several models: their logits are not one scale.
+        tells several models apart, because their logits are not on one scale.
     """
     label, logit = arrays(table)
     after = cross_fitted(table)
-    figures: dict[str, Any] = {
+    found: dict[str, Any] = {
         "before": quality(label, logit),
         "after": None if after is None else quality(label, after),
         **dict.fromkeys(("slope", "intercept", "temperature")),
     }
     if "fold" not in table or len(set(table["fold"])) == 1:
         whole, scaling = fit(label, logit), fit(label, logit, intercept=False)
-        figures |= {"slope": whole.slope, "intercept": whole.intercept}
-        figures["temperature"] = 1 / scaling.slope if scaling.slope else None
-    return figures
+        found |= {"slope": whole.slope, "intercept": whole.intercept}
+        found["temperature"] = 1 / scaling.slope if scaling.slope else None
+    return found
 
 
 def quality(label: ArrayLike, logit: ArrayLike) -> dict[str, float]:
@@ -126,8 +127,8 @@ def quality(label: ArrayLike, logit: ArrayLike) -> dict[str, float]:
     with its parts, see `brier`; of labels and logits `[n]`."""
     positive, logit = np.asarray(label, dtype=bool), np.asarray(logit, dtype=float)
     return {
-        "ece": calibration_error(decision_confidence(logit), (logit >= 0) == positive),
-        "loss": float(np.logaddexp(0, np.where(positive, -logit, logit)).mean()),
+        "ece": ece(positive, logit),
+        "loss": loss(positive, logit),
         **brier(positive, sigmoid(logit)),
     }
 

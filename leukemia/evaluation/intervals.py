@@ -1,5 +1,5 @@
-"""Score intervals in closed form, for what is independent. They keep their width where nothing went wrong, where a
-bootstrap sees no spread."""
+"""Score intervals in closed form, for independent observations. They keep their width where no error occurred and a
+bootstrap has no spread."""
 
 import math
 from collections.abc import Sequence
@@ -8,6 +8,8 @@ from statistics import NormalDist
 
 def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of a share of independent trials (Wilson 1927, score interval without continuity correction).
+
+    scipy's binomtest takes whole successes only; a mean share of n subjects is not one.
 
     >>> [round(end, 4) for end in wilson_interval(1228, 1867)]  # the seed study's frozen ResNet18
     [0.6359, 0.6789]

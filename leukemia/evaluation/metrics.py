@@ -1,19 +1,18 @@
-"""Figures of a predictions table, per cell and per subject.
+"""The metric registry, and the metrics of a predictions table per cell and per subject.
 
 A table has a row a cell: `path`, `label` (1 positive, 0 negative), `logit` (of the positive class) and, where
-known, `subject`. The decision is positive where the logit is at least 0, that is where its sigmoid is at
-least 0.5; everything is computed from the logit, so the predictions of any model will do. A figure that is
-undefined (AUROC of one class, say) is None, never NaN.
+known, `subject`. A cell is called positive where its logit is at least 0. Every metric follows from label and
+logit, so the predictions of any model will do. An undefined metric (AUROC of one class) is None, never NaN.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from leukemia.evaluation.intervals import wilson_interval
 from leukemia.evaluation.predictions import (
     arrays,
     has_subjects,
@@ -22,43 +21,142 @@ from leukemia.evaluation.predictions import (
     validate_predictions,
 )
 
+Labels = NDArray[np.bool_]
+Logits = NDArray[np.float64]
+
 BINS = 15
 CELLS_A_BIN = 10
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A metric: its name, its definition, and how it is shown.
+
+    Attributes:
+        name: its key in metrics.json and in the columns of tables.
+        function: of label `[n]` (True positive) and logit `[n]`; None where undefined.
+        title: in words.
+        format: `percent` for a share that is shown in %, `fraction` for a plain number.
+        direction: `max` where higher is better, `min` where lower is.
+        monitorable: whether it is computed at the end of each epoch, as `val/NAME`.
+    """
+
+    name: str
+    function: Callable[[Labels, Logits], float | None]
+    title: str
+    format: str
+    direction: str
+    monitorable: bool = True
+
+
+def accuracy(label: Labels, logit: Logits) -> float:
+    return float(((logit >= 0) == label).mean())
+
+
+def sensitivity(label: Labels, logit: Logits) -> float | None:
+    return float((logit[label] >= 0).mean()) if label.any() else None
+
+
+def specificity(label: Labels, logit: Logits) -> float | None:
+    return float((logit[~label] < 0).mean()) if not label.all() else None
+
+
+def balanced_accuracy(label: Labels, logit: Logits) -> float | None:
+    rates = sensitivity(label, logit), specificity(label, logit)
+    return None if rates[0] is None or rates[1] is None else (rates[0] + rates[1]) / 2
+
+
+def f1_weighted(label: Labels, logit: Logits) -> float:
+    """F1 of each class, weighted by its cells: the metric of the C-NMC challenge."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(label, logit >= 0, average="weighted", zero_division=0))
+
+
+def auroc(label: Labels, logit: Logits) -> float | None:
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(label, logit)) if label.any() and not label.all() else None
+
+
+def ece(label: Labels, logit: Logits) -> float:
+    """Calibration error of the decision's confidence."""
+    return calibration_error(decision_confidence(logit), (logit >= 0) == label)
+
+
+def loss(label: Labels, logit: Logits) -> float:
+    """Mean binary cross-entropy, in nats."""
+    return float(np.logaddexp(0, np.where(label, -logit, logit)).mean())
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", accuracy, "Accuracy", "percent", "max"),
+        Metric("balanced_accuracy", balanced_accuracy, "Balanced accuracy", "percent", "max"),
+        Metric("f1_weighted", f1_weighted, "Weighted F1", "percent", "max"),
+        Metric("auroc", auroc, "AUROC", "fraction", "max"),
+        Metric("sensitivity", sensitivity, "Sensitivity", "percent", "max"),
+        Metric("specificity", specificity, "Specificity", "percent", "max"),
+        Metric("ece", ece, "ECE", "fraction", "min", monitorable=False),
+        Metric("loss", loss, "Loss", "fraction", "min"),
+    )
+}
+# Over subjects the same definitions hold, of a subject's vote or mean logit instead of a cell's logit.
+SUBJECT_METRICS = {
+    **{
+        name: replace(METRICS[name], title=f"Vote {METRICS[name].title.lower()}", monitorable=False)
+        for name in ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
+    },
+    "auroc": replace(METRICS["auroc"], title="AUROC of the mean logit", monitorable=False),
+    "mean_cell_accuracy": Metric(
+        "mean_cell_accuracy", lambda _, share: float(share.mean()), "Mean share of correct cells", "percent",
+        "max", monitorable=False,
+    ),
+}  # fmt: skip
+
+
+def monitored_names() -> list[str]:
+    """What can be monitored: `val/loss` first, then `val/accuracy` and the others."""
+    names = [metric.name for metric in METRICS.values() if metric.monitorable]
+    return [f"val/{name}" for name in sorted(names, key=lambda name: METRICS[name].direction == "max")]
+
+
+def direction(monitor: str) -> str:
+    """Whether a monitored metric, as `val/loss`, is best at its `min` or its `max`.
+
+    Raises:
+        KeyError: if it is not one of `monitored_names()`.
+    """
+    return {name: METRICS[name.partition("/")[2]].direction for name in monitored_names()}[monitor]
+
+
 def cell_metrics(table: pd.DataFrame) -> dict[str, Any]:
-    """Figures over the cells of a table.
+    """Metrics over the cells of a table.
 
     Returns:
-        `accuracy, balanced_accuracy, f1_weighted, auroc, sensitivity, specificity, ece, loss` (mean binary
-        cross-entropy, in nats), `majority_accuracy` (share of the table's most frequent class), `n_images`
-        and `n_subjects` (None where a cell has no subject). Rates are fractions of 1.
+        Each of `METRICS`, `majority_accuracy` (share of the table's most frequent class), `n_images` and
+        `n_subjects` (None where a cell has no subject). Rates are fractions of 1.
     Raises:
         InputError: as `validate_predictions`.
     """
     label, logit = arrays(table)
-    called = logit >= 0
-    correct = called == label
     return {
-        "accuracy": float(correct.mean()),
-        **_rates(label, called),
-        "f1_weighted": _f1_weighted(label, called),
-        "auroc": auroc(label, logit),
-        "ece": calibration_error(decision_confidence(logit), correct),
-        "loss": float(np.logaddexp(0, np.where(label, -logit, logit)).mean()),
-        "majority_accuracy": _majority(label) / len(label),
+        **{name: metric.function(label, logit) for name, metric in METRICS.items()},
+        "majority_accuracy": max(float(label.mean()), float((~label).mean())),
         "n_images": len(label),
         "n_subjects": int(plain_subjects(table).nunique()) if has_subjects(table) else None,
     }
 
 
 def subject_metrics(table: pd.DataFrame) -> dict[str, Any] | None:
-    """Figures over the subjects of a table, each subject counting once; None where a cell has no subject.
+    """Metrics over the subjects of a table, each subject counting once; None where a cell has no subject.
 
     Returns:
-        `n`; `accuracy`, `balanced_accuracy`, `sensitivity` and `specificity` of the majority vote; `auroc` of
-        the mean logit; `mean_cell_accuracy`, the mean over subjects of the share of correctly called cells.
-        Where a subject has cells of both classes it has no label: all but the last and `n` are None.
+        `n`, and each of `SUBJECT_METRICS`: rates are of the majority vote, `auroc` is of the mean logit,
+        `mean_cell_accuracy` is the mean over subjects of the share of correctly called cells. A subject with
+        cells of both classes has no label: then all but `n` and the last are None.
     Raises:
         InputError: as `validate_predictions`.
     """
@@ -66,16 +164,16 @@ def subject_metrics(table: pd.DataFrame) -> dict[str, Any] | None:
         validate_predictions(table)
         return None
     subjects = subject_table(table)
-    figures: dict[str, Any] = dict.fromkeys(
-        ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc")
-    )
-    if subjects["label"].notna().all():
-        label = subjects["label"].to_numpy(dtype=bool)
-        vote = subjects["vote"].to_numpy(dtype=bool)
-        figures["accuracy"] = float((vote == label).mean())
-        figures |= _rates(label, vote)
-        figures["auroc"] = auroc(label, subjects["mean_logit"])
-    return {"n": len(subjects), **figures, "mean_cell_accuracy": float(subjects["accuracy"].mean())}
+    labelled = bool(subjects["label"].notna().all())
+    label = subjects["label"].fillna(0).to_numpy(dtype=bool)
+    scores = {"auroc": subjects["mean_logit"], "mean_cell_accuracy": subjects["accuracy"]}
+    vote = subjects["vote"] - 0.5
+    return {"n": len(subjects)} | {
+        name: metric.function(label, scores.get(name, vote).to_numpy())
+        if labelled or name == "mean_cell_accuracy"
+        else None
+        for name, metric in SUBJECT_METRICS.items()
+    }
 
 
 def subject_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -105,33 +203,6 @@ def subject_table(table: pd.DataFrame) -> pd.DataFrame:
         "vote": ((2 * positive > n) | ((2 * positive == n) & (mean_logit >= 0))).astype(int),
         "accuracy": groups["correct"].mean(),
     })  # fmt: skip
-
-
-def better_than_majority(table: pd.DataFrame) -> bool:
-    """Whether the accuracy lies above the majority rate by more than chance would explain: the lower end of
-    its 95 % Wilson interval is above the share of the table's most frequent class.
-
-    The interval takes cells of one subject as independent, which they are not: it is too narrow, so this
-    errs towards "better".
-
-    Raises:
-        InputError: as `validate_predictions`.
-    """
-    label, logit = arrays(table)
-    correct = int(((logit >= 0) == label).sum())
-    return wilson_interval(correct, len(label))[0] > _majority(label) / len(label)
-
-
-def auroc(label: ArrayLike, score: ArrayLike) -> float | None:
-    """Area under the ROC curve of a score `[n]` for labels `[n]`: the chance that a positive scores above a
-    negative, ties counting half (Mann-Whitney U by midranks; Hanley and McNeil 1982). None for one class."""
-    positive = np.asarray(label, dtype=bool)
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    if not n_positive or not n_negative:
-        return None
-    ranks = pd.Series(np.asarray(score, dtype=float)).rank().to_numpy()
-    u = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
-    return float(u / (n_positive * n_negative))
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int | None = None) -> float:
@@ -168,30 +239,7 @@ def confusion(table: pd.DataFrame) -> NDArray[np.int64]:
     Raises:
         InputError: as `validate_predictions`.
     """
+    from sklearn.metrics import confusion_matrix
+
     label, logit = arrays(table)
-    return np.bincount(2 * label + (logit >= 0), minlength=4).reshape(2, 2).astype(np.int64)
-
-
-def _rates(label: NDArray[np.bool_], called: NDArray[np.bool_]) -> Mapping[str, float | None]:
-    sensitivity = float(called[label].mean()) if label.any() else None
-    specificity = float((~called[~label]).mean()) if not label.all() else None
-    both = sensitivity is not None and specificity is not None
-    return {
-        "balanced_accuracy": (sensitivity + specificity) / 2 if both else None,  # type: ignore[operator]
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-    }
-
-
-def _f1_weighted(label: NDArray[np.bool_], called: NDArray[np.bool_]) -> float:
-    """F1 of each class, weighted by its cells. A class with no cell and no call has F1 0 and weight 0."""
-    total = 0.0
-    for positive in (True, False):
-        hits = int(((label == positive) & (called == positive)).sum())
-        cells, calls = int((label == positive).sum()), int((called == positive).sum())
-        total += cells * (2 * hits / (cells + calls)) if cells else 0.0
-    return total / len(label)
-
-
-def _majority(label: NDArray[np.bool_]) -> int:
-    return int(max(label.sum(), (~label).sum()))
+    return np.asarray(confusion_matrix(label, logit >= 0, labels=[False, True]), dtype=np.int64)

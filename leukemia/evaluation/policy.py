@@ -1,4 +1,4 @@
-"""A triage policy: which cells are released, and as what. What `triage` chooses and `predict` applies."""
+"""A triage policy: which cells are released, and as which class. `triage` chooses it, `predict` applies it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ class Policy:
     the rest go to review.
 
     Attributes:
-        low, high: thresholds on the raw logit, low < high; None where that side releases nothing.
+        low, high: thresholds on the raw logit, low < high; None where no cell is released as that class.
         slope, intercept: of the recalibration, logit -> slope * logit + intercept; None where unknown.
         max_missed: bound of the share of positive cells that are released as negative.
         max_false_alarm: bound of the share of negative cells that are released as positive.
         confidence: with which both bounds hold together.
-        unit: `subject`, the rates are means over subjects; `cell`, over independent cells.
+        unit: `subject`: the rates are means over subjects; `cell`: over independent cells.
         certified: whether the bounds are guaranteed.
         why_not: the reason, where they are not.
         released: share of the cells of `fitted_on` that are released.
-        fitted_on: what the thresholds were chosen on, in words and numbers.
+        fitted_on: the cells that the thresholds were chosen on, in words and numbers.
 
     Raises:
-        InputError: for values that cannot be.
+        InputError: for impossible values.
     """
 
     low: float | None
@@ -53,17 +53,17 @@ class Policy:
         for name in ("low", "high", "slope", "intercept"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and math.isfinite(value)):
-                raise InputError(f"{name}={value!r} of the triage policy is no finite number")
+                raise InputError(f"{name}={value!r} of the triage policy is not a finite number")
         for name, known in (("max_missed", _is_share), ("max_false_alarm", _is_share), ("confidence", _is_share),
                             ("released", _is_share), ("certified", _is_flag), ("why_not", _is_text),
                             ("fitted_on", _is_facts)):  # fmt: skip
             if not known(getattr(self, name)):
-                raise InputError(f"{name}={getattr(self, name)!r} of the triage policy cannot be")
+                raise InputError(f"{name}={getattr(self, name)!r} of the triage policy is not possible")
         if self.slope is not None and self.slope < 0:
-            raise InputError(f"slope={self.slope} of the triage policy would turn its probabilities round")
+            raise InputError(f"slope={self.slope} of the triage policy would reverse its probabilities")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise InputError(
-                f"the triage policy has low={self.low} and high={self.high}: low has to lie below"
+                f"the triage policy has low={self.low} and high={self.high}: low has to lie below high"
             )
         if self.unit not in UNITS:
             raise InputError(f"unit={self.unit!r} of the triage policy is unknown: use {' or '.join(UNITS)}")
@@ -93,7 +93,7 @@ class Policy:
         """The policy in the content of a triage.json.
 
         Raises:
-            InputError: if it is none.
+            InputError: if it is not one.
         """
         try:
             flat = {**content["thresholds"], **content["calibration"]}
@@ -102,7 +102,7 @@ class Policy:
             }
             return cls(**flat)
         except (KeyError, TypeError) as error:
-            raise InputError(f"this is no triage policy as `leukemia triage` writes it: {error}") from None
+            raise InputError(f"this is not a triage policy as `leukemia triage` writes it: {error}") from None
 
 
 def _is_share(value: Any) -> bool:

@@ -1,7 +1,7 @@
-"""The table that every figure is computed from: anybody's predictions, a row a cell.
+"""The table that every metric is computed from: the predictions of any model, a row a cell.
 
 Columns: `path`, `label` (1 positive, 0 negative), `logit` (of the positive class) and, where known, `subject`
-and `split`. However the name of a subject is spelled, `h3` or `H3 `, it is one subject (see `plain_subjects`).
+and `split`. `h3` and `H3 ` are one subject (see `plain_subjects`).
 """
 
 import io
@@ -23,7 +23,7 @@ def read_predictions(path: Path | str) -> pd.DataFrame:
     """The predictions table in a csv file, checked; names of subjects stay text, as `007`.
 
     Raises:
-        InputError: if there is no such file, if it is no csv, or as `validate_predictions`.
+        InputError: if there is no such file, if it is not a csv, or as `validate_predictions`.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -43,12 +43,12 @@ def parse_table(text: str, name: str) -> pd.DataFrame:
     """A csv's text as a table whose names are text, subjects as `plain_subjects`; only an empty field is missing.
 
     Raises:
-        InputError: if it is no csv; `name` says which.
+        InputError: if it is not a csv; `name` says which.
     """
     try:
         table = pd.read_csv(io.StringIO(text), dtype=STRINGS, keep_default_na=False, na_values=[""])
     except ValueError as error:  # pandas' own errors of an empty or broken csv are of this kind
-        raise InputError(f"{name} is no table: {error}") from None
+        raise InputError(f"{name} is not a table: {error}") from None
     if "subject" not in table:
         return table
     return table.assign(subject=plain_subjects(table).astype(table["subject"].dtype))
@@ -56,7 +56,7 @@ def parse_table(text: str, name: str) -> pd.DataFrame:
 
 def plain_subjects(table: pd.DataFrame) -> pd.Series:
     """The subject of each row `[n]` as the index of cells spells it: upper case without blanks at its ends, missing
-    where nothing is left. A name that is no text stays as it is."""
+    where nothing is left. A name that is not text stays as it is."""
     return table["subject"].map(
         lambda name: (name.strip().upper() or None) if isinstance(name, str) else name
     )
@@ -73,11 +73,11 @@ def has_subjects(table: pd.DataFrame) -> bool:
 
 
 def validate_predictions(table: pd.DataFrame) -> None:
-    """Check that figures can be computed from a table. Rows are counted from 1, without the header.
+    """Check that metrics can be computed from a table. Rows are counted from 1, without the header.
 
     Raises:
         InputError: if it is empty, lacks a column of `path, label, logit`, or has a label other than 0 and 1,
-            a logit that is no finite number or beyond 1e100, an empty path, or a path twice.
+            a logit that is not a finite number or beyond 1e100, an empty path, or a path twice.
     """
     missing = [column for column in REQUIRED if column not in table]
     if missing:
@@ -104,15 +104,15 @@ def arrays(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.float64]]
 
 
 def sigmoid(logit: ArrayLike) -> NDArray[np.float64]:
-    """The probability that a logit stands for, of its shape; none is too large for it."""
-    logit = np.asarray(logit, dtype=float)
-    small = np.exp(-np.abs(logit))
-    return np.asarray(np.where(logit >= 0, 1.0, small) / (1 + small))
+    """The probability that a logit stands for, of its shape."""
+    from scipy.special import expit  # here, so that a command that needs no probability starts faster
+
+    return np.asarray(expit(np.asarray(logit, dtype=float)))
 
 
 def clusters(table: pd.DataFrame) -> tuple[str, NDArray[np.object_]]:
-    """What is independent in a checked table, in a word and for each row: its `group` where groups join several
-    subjects (those who share pictures), else its `subject`, else the `cell` itself."""
+    """The independent units of a checked table: their kind, and the unit of each row. They are its `group` where groups
+    join several subjects (those who share pictures), else its `subject`, else the `cell` itself."""
     if not has_subjects(table):
         return "cell", table["path"].to_numpy(dtype=object)
     subjects = plain_subjects(table)

@@ -1,4 +1,4 @@
-"""Selective prediction: the risk among the cells that a model is most certain of."""
+"""Selective prediction: the risk among the most certain cells."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ RISKS = (0.01, 0.02, 0.05, 0.10)
 
 def risk_coverage(certainty: ArrayLike, wrong: ArrayLike) -> pd.DataFrame:
     """The risk-coverage curve (El-Yaniv and Wiener 2010): a row for each number of cells that are decided, the most
-    certain first: `coverage`, the share that is decided, `risk`, the share of them that is wrong, and `whole`,
+    certain first: `coverage`, the share that is decided, `risk`, the share of those that is wrong, and `whole`,
     whether a threshold can stop there. Cells of equal certainty share their errors evenly, so the order of the
     rows does not matter.
 
@@ -48,8 +48,8 @@ def coverage_at_risk(curve: pd.DataFrame, risk: float) -> float:
 
 
 def certainty_of(table: pd.DataFrame) -> NDArray[np.float64]:
-    """How certain each decision of a table is: |logit|; with a column `fold`, its rank among the cells of its model
-    from 0 to 1, for logits of several models are not one scale."""
+    """The certainty of each decision of a table: |logit|. With a column `fold` it is the rank among the cells of its
+    model, from 0 to 1, because logits of several models are not on one scale."""
     certainty = np.abs(arrays(table)[1])
     if "fold" not in table:
         return certainty

@@ -1,6 +1,6 @@
-"""Choosing a triage policy whose two error rates are bounded, and what it does to a table.
+"""Choosing a triage policy whose two error rates are bounded, and the outcome of a policy on a table.
 
-Both rates grow with what is released, so pointwise tests from the strictest threshold on keep the confidence
+Both rates grow as more cells are released. So pointwise tests from the strictest threshold on keep the confidence
 without any correction for their number (Bates et al. 2021, JACM 68, Theorem 1: fixed-sequence testing). Every
 observed logit is a candidate.
 """
@@ -29,12 +29,12 @@ def choose(
     confidence: float = 0.95,
     unit: str = "subject",
 ) -> Policy:
-    """The policy that releases as much as both wishes allow, certified if it releases anything.
+    """The policy that releases as many cells as both bounds allow, certified if it releases any.
 
-    A wish of 1 leaves that rate free (the cells that the other side may not release are then released on this one), a
-    wish of 0 releases nothing on that side; the allowed error is split
-    evenly between the wishes in between. Where a wish lies below the floor, both thresholds are None, `certified`
-    is false and `why_not` says how many subjects it would need.
+    A bound of 1 disables that limit: the cells that may not be released as the other class are released as this one.
+    A bound of 0 releases no cell as that class. The allowed error is split evenly between the bounds in between.
+    Where a bound lies below the floor, both thresholds are None, `certified` is false and `why_not` says how many
+    subjects it would need.
 
     Args:
         table: labelled cells that the model has not seen: neither in training nor for the choice of the epoch.
@@ -45,17 +45,17 @@ def choose(
             depend on each other. `cell`: the share of cells, which have to be independent.
 
     Raises:
-        InputError: for wishes out of range, an unknown unit, missing subjects, or a table of one class.
+        InputError: for bounds out of range, an unknown unit, missing subjects, or a table of one class.
     """
     label, logit = arrays(table)
     _check(table, label, max_missed, max_false_alarm, confidence, unit)
     units, of_units = units_of(table, unit), unit_words(table, unit)
     errors = _errors(max_missed, max_false_alarm, confidence)
-    wishes = (max_missed, max_false_alarm)
+    bounds = (max_missed, max_false_alarm)
     unmet = [
-        f"{name} {wish:g} needs {needed(wish, error)} {of_units} without any error and there are {n}"
-        for name, wish, error, n in zip(NAMES, wishes, errors, counts(table, unit), strict=True)
-        if error and floor(n, error) > wish
+        f"{name} {bound:g} needs {needed(bound, error)} {of_units} without any error and there are {n}"
+        for name, bound, error, n in zip(NAMES, bounds, errors, counts(table, unit), strict=True)
+        if error and floor(n, error) > bound
     ]
     low = high = None
     if not unmet:
@@ -63,9 +63,9 @@ def choose(
         above = -_limit(-logit[~label], units[~label], max_false_alarm, errors[1], unit)
         low, high = _thresholds(np.unique(logit), below, above)
         if max_missed == max_false_alarm == 0:
-            unmet = ["both wishes are 0, so that nothing may be released"]
+            unmet = ["both bounds are 0, so that no cell may be released"]
         elif low is None and high is None:
-            unmet = ["no cell can be released within these bounds: the most certain errors lie too far out"]
+            unmet = ["no cell can be released within these bounds: the most certain errors are too certain"]
     calibration = fit(label, logit)
     policy = Policy(
         low, high, calibration.slope, calibration.intercept, max_missed, max_false_alarm, confidence, unit,
@@ -92,29 +92,32 @@ def floor_lines(
     table: pd.DataFrame, max_missed: float, max_false_alarm: float, confidence: float, unit: str,
     classes: Sequence[str],
 ) -> list[str]:  # fmt: skip
-    """What any test could certify from this many units, in sentences, and what the wishes would need."""
+    """The smallest rates that any test can certify from so many units, and the units that the bounds need, in
+    sentences."""
     label, _ = arrays(table)
     _check(table, label, max_missed, max_false_alarm, confidence, unit)
-    wishes, errors = (max_missed, max_false_alarm), _errors(max_missed, max_false_alarm, confidence)
+    bounds, errors = (max_missed, max_false_alarm), _errors(max_missed, max_false_alarm, confidence)
     of_units, lines = unit_words(table, unit), []
-    for what, name, wish, error, n in zip(
-        ("missed", "false alarm"), reversed(classes), wishes, errors, counts(table, unit), strict=True
+    for what, name, bound, error, n in zip(
+        ("missed", "false alarm"), reversed(classes), bounds, errors, counts(table, unit), strict=True
     ):
         if not error:
-            said = "nothing is released on that side" if wish == 0 else "no bound is asked for"
+            said = (
+                "the bound is 0, so no cell is released that way" if bound == 0 else "no bound is asked for"
+            )
             lines.append(f"{what}: {said}")
             continue
         lines.append(
             f"{what}: from {n:,} {name} {of_units} without any error, the smallest rate that any test can certify is "
-            f"{floor(n, error):.3f}; {wish:g} needs at least {needed(wish, error):,}"
+            f"{floor(n, error):.3f}; {bound:g} needs at least {needed(bound, error):,}"
         )
     return lines
 
 
 def outcome(table: pd.DataFrame, policy: Policy, classes: Sequence[str]) -> pd.DataFrame:
-    """What the policy does to a table: a row a true class, positive first, with `cells`, `as_negative`,
+    """The outcome of a policy on a table: a row a true class, positive first, with `cells`, `as_negative`,
     `as_positive`, `review` (cells), `wrong` (share of cells released as the other class), `wrong_by_subject` (mean over
-    subjects of their own shares, those who share pictures being one, as in the bound) and `subjects` (so many have a
+    subjects of their own shares, those who share pictures being one, as in the bound) and `subjects` (number with a
     cell released as the other class); None where unknown."""
     label, logit = arrays(table)
     decided = policy.decide(logit, ("0", "1"))
@@ -142,8 +145,8 @@ def outcome(table: pd.DataFrame, policy: Policy, classes: Sequence[str]) -> pd.D
 def predictive_values(
     table: pd.DataFrame, policy: Policy, prevalence: float
 ) -> tuple[float | None, float | None]:
-    """The share of truly positive cells among those released as positive, and of truly negative ones among those
-    released as negative, where this share of all cells is positive (Bayes' rule); None where nothing is released.
+    """The positive and the negative predictive value of the released cells at a prevalence, by Bayes' rule; None where
+    no cell is released as that class.
 
     Raises:
         InputError: for a prevalence outside of 0 to 1.
@@ -164,35 +167,35 @@ def predictive_values(
 
 
 def units_of(table: pd.DataFrame, unit: str) -> NDArray[np.object_]:
-    """What is independent, for each row: its cluster (see `predictions.clusters`), or with unit=cell itself."""
+    """The independent unit of each row: its cluster (see `predictions.clusters`), or with unit=cell the row itself."""
     return table["path"].to_numpy(dtype=object) if unit == "cell" else clusters(table)[1]
 
 
 def unit_words(table: pd.DataFrame, unit: str) -> str:
-    """What is independent, in words: cells, subjects, or groups of subjects who share pictures."""
+    """The independent units in words: cells, subjects, or groups of subjects who share pictures."""
     if unit == "cell":
         return "cells"
     return "subjects" if clusters(table)[0] != "group" else "groups of subjects"
 
 
 def _errors(max_missed: float, max_false_alarm: float, confidence: float) -> tuple[float, float]:
-    """The error that each wish may take; 0 for a wish that needs none."""
-    asked = [0 < wish < 1 for wish in (max_missed, max_false_alarm)]
+    """The error that each bound may take; 0 for a bound that needs none."""
+    asked = [0 < bound < 1 for bound in (max_missed, max_false_alarm)]
     error = (1 - confidence) / max(1, sum(asked))
     return error * asked[0], error * asked[1]
 
 
 def _limit(
-    logit: NDArray[np.float64], units: NDArray[np.object_], wish: float, error: float, unit: str
+    logit: NDArray[np.float64], units: NDArray[np.object_], bound: float, error: float, unit: str
 ) -> float:
     """The lowest logit of these cells that a lower threshold may not reach; inf where it may be anywhere."""
-    if wish in (0, 1):
-        return -math.inf if wish == 0 else math.inf
+    if bound in (0, 1):
+        return -math.inf if bound == 0 else math.inf
     order = np.argsort(logit, kind="stable")
     logit, codes = logit[order], pd.factorize(units[order])[0]
     n = int(codes.max()) + 1
     if unit == "cell":
-        p_values = binomial_p_values(np.arange(1, len(logit) + 1), n, wish)
+        p_values = binomial_p_values(np.arange(1, len(logit) + 1), n, bound)
     else:
         sizes = np.bincount(codes)[codes]
         rank = (
@@ -200,16 +203,17 @@ def _limit(
         )  # cells of the same subject before this one
         with np.errstate(divide="ignore"):
             steps = np.log(sizes - rank - 1) - np.log(sizes - rank)
-        p_values = mean_p_values(np.cumsum(steps), n, wish)
+        p_values = mean_p_values(np.cumsum(steps), n, bound)
     last_of_ties = np.append(logit[1:] > logit[:-1], True)
     breaking = logit[last_of_ties & (p_values > error)]
     return float(breaking[0]) if len(breaking) else math.inf
 
 
 def _thresholds(logits: NDArray[np.float64], below: float, above: float) -> tuple[float | None, float | None]:
-    """The outermost thresholds among ascending logits, low < `below` and high > `above`. Where they would cross, every
-    cell is released: a side whose rate is bounded beside one whose rate is free keeps all that it may release; else
-    they part where the decision does, at 0 (which is positive), or as near to it as the limits allow."""
+    """The outermost thresholds among ascending logits, low < `below` and high > `above`.
+
+    Where they would cross, every cell is released. A bounded rate beside a free one then keeps its whole limit; else
+    the thresholds part at 0 (which is positive), or as near to it as the limits allow."""
     lows, highs = logits[logits < below], logits[logits > above]
     if len(lows) and len(highs) and lows[-1] >= highs[0]:
         free_low, free_high = math.isinf(below), math.isinf(above)
@@ -226,9 +230,9 @@ def _check(
     table: pd.DataFrame, label: NDArray[np.bool_], max_missed: float, max_false_alarm: float,
     confidence: float, unit: str,
 ) -> None:  # fmt: skip
-    for name, wish in zip(NAMES, (max_missed, max_false_alarm), strict=True):
-        if not 0 <= wish <= 1:
-            raise InputError(f"{name}={wish} is out of range: use a share from 0 to 1, as 0.1")
+    for name, bound in zip(NAMES, (max_missed, max_false_alarm), strict=True):
+        if not 0 <= bound <= 1:
+            raise InputError(f"{name}={bound} is out of range: use a share from 0 to 1, as 0.1")
     if not 0 < confidence < 1:
         raise InputError(f"confidence={confidence} is out of range: use a share between 0 and 1, as 0.95")
     if unit not in UNITS:

@@ -1,4 +1,4 @@
-"""Every figure of `metrics`, computed for many weightings of the cells at once."""
+"""The metrics of `metrics`, computed for many weightings of the cells at once."""
 
 from collections.abc import Callable
 
@@ -6,48 +6,56 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from leukemia.evaluation.metrics import confidence_bins, decision_confidence, subject_table
+from leukemia.evaluation.metrics import METRICS, confidence_bins, decision_confidence, subject_table
 from leukemia.evaluation.predictions import arrays, plain_subjects
 
-Figures = dict[str, NDArray[np.float64]]  # of each draw, NaN where undefined
-Weighted = tuple[NDArray[np.intp], Callable[[NDArray[np.float64]], Figures]]
+Values = dict[str, NDArray[np.float64]]  # of each metric and draw, NaN where undefined
+Weighted = tuple[NDArray[np.intp], Callable[[NDArray[np.float64]], Values]]
+
+
+def weighted_rates(table: pd.DataFrame) -> Weighted:
+    """The rows of a table (all), and a function from their weights `[draws, rows]` to the rates of their decisions:
+    accuracy, balanced accuracy, sensitivity, specificity."""
+    label, logit = arrays(table)
+    counts = _confusion(label, logit >= 0)
+    return np.arange(len(table)), lambda weights: _rates(*(weights @ counts).T)
 
 
 def weighted_cell_metrics(table: pd.DataFrame) -> Weighted:
-    """The rows of a table (all), and a function from their weights `[draws, rows]` to figures over cells: those of
-    `metrics.cell_metrics`, but AUROC is the mean within folds where a column `fold` tells models apart."""
+    """The rows of a table (all), and a function from their weights `[draws, rows]` to each of `metrics.METRICS`. AUROC
+    is the mean within folds where a column `fold` tells models apart."""
     label, logit = arrays(table)
     called = logit >= 0
-    loss = np.logaddexp(0, np.where(label, -logit, logit))
+    losses = np.logaddexp(0, np.where(label, -logit, logit))
     confidence = decision_confidence(logit)
     bins = confidence_bins(confidence)
     surplus = np.zeros((len(table), bins.max() + 1))
     surplus[np.arange(len(table)), bins] = (called == label) - confidence
-    counts = np.stack([label & called, ~label & called, label & ~called, ~label & ~called, loss], axis=1)
+    counts = _confusion(label, called)
     folds = _folds(table, np.arange(len(table)))
 
-    def weighted(weights: NDArray[np.float64]) -> Figures:
-        hits, alarms, misses, passes, losses = (weights @ counts.astype(float)).T
-        figures = _rates(hits, alarms, misses, passes)
-        n = hits + alarms + misses + passes
-        f1 = [  # of a class times its cells; without any cell and call 0, as in `metrics`
+    def weighted(weights: NDArray[np.float64]) -> Values:
+        n = weights.sum(axis=1)
+        hits, alarms, misses, passes = (weights @ counts).T
+        f1 = [  # of a class times its cells; 0 without any cell and call, as in `metrics`
             np.nan_to_num(_share(cells * 2 * right, 2 * right + misses + alarms))
             for right, cells in ((hits, hits + misses), (passes, passes + alarms))
         ]
-        return {
-            **figures,
+        found = {
+            **_rates(hits, alarms, misses, passes),
             "f1_weighted": (f1[0] + f1[1]) / n,
             "auroc": _auroc(label, logit, folds, weights),
             "ece": np.abs(weights @ surplus).sum(axis=1) / n,
-            "loss": losses / n,
+            "loss": weights @ losses / n,
         }
+        return {name: found[name] for name in METRICS}
 
     return np.arange(len(table)), weighted
 
 
 def weighted_subject_metrics(table: pd.DataFrame) -> Weighted:
-    """A row of each subject, and a function from their weights `[draws, subjects]` to the figures of
-    `metrics.subject_metrics`."""
+    """A row of each subject, and a function from their weights `[draws, subjects]` to each of
+    `metrics.SUBJECT_METRICS`."""
     subjects = subject_table(table)
     names = plain_subjects(table).to_numpy()
     rows = pd.Series(np.arange(len(table)), index=names).groupby(level=0).first().loc[subjects.index]
@@ -58,15 +66,22 @@ def weighted_subject_metrics(table: pd.DataFrame) -> Weighted:
     folds = _folds(table, rows.to_numpy())
     if "fold" in table and len(set(zip(names, table["fold"], strict=True))) > len(rows):  # of several folds
         folds = [np.arange(len(rows))]
-    counts = np.stack([label & vote, ~label & vote, label & ~vote, ~label & ~vote], axis=1).astype(float)
+    counts = _confusion(label, vote)
 
-    def weighted(weights: NDArray[np.float64]) -> Figures:
-        figures = {**_rates(*(weights @ counts).T), "auroc": _auroc(label, logit, folds, weights)}
+    def weighted(weights: NDArray[np.float64]) -> Values:
+        found = {**_rates(*(weights @ counts).T), "auroc": _auroc(label, logit, folds, weights)}
         if not have_labels:
-            figures = {name: np.full(len(weights), np.nan) for name in figures}
-        return {**figures, "mean_cell_accuracy": weights @ own / weights.sum(axis=1)}
+            found = {name: np.full(len(weights), np.nan) for name in found}
+        return {**found, "mean_cell_accuracy": weights @ own / weights.sum(axis=1)}
 
     return rows.to_numpy(), weighted
+
+
+def _confusion(label: NDArray[np.bool_], called: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Hits, false alarms, misses and passes of each row, `[rows, 4]`."""
+    return np.stack([label & called, ~label & called, label & ~called, ~label & ~called], axis=1).astype(
+        float
+    )
 
 
 def _rates(
@@ -74,7 +89,7 @@ def _rates(
     alarms: NDArray[np.float64],
     misses: NDArray[np.float64],
     passes: NDArray[np.float64],
-) -> Figures:
+) -> Values:
     sensitivity, specificity = _share(hits, hits + misses), _share(passes, passes + alarms)
     return {
         "accuracy": (hits + passes) / (hits + alarms + misses + passes),

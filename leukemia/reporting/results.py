@@ -1,58 +1,60 @@
 """A sweep as tables: a row a run, and the grid of mean and spread over seeds and folds."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from leukemia.errors import InputError
-from leukemia.identity import is_identity
-from leukemia.runs import Run, Sweep
+from leukemia.evaluation.metrics import METRICS, SUBJECT_METRICS
+from leukemia.identity import is_identity, network_name
+from leukemia.runs import OldRunError, Run, Sweep
 
-FROZEN_FIRST = ("head", "layer4", "layer3", "layer2", "layer1", "stem")
-FIGURES = (
-    "accuracy", "balanced_accuracy", "f1_weighted", "auroc", "sensitivity", "specificity", "ece", "loss",
-    "split", "epoch_chosen_here", "majority_accuracy", "better_than_majority", "best_epoch",
-    "train_accuracy", "train_val_gap", "n_images", "n_subjects", "leaks", "classes", "synthetic",
-)  # fmt: skip
-SUBJECT_FIGURES = (
-    "n", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "mean_cell_accuracy",
-)  # fmt: skip
-INTEGERS = (
-    "depth",
-    "seed",
-    "fold",
-    "pruned_after",
-    "best_epoch",
-    "n_images",
-    "n_subjects",
-    "leaks",
-    "subjects.n",
+WORDS = (
+    "split",
+    "epoch_chosen_here",
+    "better_than_majority",
+    "accuracy_interval_unit",
+    "classes",
+    "synthetic",
 )
-WORDS = ("split", "epoch_chosen_here", "better_than_majority", "classes", "synthetic")
-OWN_COLUMNS = ("model.net.depth", "model.trainable_from", "seed", "data.protocol", "data.fold")
+COUNTS = ("best_epoch", "n_images", "n_subjects", "leaks")
+REPORTED = (  # keys of metrics.json
+    *METRICS, "majority_accuracy", "accuracy_low", "accuracy_high", "train_accuracy", "train_val_gap", *COUNTS, *WORDS
+)  # fmt: skip
+BY_SUBJECT = ("n", *SUBJECT_METRICS)  # keys of its `subjects`
+INTEGERS = ("seed", "fold", "pruned_after", *COUNTS, "subjects.n")
+OWN_COLUMNS = (
+    "model.net.depth",
+    "model.net.name",
+    "model.trainable_from",
+    "seed",
+    "data.protocol",
+    "data.fold",
+)
+NET = "model.net."
 GONE = "its process is gone; it goes on when its job or the same command is started again"
 VALUES_THAT_ARE_DICTS = ("model.unfreeze", "model.stage_lr")
 
 
 def results_table(sweep: Sweep) -> pd.DataFrame:
-    """A row a run, those that have not begun last: `run, status, error, depth, trainable_from`, then every other
-    setting that differs between the runs by its dotted name, then `seed, split, fold`, `pruned_after` (the epoch after
-    which a search stopped the run early), the keys of metrics.json, those of its `subjects` as `subjects.NAME`, and
-    `seconds`. Only finished runs have figures; what is unknown is
-    missing.
+    """A row a run, those that have not begun last: `run, status, error, network, trainable_from`, then every other
+    setting that differs between the runs by its dotted name, then `seed, protocol, fold`, `pruned_after` (the epoch
+    after which a search stopped the run early), the keys of metrics.json, those of its `subjects` as `subjects.NAME`,
+    and `seconds`. Only finished runs have metrics; an unknown value is missing.
 
     A run that cannot be read stays in the table, with the reason as its `error`.
 
     Raises:
-        InputError: if the folder holds no run.
+        InputError: if the folder holds no run, or runs of release 0.1 alone.
     """
     runs = [*sweep.begun, *sweep.pending] or sweep.runs
     statuses = [read_status(run) for run in runs]
     settings = [read_settings(run) for run in runs]
     varied = [name for name in differing(settings) if name not in OWN_COLUMNS]
-    rows = []
+    rows, old = [], []
     for run, status, of_run in zip(runs, statuses, settings, strict=True):
         error, metrics, pruned = status.get("error"), {}, None
         if status["status"] == "done":
@@ -60,25 +62,28 @@ def results_table(sweep: Sweep) -> pd.DataFrame:
                 metrics, pruned = run.metrics, run.pruned
             except InputError as problem:
                 error = error or str(problem)
+                old += [problem] * isinstance(problem, OldRunError)
         rows.append({
             "run": run.name,
             "status": str(status["status"]),
             "error": None if error is None else str(error),
-            "depth": of_run.get("model.net.depth"),
+            "network": _network(of_run),
             "trainable_from": of_run.get("model.trainable_from"),
             **{name: of_run.get(name) for name in varied},
             "seed": of_run.get("seed"),
             "protocol": of_run.get("data.protocol"),
             "fold": of_run.get("data.fold"),
             "pruned_after": None if pruned is None else pruned.get("epoch"),
-            **_figures(metrics),
+            **_reported(metrics),
             "seconds": status.get("seconds"),
         })  # fmt: skip
+    if len(old) == len(runs):
+        raise old[0]
     return _typed(pd.DataFrame(rows))
 
 
 def grid(results: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """A row for every combination of settings that has finished runs: the settings that differ (`depth` and
+    """A row for every combination of settings that has finished runs: the settings that differ (`network` and
     `trainable_from` always), `mean`, `sd` and `n` of a metric over its seeds and folds.
 
     `sd` is the standard deviation of the sample (n - 1), missing for a single run; runs in which the metric
@@ -94,8 +99,9 @@ def grid(results: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
 
 def combinations(results: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     """The finished runs of a results table by their settings, seeds and folds of one combination together:
-    pairs of the settings and the rows, shallow networks first, then by other settings, frozen ones first. A run
-    that repeats the seed and fold of another is left out, for it would make the spread too small."""
+    pairs of the settings and the rows, by network (ResNets by depth, then others by name), then by other settings,
+    frozen ones first. A run that repeats the seed and fold of another is left out, because it would make the spread
+    too small."""
     finished = results[results["accuracy"].notna()]
     columns = setting_columns(results)
     places: dict[tuple[Any, ...], list[Any]] = {}
@@ -108,19 +114,23 @@ def combinations(results: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFra
     return sorted(found, key=lambda pair: _order(pair[0]))
 
 
-def _once(runs: pd.DataFrame) -> pd.DataFrame:
-    fold = runs["fold"].where(runs["protocol"] != "official", 0)  # whose splits know no folds
-    return runs[~runs.assign(fold=fold).duplicated(["seed", "protocol", "fold"])]
-
-
 def setting_columns(results: pd.DataFrame) -> list[str]:
-    """The columns that tell the combinations apart: `depth`, `trainable_from` and the other settings, `split`
-    among them, that differ between finished runs. Neither seed nor fold, nor where a run was computed."""
+    """The columns that tell the combinations apart: `network`, `trainable_from` and the other settings, `protocol`
+    among them, that differ between finished runs. Neither seed nor fold, nor the place of a run, nor the parts of
+    `model.net` that follow from the network's name."""
     finished = results[results["accuracy"].notna()]
     names = list(results.columns)
     others = [*names[names.index("trainable_from") + 1 : names.index("seed")], "protocol"]
     differ = [n for n in others if is_identity(n) and len(set(map(repr, finished[n]))) > 1]
-    return ["depth", "trainable_from", *differ]
+    return ["network", "trainable_from", *(name for name in differ if not _follows(finished, name))]
+
+
+def stage_order(stage: Any) -> tuple[int, int, str]:
+    """Sorts values of `trainable_from`, those with the fewest trainable stages first: head, last, then stages with a
+    number in descending order (layer4, layer3), others by name, and stem, which trains all."""
+    number = re.search(r"\d+$", str(stage))
+    place = {"head": 0, "last": 1, "stem": 4}.get(str(stage), 2 if number else 3)
+    return place, -int(number[0]) if number else 0, str(stage)
 
 
 def read_status(run: Run) -> dict[str, Any]:
@@ -154,15 +164,31 @@ def differing(settings: list[dict[str, Any]]) -> list[str]:
     return [name for name in names if len({repr(of_run.get(name)) for of_run in known}) > 1]
 
 
-def stage_place(stage: Any) -> int:
-    """Place of a policy in the order of the report, frozen first; an unknown one comes last."""
-    return FROZEN_FIRST.index(stage) if stage in FROZEN_FIRST else len(FROZEN_FIRST)
+def _network(settings: dict[str, Any]) -> str | None:
+    node = {name.removeprefix(NET): value for name, value in settings.items() if name.startswith(NET)}
+    return network_name(node) if "_target_" in node else None
+
+
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    fold = runs["fold"].where(runs["protocol"] != "official", 0)  # which has no folds
+    return runs[~runs.assign(fold=fold).duplicated(["seed", "protocol", "fold"])]
+
+
+def _follows(finished: pd.DataFrame, name: str) -> bool:
+    """Whether the network's name tells this part of it; weights are always shown."""
+    if not name.startswith(NET) or name == "model.net.weights":
+        return False
+    return bool(finished[name].map(repr).groupby(finished["network"]).nunique().max() == 1)
 
 
 def _order(settings: dict[str, Any]) -> tuple[Any, ...]:
-    others = [_sortable(v) for name, v in settings.items() if name not in ("depth", "trainable_from")]
-    stage = settings["trainable_from"]
-    return _sortable(settings["depth"]), others, stage_place(stage), _sortable(stage)
+    others = [_sortable(v) for name, v in settings.items() if name not in ("network", "trainable_from")]
+    return _network_order(settings["network"]), others, stage_order(settings["trainable_from"])
+
+
+def _network_order(network: Any) -> tuple[int, int, str]:
+    resnet = re.fullmatch(r"resnet(\d+)", str(network))
+    return (0, int(resnet[1]), "") if resnet else (1, 0, str(network))
 
 
 def _sortable(value: Any) -> tuple[int, float, str]:
@@ -183,17 +209,18 @@ def _flat(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _figures(metrics: dict[str, Any]) -> dict[str, Any]:
-    subjects = metrics.get("subjects") or {}
-    figures = {name: metrics.get(name) for name in FIGURES}
-    if isinstance(figures["classes"], list):
-        figures["classes"] = "/".join(map(str, figures["classes"]))
-    return figures | {f"subjects.{name}": subjects.get(name) for name in SUBJECT_FIGURES}
+def _reported(metrics: dict[str, Any]) -> dict[str, Any]:
+    subjects, ends = metrics.get("subjects") or {}, metrics.get("accuracy_interval")
+    low, high = ends if isinstance(ends, list) and len(ends) == 2 else (None, None)
+    classes = metrics.get("classes")
+    found = {name: metrics.get(name) for name in REPORTED} | {"accuracy_low": low, "accuracy_high": high}
+    found["classes"] = "/".join(map(str, classes)) if isinstance(classes, list) else classes
+    return found | {f"subjects.{name}": subjects.get(name) for name in BY_SUBJECT}
 
 
 def _typed(results: pd.DataFrame) -> pd.DataFrame:
-    numbers = [n for n in FIGURES if n not in WORDS] + [f"subjects.{n}" for n in SUBJECT_FIGURES]
-    for name in ("depth", "seed", "fold", "pruned_after", *numbers, "seconds"):
+    numbers = [n for n in REPORTED if n not in WORDS] + [f"subjects.{n}" for n in BY_SUBJECT]
+    for name in ("seed", "fold", "pruned_after", *numbers, "seconds"):
         whole = name in INTEGERS
         values = [_number(value, whole) for value in results[name]]
         results[name] = pd.Series(values, index=results.index, dtype="Int64" if whole else float)

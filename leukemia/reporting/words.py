@@ -1,76 +1,145 @@
-"""How the report says things: marks, names of settings, numbers, and what it is compared with."""
+"""The report's wording: marks, names of settings and metrics, numbers, and the reference results."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
+from leukemia.evaluation.intervals import wilson_interval
+from leukemia.evaluation.metrics import Metric
+
 # Accuracy on C-NMC's preliminary test set after training on the 73 training subjects, the epoch chosen on the
-# same 1,867 cells; "fine-tuned" there means that the deeper convolutional layers train.
-SEED_STUDY = {(18, "head"): 0.6577, (18, "layer4"): 0.7622, (50, "layer4"): 0.7841}
-SEED_STUDY_GAP = {(50, "layer4"): 0.1139}  # at its best epoch, the seventh
+# same 1,867 cells. "Fine-tuned" there means that the deeper convolutional layers train.
+SEED_STUDY = {
+    ("resnet18", "head"): 0.6577,
+    ("resnet18", "layer4"): 0.7622,
+    ("resnet50", "layer4"): 0.7841,
+}
+SEED_STUDY_GAP = {("resnet50", "layer4"): 0.1139}  # at its best epoch, the seventh
 SEED_STUDY_MAJORITY = 0.6529
 SEED_STUDY_CELLS = 1867
 SEED_STUDY_CLASSES = "HEM/ALL"
 
 CHOSEN_HERE = "epoch chosen on these cells"
-NO_BETTER = "no better than the majority class"
+NOT_BETTER = "not shown to be better than the majority class"
 PRUNED = "stopped early by the search"
 LEAKS = "LEAKS"
 TRAINED = f"{LEAKS}: these cells trained the model"
+UNITS = {
+    "cell": "Wilson, cells taken as independent",
+    "subject": "bootstrap of subjects",
+    "group": "bootstrap of groups of subjects",
+}
 
 
 def marks(runs: pd.DataFrame) -> list[str]:
-    """What has to be said beside the figures of these finished rows of a results table, a leak first, with
-    the number of runs where it does not hold for all of them."""
+    """The caveats of these finished rows of a results table, a leak first, with the number of runs where one does not
+    hold for all of them."""
     image = runs["protocol"] == "image"
     leaky = image | (runs["leaks"].fillna(0) > 0)
     chosen = runs["epoch_chosen_here"].map(_true)
-    no_better = runs["better_than_majority"].map(_false)
+    not_better = runs["better_than_majority"].map(_false)
     pruned = runs["pruned_after"].notna()
-    found = [(_leak(runs[leaky]), leaky), (CHOSEN_HERE, chosen), (NO_BETTER, no_better), (PRUNED, pruned)]
+    found = [
+        (_leak(runs[leaky]), leaky),
+        (CHOSEN_HERE, chosen),
+        (_not_better(runs[not_better]), not_better),
+        (PRUNED, pruned),
+    ]
     return [text + _of(int(which.sum()), len(runs)) for text, which in found if which.any()]
+
+
+def not_better(low: float | None, high: float | None, unit: str) -> str:
+    """The mark of a run whose interval of accuracy [low, high] does not lie above the majority rate."""
+    by = UNITS.get(unit, unit)
+    if _missing(low) or _missing(high):
+        return f"{NOT_BETTER} (accuracy has no interval: too few {unit}s)"
+    return f"{NOT_BETTER} (95 % interval of accuracy {percent(low)} to {percent(high)} %, {by})"
+
+
+def study_not_better(accuracy: float) -> list[str]:
+    """The same mark for an accuracy of the seed study, whose subjects are unknown."""
+    low, high = wilson_interval(round(accuracy * SEED_STUDY_CELLS), SEED_STUDY_CELLS)
+    return [not_better(low, high, "cell")] if low <= SEED_STUDY_MAJORITY else []
 
 
 def describe(settings: Mapping[str, Any]) -> str:
     """A combination in words: "ResNet18 from layer4, model.optimizer.lr 0.001"."""
-    name = network(settings["depth"])
+    name = network(settings["network"])
     if not _missing(settings["trainable_from"]):
         name += f" from {settings['trainable_from']}"
-    others = [f"{k} {value(v)}" for k, v in settings.items() if k not in ("depth", "trainable_from")]
-    return ", ".join([name, *others])
+    return ", ".join(filter(None, (name, others(settings))))
+
+
+def others(settings: Mapping[str, Any]) -> str:
+    """The settings of a combination beside its network and first stage, in words."""
+    own = ("network", "trainable_from")
+    return ", ".join(f"{setting(k)} {value(v, k)}" for k, v in settings.items() if k not in own)
 
 
 def describe_run(settings: Mapping[str, Any], run: Any) -> str:
-    """A run in words: its combination, its seed, and its fold where the split has folds."""
+    """A run in words: its combination, its seed, and its fold where the protocol has folds."""
     parts = [describe(settings), f"seed {value(run['seed'])}"]
     folds = run["protocol"] != "official" and not _missing(run["fold"])
     return ", ".join(parts + [f"fold {run['fold']}"] * folds)
 
 
-def network(depth: Any) -> str:
-    return "Network" if _missing(depth) else f"ResNet{depth:g}"
+def network(name: Any) -> str:
+    """ "ResNet18" for resnet18; any other network by its own name."""
+    return "Network" if _missing(name) else re.sub(r"^resnet(?=\d+$)", "ResNet", str(name))
 
 
-def value(setting: Any) -> str:
-    """A setting as it is shown: numbers short, what is not set as a dash."""
-    if _missing(setting):
+def setting(name: str) -> str:
+    """The name of a setting as it is shown."""
+    return name.removesuffix("._target_")
+
+
+def value(of: Any, name: str = "") -> str:
+    """A setting as it is shown: numbers short, an unset one as a dash, of a `_target_` the last part."""
+    if _missing(of):
         return "–"
-    return f"{setting:g}" if isinstance(setting, float) else str(setting)
+    if name.endswith("_target_"):
+        return str(of).rpartition(".")[2]
+    return f"{of:g}" if isinstance(of, float) else str(of)
 
 
-def percent(figure: Any, sd: Any = None) -> str:
+def heading(metric: Metric) -> str:
+    """A metric as the head of a column: "Accuracy %", "AUROC"."""
+    return metric.title + " %" * (metric.format == "percent")
+
+
+def difference_heading(metric: Metric) -> str:
+    """The difference of a metric as the head of a column: "Accuracy, points", "AUROC"."""
+    return metric.title + ", points" * (metric.format == "percent")
+
+
+def form(metric: Metric) -> Callable[..., str]:
+    """How a value of a metric is shown, with its spread if there is one."""
+    return percent if metric.format == "percent" else fraction
+
+
+def difference_form(metric: Metric) -> Callable[[Any], str]:
+    """How a difference of a metric is shown."""
+    return points if metric.format == "percent" else signed
+
+
+def percent(share: Any, sd: Any = None) -> str:
     """A fraction as a percentage with two decimals, without the percent sign; with its spread if there is one."""
-    return _with_spread(figure, sd, 100, ".2f")
+    return _with_spread(share, sd, 100, ".2f")
 
 
-def fraction(figure: Any, sd: Any = None) -> str:
-    return _with_spread(figure, sd, 1, ".3f")
+def fraction(number: Any, sd: Any = None) -> str:
+    return _with_spread(number, sd, 1, ".3f")
 
 
 def points(difference: Any) -> str:
     """A difference of two fractions in percentage points, signed."""
     return "–" if _missing(difference) else f"{100 * difference:+.2f}".replace("-", "−")
+
+
+def signed(difference: Any) -> str:
+    return "–" if _missing(difference) else f"{difference:+.3f}".replace("-", "−")
 
 
 def whole(number: Any) -> str:
@@ -101,8 +170,19 @@ def count(number: int, noun: str) -> str:
 
 
 def not_cross_fitted(unit: str) -> str:
-    """Why nothing is recalibrated on other units than those reported."""
-    return f"for a class of a model has fewer than two {unit}s, so that nothing can be held out"
+    """The reason why predictions are not recalibrated."""
+    return f"a class of a model has fewer than two {unit}s, so none can be held out"
+
+
+def _not_better(runs: pd.DataFrame) -> str:
+    """The mark with the interval that decides it; of several runs, the kind of interval."""
+    if runs.empty:
+        return NOT_BETTER
+    row, units = runs.iloc[0], sorted(set(runs["accuracy_interval_unit"].dropna()))
+    if len(runs) == 1 and units:
+        return not_better(row["accuracy_low"], row["accuracy_high"], units[0])
+    by = "; ".join(UNITS.get(unit, unit) for unit in units)
+    return f"{NOT_BETTER} (95 % intervals of accuracy, {by})" if by else NOT_BETTER
 
 
 def _leak(runs: pd.DataFrame) -> str:
@@ -120,10 +200,10 @@ def _of(number: int, total: int) -> str:
     return "" if number == total else f" ({number} of {total} runs)"
 
 
-def _with_spread(figure: Any, sd: Any, scale: float, form: str) -> str:
-    if _missing(figure):
+def _with_spread(number: Any, sd: Any, scale: float, form: str) -> str:
+    if _missing(number):
         return "–"
-    mean = format(scale * figure, form).replace("-", "−")
+    mean = format(scale * number, form).replace("-", "−")
     return mean if _missing(sd) else f"{mean} ± {format(scale * sd, form)}"
 
 
