@@ -146,7 +146,9 @@ class Run:
 
     def _refuse_old(self, is_old: bool) -> None:
         if is_old:
-            raise OldRunError(f"{self.folder} is a run of release 0.1: train it again, this release cannot read it")
+            raise OldRunError(
+                f"{self.folder} is a run of release 0.1: train it again, this release cannot read it"
+            )
 
     def _text(self, name: str) -> str:
         try:

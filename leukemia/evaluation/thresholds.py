@@ -102,7 +102,9 @@ def floor_lines(
         ("missed", "false alarm"), reversed(classes), bounds, errors, counts(table, unit), strict=True
     ):
         if not error:
-            said = "the bound is 0, so no cell is released that way" if bound == 0 else "no bound is asked for"
+            said = (
+                "the bound is 0, so no cell is released that way" if bound == 0 else "no bound is asked for"
+            )
             lines.append(f"{what}: {said}")
             continue
         lines.append(

@@ -72,7 +72,9 @@ class TestRegistry:
         assert (better > worse) == (METRICS[name].direction == "max")
 
     def test_it_is_there_without_torch_and_scikit_learn(self) -> None:
-        code = "import sys, leukemia.evaluation.metrics; print({'torch', 'sklearn', 'scipy'} & set(sys.modules))"
+        code = (
+            "import sys, leukemia.evaluation.metrics; print({'torch', 'sklearn', 'scipy'} & set(sys.modules))"
+        )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.strip() == "set()"
 
