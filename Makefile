@@ -1,14 +1,17 @@
-# `make demo` and `make test` are all that a new user needs; both set up first.
+# A new user needs `make demo` and `make test` only. Both set up first.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+HYDRA14 := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1
+ROUNDS ?= 3
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test lint types bench bench-quick soak audit notebook docs
+.PHONY: help setup demo test test-all test-hydra14 fuzz lint types bench bench-quick soak audit notebook docs
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
 
-setup: .venv/.ready  ## .venv with the project and what its tests need; nothing when nothing changed
+setup: .venv/.ready  ## .venv with the project and the packages of its tests
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -20,8 +23,28 @@ setup: .venv/.ready  ## .venv with the project and what its tests need; nothing 
 demo: setup  ## the depth x freezing grid on a synthetic set, to a report
 	$(BIN)/python -m leukemia.train --multirun experiment=demo
 
-test: setup  ## all tests
-	$(BIN)/python -m pytest --numprocesses 2
+test: setup  ## the quick tests: every feature, the same examples in every run, some minutes
+	$(PYTEST) -m 'not (slow or slurm or chromium)'
+
+test-all: setup  ## all tests
+	$(PYTEST)
+
+test-hydra14: setup .hydra14/.ready  ## the tests of configuration and sweeps on the Hydra 1.4 candidate
+	PYTHONPATH=$(CURDIR)/.hydra14 HYDRA_DEPRECATION_WARNINGS_AS_ERRORS=1 PYTHONWARNINGS='error:Implicit conversion' \
+	  $(PYTEST) $(wildcard tests/test_conf*.py tests/test_identity*.py tests/training/test_sweep*.py) \
+	  tests/hydra_plugins tests/slurm/test_search.py
+
+.hydra14/.ready: Makefile
+	rm -rf .hydra14
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .hydra14 $(HYDRA14)
+	@touch $@
+
+fuzz: setup  ## the property tests with fresh examples, ROUNDS=3 times
+	@for round in $$(seq $(ROUNDS)); do \
+	  $(PYTEST) --timeout 3600 -m hypothesis --hypothesis-profile fuzz -p no:cacheprovider || { \
+	    echo 'A finding: write its "Falsifying example" as @example(...) above the test, mend the code, commit both.'; \
+	    exit 1; }; \
+	done
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -33,7 +56,7 @@ types: setup  ## mypy
 bench: setup  ## this package, a plain Lightning loop and the limit side by side; writes benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
 
-bench-quick: setup  ## the same in minutes: ResNet18, few images; writes outputs/bench-quick.md
+bench-quick: setup  ## the same in minutes, ResNet18 and few images; writes outputs/bench-quick.md
 	$(BIN)/python benchmarks/run.py --data synthetic --depths 18 --head-images 320 --images 64 --plain-epochs 1 \
 	  --output outputs/bench-quick.md
 

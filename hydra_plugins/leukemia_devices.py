@@ -1,7 +1,7 @@
-"""`hydra/launcher=devices`: the runs of a sweep side by side on the devices of this machine, a device a run.
+"""`hydra/launcher=devices`: run a sweep's jobs side by side on this machine, one device per job.
 
-A launcher of our own, because joblib's knows no devices and loses the sweep with a killed process, and submitit's local
-one starts all jobs at once, each with the same devices.
+Other launchers do not fit. joblib's does not assign devices, and one killed process ends its sweep. submitit's local
+launcher starts all jobs at once on the same devices.
 """
 
 import logging
@@ -20,7 +20,6 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from hydra import version
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -29,12 +28,12 @@ from omegaconf import DictConfig, open_dict
 
 log = logging.getLogger(__name__)
 SPAWN = multiprocessing.get_context("spawn")
-LOOK = 2.0  # seconds between looks at devices that others use
-LEAVE = 60.0  # seconds that a run has to end when the sweep is ended
+LOOK = 2.0  # seconds between two checks of devices that other sweeps use
+LEAVE = 60.0  # seconds that a run may take to end when the sweep ends
 
 
 class DeviceLauncher(Launcher):
-    """Runs a sweep on the devices of this machine; its settings are those of conf/hydra/launcher/devices.yaml."""
+    """Runs a sweep on the devices of this machine. Its settings: conf/hydra/launcher/devices.yaml."""
 
     def __init__(self, devices: int | str = "auto") -> None:
         self.devices = devices
@@ -48,7 +47,7 @@ class DeviceLauncher(Launcher):
         logs = Path(self.config.hydra.sweep.dir).absolute() / ".logs"
         logs.mkdir(parents=True, exist_ok=True)
         where = ", ".join(place.name for place in places)
-        log.info("%d runs on %s; what they say lies in %s", len(job_overrides), where, logs)
+        log.info("%d runs on %s; their output is in %s", len(job_overrides), where, logs)
         waiting = deque(range(len(job_overrides)))
         running: dict[int, Running] = {}
         returns: dict[int, JobReturn] = {}
@@ -59,7 +58,7 @@ class DeviceLauncher(Launcher):
                         index = waiting.popleft()
                         number, overrides = initial_job_idx + index, list(job_overrides[index])
                         running[index] = self._start(place, number, overrides, logs / f"run-{number + 1}.log")
-                        log.info("run %d begins on %s", number + 1, place.name)
+                        log.info("run %d starts on %s", number + 1, place.name)
                 ends = [run.process.sentinel for run in running.values()]
                 wait(ends, timeout=LOOK if waiting else None) if ends else threading.Event().wait(LOOK)
                 for index, run in list(running.items()):
@@ -83,9 +82,9 @@ class DeviceLauncher(Launcher):
                 run.end()
         return [returns[index] for index in range(len(job_overrides))]
 
-    def _start(self, place: "Place", number: int, overrides: list[str], said: Path) -> "Running":
+    def _start(self, place: "Place", number: int, overrides: list[str], output: Path) -> "Running":
         receiver, sender = SPAWN.Pipe(duplex=False)
-        arguments = (self.hydra_context, self.config, overrides, number, said, sender)
+        arguments = (self.hydra_context, self.config, overrides, number, output, sender)
         process = SPAWN.Process(target=run_in_child, args=arguments, name=f"run {number + 1}")
         with _environment(place.environment):
             process.start()
@@ -95,13 +94,12 @@ class DeviceLauncher(Launcher):
 
 @dataclass
 class Place:
-    """Where one run at a time is computed: a device, or a share of the processor.
+    """One device, or one share of the processor. It takes one run at a time.
 
     Attributes:
         name: for people.
-        environment: what a process is told that computes there.
-        lock: held while a run is there, so that another sweep on this machine takes another device; None if it needs
-            none.
+        environment: environment variables of the run's process.
+        lock: held during a run, so that another sweep on this machine takes another device; None for the processor.
     """
 
     name: str
@@ -110,7 +108,7 @@ class Place:
     taken: bool = False
 
     def take(self) -> bool:
-        """Whether it was free; it is taken then."""
+        """Take the place; False if it is in use."""
         if self.taken:
             return False
         try:
@@ -137,7 +135,7 @@ class Running:
     overrides: list[str]
 
     def end(self) -> JobReturn:
-        """Free its place; what it returned, None if it was killed."""
+        """Free the place and return the run's result, which is None if its process was killed."""
         value = None
         try:
             if self.receiver.poll():
@@ -153,13 +151,13 @@ class Running:
 
 
 def places_for(devices: int | str) -> list[Place]:
-    """The places of a sweep: the GPUs that CUDA_VISIBLE_DEVICES leaves, each once; without any, the processor.
+    """The places of a sweep: each GPU that CUDA_VISIBLE_DEVICES shows, or shares of the processor.
 
     Args:
-        devices: how many; `auto` for all GPUs, or one place on the processor.
+        devices: how many; `auto` means all GPUs, or one place on the processor.
 
     Raises:
-        InputError: if it is no such number, or more GPUs than there are.
+        InputError: if `devices` is not a positive number, or is more than the number of GPUs.
     """
     import torch
 
@@ -187,27 +185,26 @@ def run_in_child(
     config: DictConfig,
     overrides: list[str],
     number: int,
-    said: Path,
+    output: Path,
     sender: Connection,
 ) -> None:
-    """One run of the sweep, in a process of its own that ends with the sweep's."""
-    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Run one job of the sweep in this process, which ends when the sweep's process ends."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(file, stream)
-    from leukemia.train import prepare_process, run_hydra_job
+    from leukemia.train import prepare_process, run_hydra_job  # the import sets Hydra 1.3's version base too
 
     prepare_process()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    version.setbase("1.3")
     setup_globals()
-    Plugins.instance()  # it registers what configurations are made of
-    of_run = hydra_context.config_loader.load_sweep_config(config, overrides)
-    with open_dict(of_run):
-        of_run.hydra.job.id = of_run.hydra.job.num = number
+    Plugins.instance()  # registers the plugins' configurations
+    job_config = hydra_context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(job_config):
+        job_config.hydra.job.id, job_config.hydra.job.num = str(number), number
     done = run_job(
         hydra_context=hydra_context,
         task_function=run_hydra_job,
-        config=of_run,
+        config=job_config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )

@@ -1,7 +1,7 @@
-"""`hydra/sweeper=search`: Optuna chooses the settings of a sweep's runs, and a study goes on where it was.
+"""`hydra/sweeper=search`: Optuna chooses the settings of a sweep's runs. The same command continues its study.
 
-A sweeper of our own on current Optuna: hydra-optuna-sweeper 1.3.0 asks for an Optuna below 3, whose database code fails
-with current SQLAlchemy, and it begins the count of trials afresh with each start.
+hydra-optuna-sweeper 1.4.0rc3 works with Optuna 4 and 5. But it counts its trials afresh at each start, it does not
+resume a trial whose state is RUNNING, and it has no pruner.
 """
 
 import logging
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from leukemia.runs import Run
 
 log = logging.getLogger(__name__)
-CUT_OFF = 3  # times, and a trial has failed
+CUT_OFF = 3  # a trial that was cut off this often has failed
 
 
 class OptunaSweeper(Sweeper):
-    """Searches with a tree-structured Parzen estimator; its settings are those of conf/hydra/sweeper/search.yaml."""
+    """Searches with a tree-structured Parzen estimator. Its settings: conf/hydra/sweeper/search.yaml."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class OptunaSweeper(Sweeper):
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"hydra.sweeper.{key}={value}: use a number from 1 up")
         self.settings, self.context = config, hydra_context
-        self.runs_by = Plugins.instance().instantiate_launcher(
+        self.runner = Plugins.instance().instantiate_launcher(
             config=config, hydra_context=hydra_context, task_function=task_function
         )
 
@@ -72,7 +72,7 @@ class OptunaSweeper(Sweeper):
         OmegaConf.save(self.settings, sweep.folder / "multirun.yaml")
         study = self._open_study(sweep.folder, space)
         cut_off = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]
-        waiting = [optuna.trial.Trial(study, trial._trial_id) for trial in cut_off]  # their runs go on
+        waiting = [optuna.trial.Trial(study, trial._trial_id) for trial in cut_off]  # first resume these
         names = {
             trial.number: trial.user_attrs.get("run") or slug(_overrides(fixed, trial.params))
             for trial in study.trials
@@ -89,29 +89,28 @@ class OptunaSweeper(Sweeper):
                 trial.set_user_attr("run", names[trial.number])
             complete = [trial.number for trial in study.get_trials(states=[optuna.trial.TrialState.COMPLETE])]
             sweep.plan(_once(names, sorted(names)), self.trials, finished=_once(names, complete))
-            figures = self._run(overrides, batch[0].number)
+            values = self._run(overrides, batch[0].number)
             runs = [Run(sweep.folder / names[trial.number]) for trial in batch]
             ends = [
-                "done" if figure is not None else _end_of(run)
-                for figure, run in zip(figures, runs, strict=True)
+                "done" if value is not None else _end_of(run) for value, run in zip(values, runs, strict=True)
             ]
-            for trial, figure, run, end in zip(batch, figures, runs, ends, strict=True):
-                self._tell(study, trial, figure, run, end)
+            for trial, value, run, end in zip(batch, values, runs, ends, strict=True):
+                self._tell(study, trial, value, run, end)
             if set(ends) == {"no place"}:
-                log.warning("the search stops here; the same command takes its trials up again")
+                log.warning("the search stops here; the same command resumes its trials")
                 break
-            if first and set(ends) == {"refused"}:  # or it would spend all its trials
+            if first and set(ends) == {"refused"}:  # else it would spend all its trials
                 log.warning("the first runs are refused: the search ends here")
                 break
             first = False
         self._conclude(study)
 
     def _run(self, overrides: list[list[str]], number: int) -> list[Any]:
-        """The figures of the runs; of settings that were drawn twice there is one run."""
+        """Run the settings and return their monitored values. Equal settings are run once."""
         unique = list(dict.fromkeys(map(tuple, overrides)))
-        returns = self.runs_by.launch([list(of_run) for of_run in unique], initial_job_idx=number)
-        figures = dict(zip(unique, (returned.return_value for returned in returns), strict=True))
-        return [figures[tuple(of_run)] for of_run in overrides]
+        returns = self.runner.launch([list(of_run) for of_run in unique], initial_job_idx=number)
+        values = dict(zip(unique, (returned.return_value for returned in returns), strict=True))
+        return [values[tuple(of_run)] for of_run in overrides]
 
     def _open_study(self, folder: Path, space: dict[str, Any]) -> Any:
         import optuna
@@ -133,37 +132,35 @@ class OptunaSweeper(Sweeper):
                 optuna.distributions.check_distribution_compatibility(before, space.get(key, before))
             except ValueError:
                 raise InputError(
-                    f"the study {self.study} in {storage} was begun with {key} from {before}, and its kind and its "
-                    "choices stay: give them as they were, or begin another (name=NAME)"
+                    f"the study {self.study} in {storage} began with {key} from {before}, and a study keeps them: "
+                    "use the same range, or begin another study (name=NAME)"
                 ) from None
-        # A seed for each start, or a study that goes on would draw again what it drew first.
+        # With one seed for all starts a study would draw its first settings again.
         study.sampler = optuna.samplers.TPESampler(
             seed=self.seed + finished, n_startup_trials=self.startup_trials, constant_liar=self.at_once > 1
         )
-        log.info("study %s in %s: %d of %d trials begun", self.study, storage, finished, self.trials)
+        log.info("study %s in %s: %d of %d trials started", self.study, storage, finished, self.trials)
         return study
 
     def _tell(self, study: Any, trial: Any, value: Any, run: "Run", end: str) -> None:
-        """Record what became of a trial: without a finite figure it has failed, and the study goes on, as it does after
-        one whose run was pruned. Where the run did not come to its end nothing is recorded: the next start takes it up
-        again, unless it was cut off so often that it may be to blame."""
+        """Record the result of a trial, unless the next start should resume its run.
+
+        A trial has failed if its run failed, if its value is not finite, or if it was cut off too often.
+        """
         from optuna.trial import TrialState
 
         if not (isinstance(value, int | float) and math.isfinite(value)):
             if end == "cut off":
                 trial.set_user_attr("cut_off", trial.user_attrs.get("cut_off", 0) + 1)
             if end == "no place" or (end == "cut off" and trial.user_attrs["cut_off"] < CUT_OFF):
-                log.warning(
-                    "trial %d did not come to its end; the next start takes it up again", trial.number
-                )
+                log.warning("trial %d was cut off; the next start resumes it", trial.number)
                 return
             study.tell(trial, state=TrialState.FAIL)
-            log.warning("trial %d failed with %s; the study goes on", trial.number, trial.params)
+            log.warning("trial %d failed with %s; the study continues", trial.number, trial.params)
             return
-        monitor = run.config["callbacks"]["early_stopping"]["monitor"]
-        for epoch, figure in zip(run.history["epoch"], run.history[monitor], strict=True):
-            if math.isfinite(figure):
-                trial.report(float(figure), int(epoch))
+        for epoch, at_epoch in zip(run.history["epoch"], run.history[run.config["monitor"]], strict=True):
+            if math.isfinite(at_epoch):
+                trial.report(float(at_epoch), int(epoch))
         how = ""
         if run.pruned is None:
             study.tell(trial, float(value))
@@ -177,7 +174,7 @@ class OptunaSweeper(Sweeper):
 
         named = {
             "complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL,
-            "to be taken up again": TrialState.RUNNING,
+            "to be resumed": TrialState.RUNNING,
         }  # fmt: skip
         numbers = {word: len(study.get_trials(states=[state])) for word, state in named.items()}
         said = ", ".join(f"{number} {word}" for word, number in numbers.items() if number)
@@ -189,7 +186,7 @@ class OptunaSweeper(Sweeper):
             )
 
     def _space(self, arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
-        """The settings that are the same for all runs, and the distributions of those that are searched over."""
+        """The overrides that all runs share, and the distribution of each setting that is searched."""
         params = [f"{key}={value}" for key, value in (self.params or {}).items()]
         parser = OverridesParser.create(config_loader=self.context.config_loader)
         fixed: dict[str, str] = {}
@@ -206,7 +203,7 @@ class OptunaSweeper(Sweeper):
 
 
 def _once(names: dict[int, str], numbers: Sequence[int]) -> list[str]:
-    """The names of the runs of trials, each once."""
+    """The names of the trials' runs, without repeats."""
     return list(dict.fromkeys(names[number] for number in numbers))
 
 
@@ -215,7 +212,7 @@ def _overrides(fixed: Sequence[str], params: dict[str, Any]) -> list[str]:
 
 
 def _drawn(trial: Any, space: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a trial, those drawn too that it was cut off before it had."""
+    """The settings of a trial. A trial that was cut off early draws the settings that it lacks."""
     for key, distribution in space.items():
         if key not in trial.params:
             trial._suggest(key, distribution)
@@ -223,8 +220,11 @@ def _drawn(trial: Any, space: dict[str, Any]) -> dict[str, Any]:
 
 
 def _end_of(run: "Run") -> str:
-    """How a run without a figure ended: it had `no place` to read from or to write to, it was `refused` for its
-    settings, it was `cut off`, or it has `failed`."""
+    """How a run without a value ended.
+
+    `no place`: its data or output folder cannot be used. `refused`: its settings are wrong. `cut off`: its process
+    ended. Else `failed`.
+    """
     from leukemia.reporting.results import read_status
 
     status = read_status(run)
@@ -237,7 +237,7 @@ def _end_of(run: "Run") -> str:
 
 
 def _distribution(override: Override) -> Any:
-    """Optuna's distribution for `choice(...)`, `a,b`, `range(...)`, `interval(...)` and `tag(log, interval(...))`."""
+    """The distribution for `choice(...)`, `a,b`, `range(...)`, `interval(...)` or `tag(log, interval(...))`."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if override.is_interval_sweep():

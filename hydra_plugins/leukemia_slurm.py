@@ -1,7 +1,7 @@
-"""`hydra/launcher=slurm`: the runs of a sweep as one array of SLURM jobs, a device a job.
+"""`hydra/launcher=slurm`: run a sweep as one array of SLURM jobs, one device per job.
 
-hydra-submitit-launcher submits them. Waiting for them is done here: it judges by the results and by the queue, not by
-the accounting that small clusters lack, and a job that ends without a result leaves the others to go on.
+hydra-submitit-launcher submits the jobs. The code here waits for them. It reads their results and the queue, because
+small clusters have no accounting. A job that ends without a result does not stop the others.
 """
 
 import logging
@@ -18,12 +18,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
-EVERY = 5.0  # seconds between looks at the results; at the queue every sixth time
-LATE = 60.0  # seconds that a result may take to be seen through a shared file system
+EVERY = 5.0  # seconds between two checks of the results; every sixth check asks the queue too
+LATE = 60.0  # seconds until a result is visible through a shared file system
 
 
 class SlurmLauncher(Launcher):
-    """Submits a sweep and waits for it; its settings are those of conf/hydra/launcher/slurm.yaml."""
+    """Submits a sweep and waits for it. Its settings: conf/hydra/launcher/slurm.yaml."""
 
     def __init__(self, requeue_killed: int = 3, **settings: Any) -> None:
         self.requeue_killed = requeue_killed
@@ -40,8 +40,8 @@ class SlurmLauncher(Launcher):
             raise InputError("hydra/launcher=slurm needs an extra: pip install 'leukemia[slurm]'") from None
         if (self.settings.get("gpus_per_node") or 0) > 1:
             raise InputError(
-                f"hydra.launcher.gpus_per_node={self.settings['gpus_per_node']}: a job of a sweep runs on one "
-                "device; use 1, or null on a cluster without GPUs"
+                f"hydra.launcher.gpus_per_node={self.settings['gpus_per_node']}: a job of a sweep uses one device; "
+                "use 1, or null on a cluster without GPUs"
             )
         self.config = config
         self.launcher = SubmititLauncher(**self.settings)
@@ -59,12 +59,12 @@ class SlurmLauncher(Launcher):
         jobs = executor.map_array(Job(self.launcher), *zip(*arguments, strict=True))
         array = jobs[0].job_id.partition("_")[0]
         log.info(
-            "%d jobs are submitted as %s; their logs lie in %s", len(jobs), array, executor.folder.parent
+            "%d jobs are submitted as %s; their logs are in %s", len(jobs), array, executor.folder.parent
         )
         try:
             return _results(jobs, array)
         except (SystemExit, KeyboardInterrupt):
-            log.info("the jobs go on: see `leukemia report`, or end them with: scancel %s", array)
+            log.info("the jobs continue: watch them with `leukemia report`, end them with: scancel %s", array)
             raise
 
     def _executor(self) -> Any:
@@ -79,7 +79,7 @@ class SlurmLauncher(Launcher):
             folder=folder, cluster="slurm", slurm_max_num_timeout=settings.pop("max_num_timeout")
         )
         common = ("timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "name", "stderr_to_stdout")
-        settings["setup"] = [*(settings.get("setup") or []), self._queue_again_if_killed()]
+        settings["setup"] = [*(settings.get("setup") or []), self._requeue_if_killed()]
         settings["additional_parameters"] = {"requeue": True, **(settings.get("additional_parameters") or {})}
         executor.update_parameters(
             tasks_per_node=1,
@@ -89,8 +89,8 @@ class SlurmLauncher(Launcher):
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         return executor
 
-    def _queue_again_if_killed(self) -> str:
-        """A line of the job's script: where a signal ended its process, and neither a user nor SLURM the job."""
+    def _requeue_if_killed(self) -> str:
+        """A line of the job's script: queue the job again if a signal killed its process and nobody ended the job."""
         return (
             f'trap \'code=$?; if [ $code -gt 128 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {self.requeue_killed} ] '
             '&& [ "$(squeue -h -o %T -j $SLURM_JOB_ID)" = RUNNING ]; then scontrol requeue $SLURM_JOB_ID; fi; '
@@ -99,7 +99,7 @@ class SlurmLauncher(Launcher):
 
 
 class Job:
-    """What a job runs: a run of the sweep, in a process that ends on SIGTERM as any other of ours."""
+    """The content of one SLURM job: one run of the sweep, which answers SIGTERM as every run does."""
 
     def __init__(self, launcher: Any) -> None:
         self.launcher = launcher
@@ -111,14 +111,14 @@ class Job:
         return self.launcher(*arguments)
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """What submitit queues again when the time is out: the same, for last.ckpt says where to go on."""
+        """For submitit, when the time is out: queue the same job again. It continues from last.ckpt."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, *arguments)
 
 
 def _results(jobs: Sequence[Any], array: str) -> list[JobReturn]:
-    """What the jobs return, as soon as each has ended; an empty JobReturn where one ended without a word."""
+    """Wait for the jobs. A job that ends without a result gives None."""
     results: dict[str, JobReturn] = {}
     missing_since: dict[str, float] = {}
     look = 0
@@ -143,7 +143,7 @@ def _results(jobs: Sequence[Any], array: str) -> list[JobReturn]:
             time.sleep(EVERY)
         look += 1
     for result in results.values():
-        if result.status != JobStatus.COMPLETED:  # a run's folder says how it ended
+        if result.status != JobStatus.COMPLETED:  # the run's folder holds its status
             result.status, result.return_value = JobStatus.COMPLETED, None
     return [results[job.job_id] for job in jobs]
 
@@ -151,13 +151,13 @@ def _results(jobs: Sequence[Any], array: str) -> list[JobReturn]:
 def _result(job: Any) -> JobReturn:
     try:
         return job.results()[0]
-    except Exception as error:  # submitit's, with what the job raised
+    except Exception as error:  # of submitit, with the message of the job
         log.warning("job %s: %s", job.job_id, error)
         return JobReturn()
 
 
 def _queued(array: str) -> set[str] | None:
-    """The jobs of an array that wait or run, by their ids; None where SLURM does not answer."""
+    """The ids of the array's jobs that wait or run; None if SLURM does not answer."""
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={array}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -6,21 +6,28 @@ The names that a notebook needs, imported when they are first used:
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "CellClassifier": "leukemia.models.classifier",
     "CellDataModule": "leukemia.data.datamodule",
     "InputError": "leukemia.errors",
     "Run": "leukemia.runs",
+    "StagedNetwork": "leukemia.models.network",
     "Sweep": "leukemia.runs",
-    "build": "leukemia.config",
-    "load_classifier": "leukemia.training.checkpoints",
+    "TorchPredictor": "leukemia.inference.torch_predictor",
+    "build_data": "leukemia.config",
+    "build_model": "leukemia.config",
     "cell_metrics": "leukemia.evaluation.metrics",
+    "class_folders": "leukemia.data.class_folders",
+    "cnmc": "leukemia.data.cnmc",
     "compose": "leukemia.config",
-    "predict_logits": "leukemia.inference.torch_predictor",
+    "fit": "leukemia.training.run",
+    "load_classifier": "leukemia.models.checkpoint",
+    "load_network": "leukemia.models.checkpoint",
     "predictions_table": "leukemia.inference.torch_predictor",
-    "read_cnmc": "leukemia.data.cnmc",
+    "resnet": "leukemia.models.resnet",
+    "resolve": "leukemia.config",
     "subject_metrics": "leukemia.evaluation.metrics",
     "write_demo": "leukemia.data.demo",
     "write_report": "leukemia.reporting.html",

@@ -1,21 +1,48 @@
-"""Where the configuration lies, and the two ways to use it: compose it, and build what it names."""
+"""Compose a configuration, resolve it once into plain settings, and build the parts that it names.
 
-import difflib
-import inspect
+From `resolve` on no configuration is passed on: parts are built from settings and handed down as objects.
+"""
+
 import re
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hydra.utils
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from leukemia.errors import InputError
+from leukemia.evaluation.metrics import direction, monitored_names
 from leukemia.identity import flatten, slug
+from leukemia.models.network import check_input, check_network
+from leukemia.models.optim import parameters_of
+from leukemia.models.targets import (
+    FAMILIES,
+    NAMED,
+    TARGET,
+    check_settings,
+    did_you_mean,
+    locate,
+    plain_settings,
+)
+from leukemia.precision import resolve_precision
 
+if TYPE_CHECKING:
+    from leukemia.data.datamodule import CellDataModule
+    from leukemia.models.classifier import CellClassifier
+
+Settings = dict[str, Any]
+ROOT_KEYS = (
+    "seed", "name", "monitor", "mode", "resume", "compile", "cache", "data", "model", "trainer", "callbacks", "logger",
+)  # fmt: skip
+TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "auto"}
+PARTS = ("net", "criterion", "optimizer", "scheduler")  # of the model
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 WHOLE_NUMBERS = (  # key, least, most
     ("seed", 0, 2**32 - 1),
@@ -25,7 +52,24 @@ WHOLE_NUMBERS = (  # key, least, most
     ("trainer.num_nodes", 1, 10_000),
     ("callbacks.early_stopping.patience", 0, 100_000),
 )
-ALLOWED = ("leukemia.", "pytorch_lightning.", "torch.")
+TRAINER_ARGUMENTS = (  # of Lightning's Trainer, stored so that a mistyped one is found without importing it
+    "accelerator", "strategy", "devices", "num_nodes", "precision", "fast_dev_run", "max_epochs", "min_epochs",
+    "max_steps", "min_steps", "max_time", "limit_train_batches", "limit_val_batches", "limit_test_batches",
+    "limit_predict_batches", "overfit_batches", "val_check_interval", "check_val_every_n_epoch",
+    "num_sanity_val_steps", "log_every_n_steps", "enable_checkpointing", "enable_progress_bar",
+    "enable_model_summary", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
+    "deterministic", "benchmark", "inference_mode", "use_distributed_sampler", "profiler", "detect_anomaly",
+    "barebones", "sync_batchnorm", "reload_dataloaders_every_n_epochs", "enable_autolog_hparams", "model_registry",
+)  # fmt: skip
+GIVEN_ELSEWHERE = {  # settings that a constructor takes and code gives it
+    "trainer.callbacks": "use the group callbacks, as +callbacks.mine._target_=PACKAGE.CLASS",
+    "trainer.logger": "use the group logger, as logger=csv or +logger.mine._target_=PACKAGE.CLASS",
+    "trainer.plugins": "checkpoints and clusters need the project's own",
+    "trainer.default_root_dir": "the run folder is hydra.run.dir=DIR",
+    "data.seed": "use seed",
+    "data.max_gb": "use cache.max_gb",
+    "model.classes": "the reader names the classes",
+}
 
 
 def conf_dir() -> str:
@@ -35,170 +79,345 @@ def conf_dir() -> str:
     return str(checkout if (checkout / "train.yaml").is_file() else package / "conf")
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
+def compose(overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:
     """The configuration of a run, composed as the command line does; for notebooks.
+
+    Args:
+        overrides: as on the command line.
+        with_hydra: keep Hydra's own settings in it, as the folder of the run.
 
     Raises:
         InputError: for an override that does not fit.
     """
     try:
         with initialize_config_dir(conf_dir(), version_base="1.3"):
-            return hydra_compose("train", overrides=list(overrides))
-    except hydra.errors.HydraException as error:
+            return hydra_compose("train", with_appended(overrides), return_hydra_config=with_hydra)
+    except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error)) from None
 
 
-def build(config: DictConfig, **arguments: Any) -> Any:
-    """The object that a node's `_target_` names, made of the node's values and the arguments.
-
-    Only classes of this package, Lightning and torch are built, and only with arguments that they have.
+def with_appended(overrides: Sequence[str]) -> list[str]:
+    """The overrides, with each argument of Lightning's Trainer accepted without `+`.
 
     Raises:
-        InputError: for another target, an unknown argument, or a value that the constructor refuses.
+        InputError: for an argument that a group gives.
     """
-    target = str(config.get("_target_", ""))
-    constructor = _allowed_class(target)
-    known = inspect.signature(constructor).parameters
-    for key in map(str, config):
-        if key != "_target_" and (key.startswith("_") or (key not in known and "kwargs" not in known)):
-            raise InputError(f"{target} has no setting {key}{_did_you_mean(key, list(known))}")
+    found = []
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        group, name = [*key.split("."), ""][:2]
+        if remedy := GIVEN_ELSEWHERE.get(f"{group}.{name}"):
+            raise InputError(f"{group}.{name} is not a setting of its own: {remedy}")
+        appended = group == "trainer" and name in TRAINER_ARGUMENTS and not override.startswith("~")
+        found.append(f"++{override.lstrip('+')}" if appended else override)
+    return found
+
+
+def resolve(config: DictConfig, stored: Mapping[str, Any] | None = None) -> Settings:
+    """The plain settings of a run: paths absolute, each hardware `auto` replaced by what this machine offers.
+
+    Every key, number and target is checked here; nothing is built and no picture is read.
+
+    Args:
+        config: as composed.
+        stored: the settings of a run that may go on; `auto` then stands for what that run chose.
+
+    Raises:
+        InputError: for a setting that cannot be; the message names it and the near names.
+    """
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
-        return hydra.utils.instantiate(config, **arguments, _convert_="all", _recursive_=False)
-    except hydra.errors.InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, InputError):
-            raise cause from None
-        if (
-            isinstance(cause, ValueError | TypeError | AttributeError)
-            or type(cause).__name__ == "MisconfigurationException"
-        ):
-            raise InputError(f"{target} refuses its settings: {cause}") from cause
-        raise
+        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise InputError(explain(error)) from None
+    assert isinstance(settings, dict)
+    settings = {str(key): value for key, value in settings.items()}
+    _check_keys(settings)
+    settings["trainer"] = {**TRAINER_DEFAULTS, **settings["trainer"]}
+    _check_values(settings)
+    _check_parts(settings)
+    _make_absolute(settings)
+    for group, key in (("trainer", "precision"), ("data", "cache_features")):
+        if settings[group][key] == "auto":
+            settings[group][key] = (stored or {}).get(group, {}).get(key, "auto")
+    _choose_hardware(settings["trainer"])
+    return settings
 
 
-def absolute_paths(config: DictConfig) -> DictConfig:
-    """A copy whose paths hold wherever the run folder is read."""
-    config = config.copy()
-    if config.data.root is not None:
-        config.data.root = str(Path(str(config.data.root)).expanduser().absolute())
-    if config.model.net.weights not in ("imagenet", "none"):
-        config.model.net.weights = str(Path(str(config.model.net.weights)).expanduser().absolute())
-    return config
-
-
-def resolve_auto(config: DictConfig) -> DictConfig:
-    """A copy with every hardware `auto` replaced by what this machine offers.
+def build_data(settings: Settings) -> "CellDataModule":
+    """The data module; it reads nothing before it is asked for cells.
 
     Raises:
-        InputError: for a GPU that is not there, a monitored figure that does not exist, or a number out of range.
+        InputError: for values that it refuses.
     """
-    import torch
-
-    from leukemia.models.classifier import metric_names
-    from leukemia.precision import resolve_precision
-
-    config = config.copy()
-    for key, least, most in WHOLE_NUMBERS:
-        value = OmegaConf.select(config, key)
-        if not isinstance(value, int) or not least <= value <= most:
-            raise InputError(f"{key}={value} is out of range: use a whole number from {least} to {most}")
-    if str(config.trainer.precision) not in PRECISIONS:
-        raise InputError(
-            f"trainer.precision={config.trainer.precision} is not supported: use one of {', '.join(PRECISIONS)}"
-        )
-    if config.cache.max_gb is not None and not isinstance(config.cache.max_gb, int | float):
-        raise InputError(
-            f"cache.max_gb={config.cache.max_gb} is no number of gigabytes: use a number, or null"
-        )
-    trainer, monitor = config.trainer, config.callbacks.early_stopping.monitor
-    if monitor not in metric_names("val"):
-        raise InputError(f"monitor={monitor} does not exist: use one of {', '.join(metric_names('val'))}")
-    cuda = torch.cuda.is_available()
-    if trainer.accelerator in ("gpu", "cuda") and not cuda:
-        raise InputError(
-            f"trainer.accelerator={trainer.accelerator} and this machine shows no CUDA device: "
-            "use trainer=cpu, or check the driver with nvidia-smi"
-        )
-    if trainer.accelerator in ("auto", "gpu"):
-        trainer.accelerator = "cuda" if cuda else "cpu"
-    if trainer.devices == "auto":
-        trainer.devices = torch.cuda.device_count() if trainer.accelerator == "cuda" else 1
-    trainer.precision = resolve_precision(str(trainer.precision), trainer.accelerator)
-    return config
+    data = settings["data"]
+    reader = _part(data["reader"], "data.reader")
+    given = {key: value for key, value in data.items() if key not in ("reader", "classes", "native_size")}
+    return build(given, "data", reader=reader, seed=settings["seed"], max_gb=settings["cache"]["max_gb"])
 
 
-def asks_for_several_devices(config: DictConfig) -> bool:
+def build_model(settings: Settings, classes: Sequence[str] = ("HEM", "ALL")) -> "CellClassifier":
+    """The network and the LightningModule around it.
+
+    Raises:
+        InputError: for values that a part refuses.
+    """
+    model = settings["model"]
+    net = check_network(build(model["net"], "model.net"))
+    check_input(net, settings["data"]["image_size"])
+    if model["net"][TARGET] not in FAMILIES:  # a family records a node that needs no weights
+        net.node = dict(model["net"])
+    criterion = _part(model["criterion"], "model.criterion")
+    makers = {key: _part(model[key], f"model.{key}") for key in ("optimizer", "scheduler") if model.get(key)}
+    given = {key: value for key, value in model.items() if key not in PARTS}
+    return build(given, "model", net=net, criterion=criterion, **makers, classes=list(classes))
+
+
+def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
+    """The object that a node's `_target_` names, made of the node's settings and the arguments.
+
+    Args:
+        node: `_target_` and plain settings.
+        key: where it stands in the configuration; it decides which classes may be built, see `KINDS`.
+        arguments: given by code; the node's own settings go before them.
+
+    Raises:
+        InputError: for a target of another kind, an unknown setting, or a value that the constructor refuses.
+    """
+    found = _checked_target(node, key)
+    settings = plain_settings(node, key)
+    name = f"{key} ({node[TARGET]})"
+    try:
+        return found(**{**arguments, **settings})
+    except (InputError, MemoryError):
+        raise
+    except ModuleNotFoundError as error:
+        raise InputError(f"{name} needs the package {error.name}: pip install {error.name}") from None
+    except Exception as error:  # of a constructor that may be a user's own
+        text = " ".join(str(error).split()) or type(error).__name__
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = "" if last.filename == __file__ else f" ({Path(last.filename).name}, line {last.lineno})"
+        raise InputError(f"{name} refuses its settings: {type(error).__name__}: {text}{place}") from error
+
+
+def asks_for_several_devices(settings: Settings) -> bool:
     """Whether a run would start several processes."""
-    trainer = resolve_auto(config).trainer
-    devices = trainer.devices
+    devices = settings["trainer"]["devices"] or 1
     if isinstance(devices, str):  # as Lightning reads it: a list of indices, or one index
         several = len([index for index in devices.split(",") if index.strip()]) > 1 or devices.strip() == "-1"
     else:
-        several = devices not in (0, 1) if isinstance(devices, int) else len(devices) > 1
-    return several or trainer.num_nodes > 1
+        several = devices != 1 if isinstance(devices, int) else len(devices) > 1
+    return several or settings["trainer"]["num_nodes"] > 1
 
 
 def explain(error: Exception) -> str:
-    """Hydra's message on one line, with the nearest names where an override names what is not there."""
+    """Hydra's message on one line, with the nearest names where an override names an unknown setting."""
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
         reason = text.partition(" See ")[0]
         return f"{error.override} cannot be read as an override ({reason}); quote it, as 'KEY=\"VALUE\"'"
+    if refused := re.search(r"InputError raised while resolving interpolation: (.*?)( full_key: |$)", text):
+        return refused[1]
+    if missing := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{missing[1]} is not given: set {missing[1]}=VALUE"
     found = re.search(r"Could not override '([^']+)'", text)
     if not found:
         return text
     key = found.group(1).lstrip("+~")
-    settings = flatten(OmegaConf.to_container(compose(), resolve=False))  # type: ignore[arg-type]
+    settings = _known_settings()
     if key in settings or any(name.startswith(f"{key}.") for name in settings):
         return text
-    return f"there is no setting {key}{_did_you_mean(key, list(settings))}"
+    if key.startswith("model.scheduler."):
+        return f"there is no setting {key}: choose a schedule first, as model/scheduler=cosine"
+    own = ("model.net.", "model.criterion.", "model.optimizer.", "callbacks.", "logger.")
+    appended = f", or add what your own class takes as +{key}=VALUE" if key.startswith(own) else ""
+    return f"there is no setting {key}{did_you_mean(key, settings)}{appended}"
 
 
-def monitor_mode(monitor: str) -> str:
-    """Whether a monitored figure is better when small or when large."""
-    return "min" if monitor.endswith("loss") else "max"
+def kinds() -> dict[str, type]:
+    """The class of each part that is built by `_target_` and must be a subclass of it."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.loggers import Logger
+    from torch.optim import Optimizer
+
+    from leukemia.data.datamodule import CellDataModule
+    from leukemia.models.classifier import CellClassifier
+
+    return {
+        "data": CellDataModule, "model": CellClassifier, "model.optimizer": Optimizer, "trainer": pl.Trainer,
+        "callbacks": pl.Callback, "logger": Logger,
+    }  # fmt: skip
 
 
-def _allowed_class(target: str) -> type:
-    """The class of that name, if it is a part of a run and defined, not merely reachable, where those come from.
-
-    Raises:
-        InputError: for anything else. Nothing outside of these packages is imported to find out, and of what lies in
-            them a good deal would start processes or run what it is given.
-    """
-    refusal = (
-        f"_target_={target} is not built: only modules, data modules, callbacks, loggers and the trainer of "
-        f"{', '.join(name + '*' for name in ALLOWED)} are"
+def _checked_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
+    """The class or function of a node, if it is of the kind that belongs there and takes the node's settings."""
+    if not isinstance(node, Mapping) or not node.get(TARGET):
+        raise InputError(f"{key} has no {TARGET}: name a class or function, or leave {key} out with ~{key}")
+    found = locate(node[TARGET], key)
+    kind = kinds().get(key) or kinds().get(
+        key.partition(".")[0] if key.startswith(("callbacks.", "logger.")) else ""
     )
-    if not target.startswith(ALLOWED) or not all(part.isidentifier() for part in target.split(".")):
-        raise InputError(refusal)
-    try:
-        found = hydra.utils.get_class(target)
-    except Exception:  # a module of theirs that cannot be imported here raises what it likes
-        raise InputError(refusal) from None
-    if not f"{found.__module__}.".startswith(ALLOWED) or not issubclass(found, _parts_of_a_run()):
-        raise InputError(refusal)
+    if kind is not None and not (isinstance(found, type) and issubclass(found, kind)):
+        raise InputError(
+            f"{key}.{TARGET}={node[TARGET]} is not built: it is not a subclass of {kind.__qualname__}"
+        )
+    check_settings(found, plain_settings(node, key), key)
     return found
 
 
-def _parts_of_a_run() -> tuple[type, ...]:
-    import pytorch_lightning as pl
-    from pytorch_lightning.loggers import Logger
-    from torch import nn
+def _part(node: Mapping[str, Any], key: str) -> Any:
+    """A part that is called later: a class of parts is built, a function is bound to its settings.
 
-    return nn.Module, pl.LightningDataModule, pl.Callback, Logger, pl.Trainer
+    A criterion function that needs no more arguments than its settings gives the criterion; an optimizer is always
+    bound, and so is a scheduler.
+    """
+    found = _checked_target(node, key)
+    settings = plain_settings(node, key)
+    if key in ("model.optimizer", "model.scheduler"):
+        return partial(found, **settings)
+    if isinstance(found, type) or (key == "model.criterion" and _makes_the_criterion(found, settings)):
+        part = build(node, key)
+    else:
+        part = partial(found, **settings) if settings else found
+    if not callable(part):
+        raise InputError(f"{key} ({node[TARGET]}) gives a {type(part).__name__}, which cannot be called")
+    return part
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
-    by_last = {key.rpartition(".")[2]: key for key in known}
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    near += [by_last[key] for key in difflib.get_close_matches(name.rpartition(".")[2], list(by_last), n=2)]
-    unique = list(dict.fromkeys(near))[:3]
-    return f"; did you mean {' or '.join(unique)}?" if unique else ""
+def _makes_the_criterion(function: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a function needs nothing beside its settings, as one that makes a criterion; else it is the criterion."""
+    try:
+        parameters = signature(function).parameters
+    except (TypeError, ValueError):  # a compiled function
+        return False
+    kinds = {parameter.kind for parameter in parameters.values()}
+    required = [name for name, parameter in parameters.items() if parameter.default is Parameter.empty]
+    return kinds <= {*NAMED, Parameter.VAR_KEYWORD} and not {*required} - {*settings, "kwargs"}
 
 
-OmegaConf.register_new_resolver("leukemia.slug", lambda overrides: slug(list(overrides)), replace=True)
-OmegaConf.register_new_resolver("leukemia.monitor_mode", monitor_mode, replace=True)
-OmegaConf.register_new_resolver(
-    "leukemia.direction", lambda monitor: f"{monitor_mode(monitor)}imize", replace=True
-)
+def _check_keys(settings: Settings) -> None:
+    """Refuse unknown keys at the root and missing groups, and leave out callbacks and loggers that are null."""
+    for key in settings:
+        if key not in ROOT_KEYS:
+            raise InputError(
+                f"there is no setting {key}{did_you_mean(key, [*ROOT_KEYS, *_known_settings()])}"
+            )
+    for key in ROOT_KEYS:
+        if key not in settings and key not in ("callbacks", "logger"):
+            raise InputError(f"{key} is missing: every run has {key}")
+    for group in ("data", "model", "trainer", "cache"):
+        if not isinstance(settings[group], Mapping):
+            raise InputError(
+                f"{group}={settings[group]} is not a group of settings: leave it out of the command"
+            )
+    for key in settings["cache"]:
+        if key != "max_gb":
+            raise InputError(f"there is no setting cache.{key}; did you mean cache.max_gb?")
+    for key, remedy in GIVEN_ELSEWHERE.items():
+        group, name = key.split(".")
+        if name in settings[group]:
+            raise InputError(f"{key} is not a setting of its own: {remedy}")
+    for group in ("callbacks", "logger"):
+        parts = settings.get(group) or {}
+        settings[group] = parts if not isinstance(parts, Mapping) else {
+            name: node for name, node in parts.items() if node is not None
+        }  # fmt: skip
+        if not isinstance(parts, Mapping) or TARGET in parts:
+            raise InputError(f"{group} holds named parts: use +{group}.NAME.{TARGET}=PACKAGE.CLASS")
+    for part in ("net", "criterion", "optimizer"):
+        if not settings["model"].get(part):
+            raise InputError(
+                f"model.{part} is missing: choose one, as model/{part}=own model.{part}.{TARGET}=..."
+            )
+
+
+def _check_values(settings: Settings) -> None:
+    flat = flatten(settings)
+    for key, least, most in WHOLE_NUMBERS:
+        value = flat.get(key)
+        if key in flat and (
+            isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most
+        ):
+            raise InputError(f"{key}={value} is out of range: use a whole number from {least} to {most}")
+    precision = str(settings["trainer"].get("precision"))
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"trainer.precision={precision} is not supported: use one of {', '.join(PRECISIONS)}"
+        )
+    max_gb = settings["cache"]["max_gb"]
+    if max_gb is not None and (isinstance(max_gb, bool) or not isinstance(max_gb, int | float)):
+        raise InputError(f"cache.max_gb={max_gb} is not a number of gigabytes: use a number, or null")
+    if settings["mode"] != (mode := _direction(settings["monitor"])):
+        raise InputError(
+            f"mode={settings['mode']}: {settings['monitor']} is best at its {mode}; leave mode out"
+        )
+
+
+def _check_parts(settings: Settings) -> None:
+    """Refuse unknown settings and targets of another kind, before anything is built."""
+    model, data = settings["model"], settings["data"]
+    model.setdefault("monitor", settings["monitor"])
+    data.setdefault("reader", {TARGET: "leukemia.data.cnmc.cnmc"})
+    nodes = {
+        "data": {key: value for key, value in data.items() if key != "reader"},
+        "model": {key: value for key, value in model.items() if key not in PARTS},
+        "data.reader": data.get("reader"),
+        **{f"model.{part}": model.get(part) for part in PARTS if part != "scheduler" or model.get(part)},
+        "trainer": settings["trainer"],
+        **{f"callbacks.{name}": node for name, node in settings["callbacks"].items()},
+        **{f"logger.{name}": node for name, node in settings["logger"].items()},
+    }
+    found = {key: _checked_target(node, key) for key, node in nodes.items()}  # type: ignore[arg-type]
+    for group in ("data", "model"):  # defaults, for a YAML file of the user's own that does not repeat them
+        for name, parameter in parameters_of(found[group]).items():
+            given = name in PARTS or f"{group}.{name}" in GIVEN_ELSEWHERE
+            if not given and isinstance(parameter.default, str | int | float | None):
+                settings[group].setdefault(name, parameter.default)
+
+
+def _make_absolute(settings: Settings) -> None:
+    """Make paths absolute, so that they hold wherever the run folder is read."""
+    data, net = settings["data"], settings["model"]["net"]
+    if data.get("root") is not None:
+        data["root"] = str(Path(str(data["root"])).expanduser().absolute())
+    if isinstance(net.get("weights"), str) and (path := Path(net["weights"]).expanduser()).is_file():
+        net["weights"] = str(path.absolute())
+
+
+def _choose_hardware(trainer: Settings) -> None:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if trainer["accelerator"] in ("gpu", "cuda") and not cuda:
+        raise InputError(
+            f"trainer.accelerator={trainer['accelerator']} and this machine shows no CUDA device: "
+            "use trainer=cpu, or check the driver with nvidia-smi"
+        )
+    if trainer["accelerator"] in ("auto", "gpu"):
+        trainer["accelerator"] = "cuda" if cuda else "cpu"
+    if trainer["devices"] == "auto":
+        trainer["devices"] = torch.cuda.device_count() if trainer["accelerator"] == "cuda" else 1
+    trainer["precision"] = resolve_precision(str(trainer["precision"]), trainer["accelerator"])
+
+
+def _known_settings() -> dict[str, Any]:
+    """The default settings by dotted name, and each argument of Lightning's Trainer."""
+    config = OmegaConf.to_container(compose(), resolve=False)
+    assert isinstance(config, dict)
+    trainer = {f"trainer.{name}": None for name in TRAINER_ARGUMENTS}
+    return trainer | flatten({str(key): value for key, value in config.items()})
+
+
+def _direction(monitor: str) -> str:
+    if monitor not in monitored_names():
+        raise InputError(f"monitor={monitor} does not exist: use one of {', '.join(monitored_names())}")
+    return direction(monitor)
+
+
+def _register(name: str, function: Callable[..., Any]) -> None:
+    OmegaConf.register_new_resolver(name, function, replace=True)
+
+
+_register("leukemia.slug", lambda overrides: slug(list(overrides)))
+_register("leukemia.mode", _direction)
+_register("leukemia.direction", lambda monitor: f"{_direction(monitor)}imize")

@@ -118,7 +118,7 @@ def test_a_file_that_would_swallow_memory_or_stack_is_refused_by_name(tmp_path, 
 @pytest.mark.timeout(10)
 def test_a_pipe_in_a_run_folder_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "config.yaml")
-    with pytest.raises(InputError, match=r"config\.yaml is no file"):
+    with pytest.raises(InputError, match=r"config\.yaml is not a file"):
         _ = Run(tmp_path).config
 
 

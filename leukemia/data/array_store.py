@@ -1,59 +1,64 @@
-"""What batches are cut from: pixels or features, in a memory map or on the device."""
+"""The arrays that batches are read from: pixels or features, in a memory map or on the device."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from leukemia.data.transforms import chosen_views
+from leukemia.data.transforms import draw_d4
 
 log = logging.getLogger(__name__)
-ROOM = 0.5  # the share of a device's free memory that data may take
+ROOM = 0.5  # share of a device's free memory for data
 
 
 @dataclass(frozen=True)
 class ArrayStore:
-    """A value for each cell, or one for each of its views.
+    """A value for each cell, or one for each of its D4 transforms.
 
     Attributes:
-        name: under which a batch holds it, `pixels` or `features`.
-        views: one array (cells, ...) for each view; memory maps, or tensors on the device.
-        cells: the rows of the index that the arrays hold, ascending; None if they hold all.
-        dtype: that a batch gets; None for the stored one.
+        name: the key in a batch, `pixels` or `features`.
+        arrays: one array (cells, ...) for each D4 transform; memory maps, or tensors on the device.
+        cells: the rows of the table of cells that the arrays hold, ascending; None if they hold all.
+        dtype: of a batch; None for the stored one.
     """
 
     name: str
-    views: Sequence[np.ndarray | Tensor]
+    arrays: Sequence[np.ndarray | Tensor]
     cells: np.ndarray | None = None
     dtype: torch.dtype | None = None
 
     def read(self, cells: np.ndarray, seed: int) -> Tensor:
-        """The values of cells, (N, ...); where there are several views, each in the one that the seed draws."""
+        """The values of cells, (N, ...). Of several D4 transforms, the seed draws one for each cell."""
         places = cells if self.cells is None else np.searchsorted(self.cells, cells)
-        if len(self.views) == 1:
-            values = _rows(self.views[0], places)
+        if len(self.arrays) == 1:
+            values = _rows(self.arrays[0], places)
         else:
-            chosen = chosen_views(len(cells), seed).numpy()
-            numbers = np.unique(chosen)
-            parts = [_rows(self.views[number], places[chosen == number]) for number in numbers]
-            back = np.argsort(np.concatenate([np.flatnonzero(chosen == number) for number in numbers]))
+            drawn = draw_d4(len(cells), seed).numpy()
+            numbers = np.unique(drawn)
+            parts = [_rows(self.arrays[number], places[drawn == number]) for number in numbers]
+            back = np.argsort(np.concatenate([np.flatnonzero(drawn == number) for number in numbers]))
             values = torch.cat(parts)[torch.from_numpy(back)]
         return values if self.dtype is None else values.to(self.dtype)
 
 
-def resident(views: Sequence[np.ndarray | Tensor], device: torch.device) -> Sequence[np.ndarray | Tensor]:
-    """The arrays on the device, where they take no more than ROOM of its free memory; else as they are.
+def on_device(store: ArrayStore, device: torch.device) -> ArrayStore:
+    """The store with its arrays on a GPU, where they take at most ROOM of its free memory; else unchanged.
 
-    On the processor they stay memory maps: what is used often lies in memory anyway.
+    On a processor the arrays stay memory maps, because the system keeps their pages in memory.
     """
-    size = sum(array.nbytes for array in views)
-    if device.type != "cuda" or size > ROOM * torch.cuda.mem_get_info(device)[0]:
-        return views
+    size = sum(array.nbytes for array in store.arrays)
+    if (
+        device.type != "cuda"
+        or isinstance(store.arrays[0], Tensor)
+        or size > ROOM * torch.cuda.mem_get_info(device)[0]
+    ):
+        return store
     log.info("data.keep_on_gpu=auto: %.2f GB of data live on %s", size / 1e9, device)
-    return [torch.as_tensor(np.ascontiguousarray(array), device=device) for array in views]
+    moved = [torch.as_tensor(np.ascontiguousarray(array), device=device) for array in store.arrays]
+    return replace(store, arrays=moved)
 
 
 def _rows(array: np.ndarray | Tensor, places: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `leukemia data check` found, as text and as plain data."""
+"""The result of `leukemia data check`, as text and as plain data."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from leukemia.data.problems import Problem
 
 @dataclass(frozen=True)
 class Count:
-    """How much one part of a set holds, and how much it is known to hold; None where that cannot be told.
+    """The counts of one part of a set beside the known ones; None where a count is unknown.
 
     Both are (images, positive images, negative images, positive subjects, negative subjects).
     """
@@ -20,7 +20,7 @@ class Count:
     known: tuple[int | None, ...] | None
 
     def differs(self, classes: tuple[str, str]) -> str:
-        """What is missing or too many, in words; empty where nothing is."""
+        """The difference to the known counts, in words; empty where there is none."""
         if self.known is None:
             return ""
         images, positive, negative, *subjects = (
@@ -43,14 +43,14 @@ class Count:
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of a check. Problems keep a set from being whole; notes are good to know.
+    """The result of a check. A set with problems is not whole; notes are for information.
 
     Attributes:
-        root: what was checked.
+        root: of the data set.
         classes: the names of class 0 and class 1.
         counts: a row for each fold and split.
         sizes: how many pictures have each size, such as `450x450`.
-        duplicates: the identical pictures.
+        duplicates: identical pictures.
     """
 
     root: str
@@ -66,11 +66,11 @@ class Check:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as lists, dicts, numbers and strings."""
+        """The result as lists, dicts, numbers and strings."""
         return {"ok": self.ok, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """All of it as text; the verdict is last, where a terminal shows it."""
+        """The result as text. The verdict is last, where a terminal shows it."""
         kinds = len(self.problems)
         verdict = "No problem was found."
         if kinds:
@@ -90,7 +90,7 @@ class Check:
 
 
 def _counts(counts: Sequence[Count], classes: tuple[str, str]) -> list[str]:
-    """A row a part, found and known numbers side by side."""
+    """A row for each part, with found and known counts side by side."""
     with_known = counts[0].known is not None
     columns = [["", "", *(count.part for count in counts)]]
     for place, head in enumerate(["images", classes[1], classes[0], *_subjects(classes)]):

@@ -1,4 +1,4 @@
-"""Any two classes of cells: a folder of class folders, or a manifest csv."""
+"""The reader of any two classes of cells: a folder of class folders, or a manifest csv."""
 
 import csv
 import difflib
@@ -7,15 +7,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from leukemia.data.cnmc import NO_FOLD, SPLITS, Scan, to_frame
 from leukemia.data.files import csv_header, existing_folder, is_image, list_files, natural
 from leukemia.data.problems import Kind, Problems, refuse
+from leukemia.data.reader import (
+    COLUMNS,
+    NO_FOLD,
+    PUBLISHED_SPLITS,
+    Reading,
+    Scan,
+    refuse_taken_names,
+    to_table,
+)
 from leukemia.errors import InputError
 
-MANIFEST_COLUMNS = ("path", "label", "subject", "published_split")
 SPLIT_OF_VALUE = {"": "train", "train": "train", "prelim": "prelim", "test": "prelim", "final": "final"}
 
 LOOSE = Kind("images outside of any class folder", "move them to the folder of their class, or away")
@@ -33,66 +41,96 @@ UNKNOWN_SPLIT = Kind(
 )
 
 _DETOUR = re.compile(r"(^|/)\.{0,2}(/|$)")  # an empty step, `.` or `..`, or a leading slash
-Cell = tuple[str, str, str | None, str]  # path, class (empty: unknown), subject, split
 
 
-def read_class_folders(root: Path | str, positive: str | None = None) -> tuple[pd.DataFrame, tuple[str, str]]:
+class Cell(NamedTuple):
+    """A cell as a folder or a manifest names it; an empty label is unknown."""
+
+    path: str
+    label: str
+    subject: str | None = None
+    published_split: str = "train"
+    further: tuple[str, ...] = ()
+
+
+def class_folders(root: Path | str, positive: str | None = None) -> Reading:
     """The cells of two class folders, or of a manifest csv.
 
-    In a folder, each subfolder is a class (what lies deeper in it counts too) and every cell is a training
-    cell without a subject. A manifest has the columns `path,label[,subject,split]`: `path` is absolute or
-    relative to the csv's folder, `label` the name of a class, `subject` any name (upper-cased and kept as
-    text: `007`), `split` is `train` (also where empty), `prelim` or `test` (labelled cells kept apart), or
-    `final` (no label).
+    In a folder, each subfolder is a class, with all that lies in it, and every cell is a training cell without a
+    subject. A manifest has the columns `path,label[,subject,split]`: `path` is absolute or relative to the csv's
+    folder, `label` is the name of a class, `subject` is any name (upper-cased and kept as text: `007`), `split` or
+    `published_split` is `train` (also where it is empty), `prelim` or `test` (labelled cells kept apart), or `final`
+    (no label). Its further columns are kept, in lower case and as text; a column `fold` is not used.
 
     Args:
         root: the folder, or the csv.
         positive: the class that counts as 1.
 
     Returns:
-        An index with the columns of `leukemia.data.cnmc.read_cnmc`, by split and path, and the names of
-        class 0 and class 1. `fold` is always -1; `path` is relative to the folder or to the csv's folder, and
-        absolute only where it was given so and lies outside of that.
+        The table of cells by published split and path, the names of class 0 and class 1, and no native size. `fold`
+        is always -1. `path` is relative to the folder or to the csv's folder; it is absolute only where it was given
+        so and lies elsewhere.
 
     Raises:
-        InputError: if there are not exactly two classes, if positive names none of them, or if the manifest
-            cannot be used.
+        InputError: if there are not exactly two classes, if positive is not one of them, or if the manifest cannot
+            be used.
     """
-    scan, classes = scan_class_folders(root, positive)
+    scan = scan_class_folders(root, positive)
     refuse(root, scan.problems)
-    return scan.index, classes
+    return scan.table, scan.classes, None
 
 
-def scan_class_folders(root: Path | str, positive: str | None = None) -> tuple[Scan, tuple[str, str]]:
-    """As `read_class_folders`, with what is wrong with single cells listed and not raised.
+def scan_class_folders(
+    root: Path | str, positive: str | None = None, positive_option: str = "data.positive="
+) -> Scan:
+    """As `class_folders`, with the problems of single cells listed instead of raised.
+
+    Args:
+        root: the folder, or the csv.
+        positive: the class that counts as 1.
+        positive_option: how the user sets positive, for messages.
 
     Raises:
-        InputError: if classes or columns are not as they must be.
+        InputError: if the classes or the columns cannot be used.
     """
     problems = Problems()
     place = Path(root).expanduser()
-    cells = list(_in_manifest(place, problems) if place.is_file() else _in_folders(root, problems))
-    negative, positive = _classes(place, Counter(label for _, label, _, _ in cells if label), positive)
-    label_of = {negative: 0, positive: 1, "": -1}
-    rows = [(path, label_of[label], subject, split, NO_FOLD) for path, label, subject, split in cells]
-    rows.sort(key=lambda row: (SPLITS.index(row[3]), natural(row[0])))
-    return Scan(to_frame(rows), problems.found()), (negative, positive)
+    further: list[str] = []
+    cells = list(_in_manifest(place, problems, further) if place.is_file() else _in_folders(root, problems))
+    counts = Counter(cell.label for cell in cells if cell.label)
+    classes = _classes(place, counts, positive, positive_option)
+    label_of = {classes[0]: 0, classes[1]: 1, "": -1}
+    cells.sort(key=lambda cell: (PUBLISHED_SPLITS.index(cell.published_split), natural(cell.path)))
+    table = to_table(
+        [(cell.path, label_of[cell.label], cell.subject, cell.published_split, NO_FOLD) for cell in cells]
+    )
+    for place_of, name in enumerate(further):
+        table[name] = pd.Series([cell.further[place_of] or None for cell in cells], dtype="str")
+    return Scan(table, classes, problems.found())
 
 
 def _in_folders(root: Path | str, problems: Problems) -> Iterator[Cell]:
     for below, name in list_files(existing_folder(root)):
         if is_image(name) and below:
-            yield below + name, below.partition("/")[0], None, "train"
+            yield Cell(below + name, below.partition("/")[0])
         elif is_image(name):
             problems.add(LOOSE, name)
 
 
-def _in_manifest(table: Path, problems: Problems) -> Iterator[Cell]:
-    rows = list(_rows(table, problems))
-    with_subjects = any(subject for _, _, _, subject, _ in rows)
+def _in_manifest(table: Path, problems: Problems, further: list[str]) -> Iterator[Cell]:
+    """The cells of a manifest; the names of its further columns are appended to `further`."""
+    names, delimiter = _columns(table)
+    split_column = "published_split" if "published_split" in names else "split"
+    further += [name for name in dict.fromkeys(names) if name and name not in (*COLUMNS, "split")]
+    refuse_taken_names(further, str(table))
+    rows = list(_rows(table, names, delimiter, problems))
+    with_subjects = any(row.get("subject") for _, row in rows)
     exists = _Existing(table.parent)
     seen: set[str] = set()
-    for number, path, label, subject, value in rows:
+    for number, row in rows:
+        path, label, subject, value = (
+            row.get(name, "") for name in ("path", "label", "subject", split_column)
+        )
         where = f"row {number}: {path}"
         split = SPLIT_OF_VALUE.get(value.lower(), "train")
         if value.lower() not in SPLIT_OF_VALUE:
@@ -113,20 +151,32 @@ def _in_manifest(table: Path, problems: Problems) -> Iterator[Cell]:
         seen.add(path)
         if path not in exists:
             problems.add(NO_FILE, where)
-        yield path, "" if split == "final" else label, subject.upper() or None, split
+        label = "" if split == "final" else label
+        yield Cell(path, label, subject.upper() or None, split, tuple(row.get(name, "") for name in further))
 
 
-def _rows(table: Path, problems: Problems) -> Iterator[tuple[int, str, str, str, str]]:
-    """The number and the four values of each row that is not empty; a missing column is empty."""
+def _columns(table: Path) -> tuple[list[str], str]:
+    """The column names of a manifest and its delimiter."""
     if table.suffix.lower() != ".csv":
-        raise InputError(f"{table} is a file, but no .csv: give a manifest csv or a folder of class folders")
+        raise InputError(
+            f"{table} is a file, but not a .csv: give a manifest csv or a folder of class folders"
+        )
     names, delimiter = csv_header(table)
-    missing = [name for name in MANIFEST_COLUMNS[:2] if name not in names]
+    missing = [name for name in ("path", "label") if name not in names]
     if missing:
         raise InputError(
             f"{table} has no column {' and no column '.join(missing)}; its columns are "
             f"{', '.join(names) or 'none'}. A manifest csv has path,label[,subject,split]"
         )
+    if {"split", "published_split"} <= set(names):
+        raise InputError(f"{table} has the columns split and published_split, which mean the same: keep one")
+    return names, delimiter
+
+
+def _rows(
+    table: Path, names: list[str], delimiter: str, problems: Problems
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """The number and the values of each row that is not empty."""
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter)
@@ -136,16 +186,14 @@ def _rows(table: Path, problems: Problems) -> Iterator[tuple[int, str, str, str,
                     continue
                 if len(row) > len(names):
                     problems.add(RAGGED, f"row {reader.line_num}: {delimiter.join(row)}")
-                fields = dict(zip(names, row, strict=False))
-                path, label, subject, split = (fields.get(name, "").strip() for name in MANIFEST_COLUMNS)
-                yield reader.line_num, path, label, subject, split
+                yield reader.line_num, {name: value.strip() for name, value in zip(names, row, strict=False)}
     except UnicodeDecodeError:
         raise InputError(f"{table} is not UTF-8: save it as csv in UTF-8") from None
     except csv.Error as error:
-        raise InputError(f"{table} is no csv that can be read, near row {reader.line_num}: {error}") from None
+        raise InputError(f"{table} is not a readable csv, near row {reader.line_num}: {error}") from None
 
 
-def _classes(root: Path, cells: Counter[str], positive: str | None) -> tuple[str, str]:
+def _classes(root: Path, cells: Counter[str], positive: str | None, positive_option: str) -> tuple[str, str]:
     """The names of class 0 and class 1."""
     names = sorted(cells, key=natural)
     listed = ", ".join(f"{name} ({cells[name]:,} cells)" for name in names[:10]) + ", ..." * (len(names) > 10)
@@ -163,20 +211,22 @@ def _classes(root: Path, cells: Counter[str], positive: str | None) -> tuple[str
         )
     if positive is None:
         raise InputError(
-            f"{root} has the classes {listed}: say which one counts as 1, with data.positive={names[0]} or "
-            f"data.positive={names[1]}"
+            f"{root} has the classes {listed}: say which one counts as 1, with {positive_option}{names[0]} or "
+            f"{positive_option}{names[1]}"
         )
     positive = str(positive)  # a class named 1 is a number on the command line
     if positive not in names:
         near = difflib.get_close_matches(positive.lower(), [name.lower() for name in names], 1)
         meant = [name for name in names if name.lower() in near]
-        advice = f"Did you mean data.positive={meant[0]}?" if meant else "Name one of them"
-        raise InputError(f"data.positive={positive} is no class of {root}, which has {listed}. {advice}")
+        advice = f"Did you mean {positive_option}{meant[0]}?" if meant else "Name one of them"
+        raise InputError(
+            f"{positive_option}{positive} is not a class of {root}, which has {listed}. {advice}"
+        )
     return next(name for name in names if name != positive), positive
 
 
 def _why_one(root: Path, name: str) -> str:
-    """Class folders that lie a level deeper than expected are the usual reason."""
+    """The usual reason is that the class folders lie one level deeper."""
     if root.is_dir() and sum(entry.is_dir() for entry in (root / name).iterdir()) == 2:
         return f"If its subfolders are the classes, give {root / name}"
     return "Add the cells of a second class"

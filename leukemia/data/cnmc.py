@@ -1,22 +1,16 @@
-"""The index of a C-NMC folder: what every image is, read from names alone. No image is opened."""
+"""The reader of a C-NMC folder. It reads names and the label table, and opens no image."""
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
 
 from leukemia.data.cnmc_labels import CELL, CLASSES, read_labels
 from leukemia.data.files import existing_folder, is_image, list_files, natural, stem
-from leukemia.data.problems import Kind, Problem, Problems, refuse
+from leukemia.data.problems import Kind, Problems, refuse
+from leukemia.data.reader import NO_FOLD, PUBLISHED_SPLITS, Reading, Row, Scan, to_table
 from leukemia.errors import InputError
 
-__all__ = ["CLASSES", "COLUMNS", "LAYOUTS", "NO_FOLD", "Scan", "read_cnmc", "scan_cnmc", "to_frame"]
-
-COLUMNS = ("path", "label", "subject", "published_split", "fold")
-SPLITS = ("train", "prelim", "final")
-NO_FOLD = -1
+NATIVE_SIZE = 450  # pixels; the final set is 600x600, and its centre 450 has the same scale
 LAYOUTS = """\
   Kaggle     training_data/fold_0/{all,hem}/ ..., validation_data/, testing_data/
   TCIA       C-NMC_training_data/fold_0/{all,hem}/ ..., C-NMC_test_prelim_phase_data/, ...
@@ -28,40 +22,30 @@ LOST_CELL = Kind("C-NMC cells outside of the folders of C-NMC", "move them to th
 CONTRADICTION = Kind("images whose name contradicts their folder", "move each to the folder of its class")
 DOUBLED = Kind("images that are there twice", "remove the copies, or give the folder of one set only")
 
-Row = tuple[str, int, str | None, str, int]  # the columns of the index
 
-
-@dataclass(frozen=True)
-class Scan:
-    """What names say: the index as far as it can be known, what is wrong, and images outside of the set."""
-
-    index: pd.DataFrame
-    problems: tuple[Problem, ...]
-    ignored: tuple[str, ...] = ()
-
-
-def read_cnmc(root: Path | str) -> pd.DataFrame:
+def cnmc(root: Path | str) -> Reading:
     """The cells of a C-NMC folder, in any of the layouts in circulation.
 
     Returns:
-        A row for each image, by split, fold and path (numbers in it taken as numbers): `path` (relative to
-        root, with `/`), `label` (1 ALL, 0 HEM, -1 unknown), `subject` (upper case, such as `57` or `H3`; NaN
-        where unknown), `split` (`train`, `prelim`, `final`), `fold` (0 to 2, and -1 outside of training).
+        The table of cells, the classes HEM (0) and ALL (1), and the native size 450. The table has a row for
+        each image, by published split, fold and path (numbers in it taken as numbers): `path` (relative to root,
+        with `/`), `label` (1 ALL, 0 HEM, -1 unknown), `subject` (upper case, such as `57` or `H3`; missing where
+        it is unknown), `published_split` (`train`, `prelim`, `final`), `fold` (0 to 2, and -1 outside of train).
 
     Raises:
-        InputError: if root is no folder of C-NMC, or if names and label table do not fit together. The
-            message gives the first problems, `leukemia data check` all of them.
+        InputError: if root is not a C-NMC folder, or if names and label table contradict each other. The message
+            gives the first problems, `leukemia data check` all of them.
     """
     scan = scan_cnmc(root)
     refuse(root, scan.problems)
-    return scan.index
+    return scan.table, scan.classes, NATIVE_SIZE
 
 
 def scan_cnmc(root: Path | str) -> Scan:
-    """As `read_cnmc`, with the problems listed and not raised.
+    """As `cnmc`, with the problems listed instead of raised.
 
     Raises:
-        InputError: if root is no folder of C-NMC.
+        InputError: if root is not a C-NMC folder.
     """
     folder = existing_folder(root)
     problems = Problems()
@@ -98,25 +82,18 @@ def scan_cnmc(root: Path | str) -> Scan:
     if not rows and WRONG_NAME not in problems and WRONG_FOLD not in problems:
         raise InputError(_not_cnmc(folder, images, others))
 
-    rows.sort(key=lambda row: (SPLITS.index(row[3]), row[4], natural(row[0])))
+    rows.sort(key=lambda row: (PUBLISHED_SPLITS.index(row[3]), row[4], natural(row[0])))
     prelim = [row[0] for row in rows if row[3] == "prelim"]
     if prelim:
         tables = [path for path in others if path.lower().endswith(".csv")]
         labels = read_labels(folder, tables, prelim, problems)
         rows = [_labelled(row, labels) if row[3] == "prelim" else row for row in rows]
     problems.add(DOUBLED, *_doubled(rows))
-    return Scan(to_frame(rows), problems.found(), tuple(sorted(ignored, key=natural)))
-
-
-def to_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """Rows as an index, its columns of the same types whatever is in them."""
-    columns = dict(zip(COLUMNS, zip(*rows, strict=True) if rows else [()] * 5, strict=True))
-    types = {"path": "str", "label": "int64", "subject": "str", "published_split": "str", "fold": "int64"}
-    return pd.DataFrame({name: pd.Series(columns[name], dtype=types[name]) for name in COLUMNS})
+    return Scan(to_table(rows), CLASSES, problems.found(), tuple(sorted(ignored, key=natural)))
 
 
 def _place(parts: Sequence[str]) -> tuple[str, int, int]:
-    """Split (empty: none), fold and label of a folder's images, by the names down to it, innermost first."""
+    """Published split (empty: none), fold and label of a folder's images, from the folder names, innermost first."""
     label = -1
     for part in reversed(parts):
         key = re.sub(r"[^a-z0-9]", "", part.lower())
@@ -137,7 +114,7 @@ def _labelled(row: Row, labels: dict[str, tuple[int, str | None]]) -> Row:
 
 
 def _doubled(rows: Iterable[Row]) -> list[str]:
-    """The images of one split that have one name, whatever its case, suffix and folder."""
+    """Images of one published split with the same name, whatever its case, suffix and folder."""
     first: dict[tuple[str, str], str] = {}
     pairs = [(row[0], first.setdefault((row[3], stem(row[0])), row[0])) for row in rows]
     return [f"{path} and {other}" for path, other in pairs if path != other]
@@ -150,9 +127,10 @@ def _not_cnmc(folder: Path, images: int, others: Sequence[str]) -> str:
     found = ", ".join(holds[:8]) + ", ..." * (len(holds) > 8)
     packed = any(path.lower().endswith((".zip", ".tar", ".gz")) for path in others)
     return (
-        f"{folder} is no C-NMC data set: "
+        f"{folder} is not a C-NMC data set: "
         + (f"none of its {images:,} images lies in a folder of C-NMC" if images else "it holds no image")
         + f". Found: {found}. {'Unpack its archives first. ' * packed}"
         + f"Expected one of these layouts, or a folder around one:\n{LAYOUTS}\n"
-        + "For other cells, in class folders or in a manifest csv, use data=cells"
+        + "For other cells, in class folders or in a manifest csv, use data=cells "
+        + "(`leukemia data check --reader class_folders`)"
     )

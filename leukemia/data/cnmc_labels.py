@@ -1,4 +1,4 @@
-"""The table of the preliminary set's labels: which csv it is, and what it says of each image."""
+"""The label table of the preliminary set: find its csv, and read the label and subject of each image."""
 
 import csv
 import re
@@ -14,7 +14,7 @@ COLUMNS = ("Patient_ID", "new_names", "labels")
 
 NO_TABLE = Kind("no table of the preliminary labels", f"add the csv with the columns {', '.join(COLUMNS)}")
 TWO_TABLES = Kind("tables of the preliminary labels that differ", "keep the right one")
-NOT_UTF8 = Kind("label table is no csv in UTF-8", "download it again")
+NOT_UTF8 = Kind("label table is not a csv in UTF-8", "download it again")
 WRONG_COLUMNS = Kind("label table with the wrong columns", f"the columns are {', '.join(COLUMNS)}")
 WRONG_LABEL = Kind("labels other than 0 (HEM) and 1 (ALL)", "correct these rows")
 WRONG_PATIENT = Kind(
@@ -29,13 +29,13 @@ NO_ROW = Kind("preliminary images without a row in the label table", "add the ro
 def read_labels(
     folder: Path, tables: Sequence[str], paths: Sequence[str], problems: Problems
 ) -> dict[str, tuple[int, str | None]]:
-    """Label (-1 where it cannot be told) and subject of preliminary images.
+    """Label (-1 where it is unknown) and subject of preliminary images.
 
     Args:
         folder: the data set.
-        tables: every csv in it, as paths below it; the label table is known by its columns.
+        tables: every csv in it, as paths below it; the label table is recognised by its columns.
         paths: the preliminary images; a row belongs to the image of the same number, whatever the suffix.
-        problems: where to add what is wrong.
+        problems: to which problems are added.
     """
     headers = {table: csv_header(folder / table) for table in sorted(tables, key=natural)}
     wanted = [column.lower() for column in COLUMNS]
@@ -86,7 +86,7 @@ def _row(patient: str, label: str, where: str, problems: Problems) -> tuple[int,
 
 
 def _explain(headers: dict[str, tuple[list[str], str]], images: int, problems: Problems) -> None:
-    """Say why no csv fits: the one that is meant has the wrong columns, or there is none."""
+    """Add the reason why no csv fits: wrong columns, or no csv."""
     meant = [table for table in headers if re.search("prelim|label", table.rpartition("/")[2], re.IGNORECASE)]
     if meant:
         problems.add(

@@ -1,5 +1,7 @@
-"""The LightningDataModule: from a data folder to batches with splits."""
+"""The LightningDataModule: from a data folder to the batches of each split."""
 
+import logging
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,54 +10,56 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
-from leukemia.data.class_folders import read_class_folders
-from leukemia.data.cnmc import CLASSES, read_cnmc
+from leukemia.data.array_store import ArrayStore, on_device
+from leukemia.data.cnmc import cnmc
+from leukemia.data.feature_cache import FeatureCache, FrozenPrefix, Part, why_not
 from leukemia.data.handcrafted import handcrafted_features
 from leukemia.data.loader import Batch, CellLoader
-from leukemia.data.pixels import CNMC_SIZE, RESIZES, Pixels, load_pixels
-from leukemia.data.sources import BatchSource
+from leukemia.data.pixels import RESIZES, Pixels, load_pixels
+from leukemia.data.reader import Classes, Reader, Reading, check_reader, read_cells
 from leukemia.data.splits import PROTOCOLS, SPLITS, assign_splits, leaking, splits_table
-from leukemia.data.transforms import AUGMENTATIONS, VIEWS, augment
+from leukemia.data.transforms import AUGMENTATIONS, D4, TTA, augment
 from leukemia.errors import InputError
-from leukemia.models.classifier import CellClassifier
-from leukemia.models.resnet import StagedResNet
-from leukemia.storage.cache import cached_folder
+from leukemia.storage.cache import UnusableCacheError, cached_folder
 
-LAYOUTS = ("cnmc", "cells")
+log = logging.getLogger(__name__)
+_tell = rank_zero_only(log.info)
 SWITCH = ("auto", "off")
 
 
 class CellDataModule(pl.LightningDataModule):
-    """Cells of a C-NMC folder, or of a folder or manifest of one's own, in batches for training and evaluation.
+    """Cells of a data folder, in batches for training and evaluation.
 
     Args:
-        root: the data folder as it was downloaded, or a manifest csv (`layout="cells"`).
-        layout: `cnmc`, or `cells` for class folders and manifests.
+        root: the data folder as it was downloaded, or the file that the reader takes.
+        reader: a function from the root to its cells, see `leukemia.data.reader.check_reader_result`.
         protocol: `official`, `holdout`, `subject_kfold` or `image`; see `assign_splits`.
         fold: k of the folds, from 0.
         num_folds: number of folds.
         split_seed: of the folds; independent of `seed`.
-        image_size: height and width that the network sees.
+        image_size: height and width of the network's input.
         resize: `squash` or `crop`; see `leukemia.data.pixels.fit`.
-        batch_size: cells in a training batch, per device; evaluation uses twice as many.
-        positive: the class that counts as 1, for `layout="cells"`.
-        augment: `none`, `views` or `full`; see `leukemia.data.transforms.augment`.
-        features: `auto` trains on stored activations of the frozen stages where that can be, `off` never.
-        test_views: 1, or 8 for mean logits over the flips and quarter turns on the reported split.
-        resident: `auto` keeps the data on a GPU that has room for them, `off` never.
+        batch_size: cells in a training batch, for each device. Evaluation uses twice as many.
+        positive: the class that counts as 1, for a reader that takes it.
+        augment: `none`, `d4` or `full`; see `leukemia.data.transforms.augment`.
+        cache_features: `auto` trains on cached activations of the frozen stages where possible, `off` never.
+        keep_on_gpu: `auto` keeps the data on a GPU with enough memory, `off` never.
+        tta: `none`, or `d4` for the mean logit over the 8 D4 transforms on the reported split. It is applied by the
+            evaluation of a run, not by the batches.
         seed: of order and augmentation.
-        demo_images: write a synthetic set of this many images, and read it, where no root is given.
+        demo_images: the size of a synthetic set, which is written and read where no root is given.
         max_gb: the bound of the cache in GB.
 
     Raises:
-        InputError: for settings that cannot be; the folder is looked at by `prepare_data` and `setup`.
+        InputError: for a setting out of range. The data are read by `prepare_data` and `setup`.
     """
 
     def __init__(
         self,
-        root: str | None = None,
-        layout: str = "cnmc",
+        root: str | Path | None = None,
+        reader: Reader = cnmc,
         protocol: str = "official",
         fold: int = 0,
         num_folds: int = 5,
@@ -65,21 +69,20 @@ class CellDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         positive: str | None = None,
         augment: str = "none",
-        features: str = "auto",
-        resident: str = "auto",
-        test_views: int = 1,
+        cache_features: str = "auto",
+        keep_on_gpu: str = "auto",
+        tta: str = "none",
         seed: int = 0,
         demo_images: int = 0,
         max_gb: float | None = None,
     ) -> None:
         super().__init__()
-        _one_of("data.layout", layout, LAYOUTS)
         _one_of("data.protocol", protocol, PROTOCOLS)
         _one_of("data.resize", resize, RESIZES)
         _one_of("data.augment", augment, AUGMENTATIONS)
-        _one_of("data.cache_features", features, SWITCH)
-        _one_of("data.keep_on_gpu", resident, SWITCH)
-        _one_of("data.tta", test_views, (1, VIEWS))
+        _one_of("data.cache_features", cache_features, SWITCH)
+        _one_of("data.keep_on_gpu", keep_on_gpu, SWITCH)
+        _one_of("data.tta", tta, tuple(TTA))
         _at_least("data.image_size", image_size, 32)
         _at_least("data.batch_size", batch_size, 2)
         _at_least("data.num_folds", num_folds, 3)
@@ -88,45 +91,54 @@ class CellDataModule(pl.LightningDataModule):
             raise InputError(f"data.fold={fold} is out of range: use 0 to {num_folds - 1}")
         if root is None and not demo_images:
             raise InputError("data.root is not given: name the data folder with data.root=DIR")
-        self.save_hyperparameters(logger=False)
-        self.given_root = root
-        self.layout, self.protocol, self.fold, self.num_folds = layout, protocol, fold, num_folds
-        self.split_seed, self.image_size, self.resize = split_seed, image_size, resize
-        self.batch_size, self.positive, self.augment = batch_size, positive, augment
-        self.features, self.resident, self.test_views = features, resident, test_views
-        self.seed, self.demo_images, self.max_gb = seed, demo_images, max_gb
+        check_reader(reader, positive)
+        root = None if root is None else str(root)
+        self.save_hyperparameters(logger=False, ignore=["reader"])  # a checkpoint holds plain values only
+        self.given_root, self.reader, self.positive, self.demo_images = root, reader, positive, demo_images
+        self.protocol, self.fold, self.num_folds, self.split_seed = protocol, fold, num_folds, split_seed
+        self.image_size, self.resize, self.batch_size = image_size, resize, batch_size
+        self.augment, self.tta, self.seed = augment, tta, seed
+        self.cache_features, self.keep_on_gpu, self.max_gb = cache_features, keep_on_gpu, max_gb
+        self._cache: FeatureCache | None = None
+        self._chosen_for: FrozenPrefix | None = None
+        self._stores: dict[str, ArrayStore] = {}  # `pixels`, and features by published split
 
     @cached_property
     def root(self) -> Path:
-        """The data folder or manifest; the synthetic set is written when it is first asked for."""
+        """The data folder or file. The synthetic set is written at the first access."""
         if self.given_root is not None:
-            return Path(str(self.given_root)).expanduser()
+            return Path(self.given_root).expanduser()
         images = self.demo_images
         return cached_folder(f"demo-{images}", lambda folder: _write_demo(folder, images), self.max_gb)
 
     @cached_property
-    def index(self) -> pd.DataFrame:
-        """The labelled cells; names only are read."""
-        return self._index_and_classes[0]
+    def table(self) -> pd.DataFrame:
+        """The labelled cells of the reader. No picture is read."""
+        table = self._reading[0]
+        return table[table["label"] >= 0].reset_index(drop=True)
 
     @property
-    def classes(self) -> tuple[str, str]:
+    def classes(self) -> Classes:
         """The names of class 0 and class 1."""
-        return self._index_and_classes[1]
+        return self._reading[1]
+
+    @property
+    def native_size(self) -> int | None:
+        """The size in pixels to whose centre larger pictures are cut; None where there is none."""
+        return self._reading[2]
 
     @cached_property
     def pixels(self) -> Pixels:
-        """The pixels of `index`, row by row."""
+        """The pixels of `table`, row by row."""
         folder = self.root.parent if self.root.is_file() else self.root
-        return load_pixels(
-            folder, self.index["path"].tolist(), self.image_size, self.resize, self.native_size, self.max_gb
-        )
+        paths = self.table["path"].tolist()
+        return load_pixels(folder, paths, self.image_size, self.resize, self.native_size, self.max_gb)
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """The cells of this split: `path, subject, group, label, split, pixel_hash`."""
+        """The cells of all splits: `path, subject, group, label, split, pixel_hash`, and the further columns."""
         return assign_splits(
-            self.index,
+            self.table,
             self.pixels.hashes,
             self.protocol,
             self.fold,
@@ -135,22 +147,18 @@ class CellDataModule(pl.LightningDataModule):
             self.classes,
         )
 
-    def shapes(self, split: str) -> np.ndarray:
-        """Area, colour and roundness of the cells of a split, in the order of `cells`; see `handcrafted_features`."""
+    def handcrafted(self, split: str) -> np.ndarray:
+        """Size, colour and roundness of the cells of a split, (n, 5); see `handcrafted_features`."""
         return handcrafted_features(self.pixels, self.max_gb)[self._rows(split)]
 
     @property
-    def native_size(self) -> int | None:
-        return CNMC_SIZE if self.layout == "cnmc" else None
-
-    @property
     def reported_split(self) -> str:
-        """The split that the final figures are of: `test`, or `val` where the split has no test split."""
+        """The split of the final metrics: `test`, or `val` where the protocol has no test split."""
         return "test" if (self.cells["split"] == "test").any() else "val"
 
     @property
     def leaks(self) -> int:
-        """Cells of the reported split that are not independent of the other splits."""
+        """The number of cells of the reported split that are not independent of the other splits."""
         return int((leaking(self.cells) & (self.cells["split"] == self.reported_split)).sum())
 
     def describe(self) -> str:
@@ -159,7 +167,7 @@ class CellDataModule(pl.LightningDataModule):
         if not self.leaks:
             return text
         if self.cells["subject"].isna().any():
-            why = "subjects are unknown, so its figures are too good for new patients"
+            why = "subjects are unknown, so its metrics are too good for new patients"
         else:
             why = (
                 f"{self.leaks} {self.reported_split} cells share subject, group or picture with another split"
@@ -167,28 +175,49 @@ class CellDataModule(pl.LightningDataModule):
         return f"{text}\nWARNING: this split leaks: {why}"
 
     def prepare_data(self) -> None:
-        """Decode every picture into the cache, where it does not lie there already."""
-        assert len(self.pixels.images) == len(self.index)
+        """Decode every picture into the cache, unless it is there already."""
+        assert len(self.pixels.images) == len(self.table)
 
     def setup(self, stage: str | None = None) -> None:
         assert set(self.cells["split"]) <= set(SPLITS)
-        model = self.trainer.lightning_module if self.trainer else None
-        if stage == "fit" and isinstance(model, CellClassifier) and self.sources.chosen_for is not model.net:
+        model = self._frozen_model
+        if stage == "fit" and model is not None and not self._has_chosen(model):
             assert self.trainer is not None
-            self.choose_features(model, self.trainer.strategy.root_device.type, str(self.trainer.precision))
+            self.choose_cache(model, self.trainer.strategy.root_device.type, str(self.trainer.precision))
 
-    def choose_features(self, model: CellClassifier, device: str, precision: str) -> str:
-        """Decide whether training this model reads stored activations, and say why in a line; see `BatchSource.choose`.
+    def choose_cache(self, model: FrozenPrefix, device: str, precision: str) -> str:
+        """Decide whether training reads cached activations of a model's frozen stages, and log the reason in a line.
 
         Args:
-            model: that will be trained.
-            device: the type of device that trains it.
-            precision: in which it is trained.
+            model: that is trained.
+            device: type of the device that trains it.
+            precision: in which it is trained, as Lightning names it.
+
+        Returns:
+            The value of `cache_features` for a run that resumes: `off` where it is set or where room is lacking, else
+            `auto`, because the other reasons follow from the settings.
         """
-        if self.features == "off":
+        self._cache, self._chosen_for = None, model
+        self._stores = {name: store for name, store in self._stores.items() if name == "pixels"}
+        if self.cache_features == "off":
             return "off"
-        splits = self.index["published_split"][self.index["path"].isin(self.cells["path"])].unique()
-        return self.sources.choose(model.net, bool(model.unfreeze_at), device, precision, splits)
+        room = None
+        if (reason := why_not(model, self.augment)) is None:
+            cache = FeatureCache(model, self.pixels, self._parts(), device, precision, self.max_gb)
+            reason = cache.not_worth_it()
+            room = None if reason else cache.lacking_room()
+        if reason or room:
+            _tell("data.cache_features=auto: off, because %s", reason or room)
+            return "off" if room else "auto"
+        self._cache = cache
+        _tell(
+            "data.cache_features=auto: on, because the stages before %s are frozen: their activations%s are computed "
+            "once (%.0f MB) and then read",
+            model.boundary,
+            f" for {D4} D4 transforms" if self.augment == "d4" else "",
+            cache.nbytes() / 1e6,
+        )
+        return "auto"
 
     def train_dataloader(self) -> CellLoader:
         return self._share("train", shuffle=True)
@@ -199,24 +228,28 @@ class CellDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> CellLoader:
         return self._share(self.reported_split)
 
+    def predict_dataloader(self) -> CellLoader:
+        return self._share(self.reported_split)
+
     def batches(
         self,
         split: str,
         shuffle: bool = False,
         rank: int = 0,
         world_size: int = 1,
-        net: StagedResNet | None = None,
+        model: FrozenPrefix | None = None,
     ) -> CellLoader:
         """The cells of a split, in the order of `cells` unless shuffled; see `CellLoader`.
 
-        They come as pixels; as features where `net` is given and its frozen stages are those whose activations
-        training reads.
+        They come as pixels. They come as features where `model` is given and training reads the cached activations of
+        its frozen stages.
         """
         rows = self._rows(split)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        store = self._features(rows, device, model) or self._kept("pixels", device)
         return CellLoader(
-            self.sources.of(rows, device, net, varied=shuffle),
-            self.index["label"].to_numpy(),
+            store if shuffle else replace(store, arrays=store.arrays[:1]),
+            self.table["label"].to_numpy(),
             rows,
             batch_size=self.batch_size if shuffle else 2 * self.batch_size,
             seed=self.seed,
@@ -226,37 +259,68 @@ class CellDataModule(pl.LightningDataModule):
             pinned=device.type == "cuda",
         )
 
-    @cached_property
-    def sources(self) -> BatchSource:
-        """What batches are cut from."""
-        split = self.index["published_split"].to_numpy()
-        return BatchSource(self.pixels, split, self.augment, self.resident == "auto", self.max_gb)
-
-    def _rows(self, split: str) -> np.ndarray:
-        """The rows of `index` that hold the cells of a split."""
-        of_split = self.cells["path"][self.cells["split"] == split]
-        row_of_path = pd.Series(np.arange(len(self.index)), index=self.index["path"].to_numpy())
-        return np.asarray(row_of_path.loc[of_split].to_numpy())
-
-    def _share(self, split: str, shuffle: bool = False) -> CellLoader:
-        """The batches of this process among those of the trainer."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        model = self.trainer.lightning_module if self.trainer else None
-        net = model.net if isinstance(model, CellClassifier) else None
-        return self.batches(split, shuffle, rank, world_size, net)
-
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if "pixels" in batch and self.trainer is not None and self.trainer.training:
             return {**batch, "pixels": augment(batch["pixels"], self.augment, batch["seed"])}
         return batch
 
     @cached_property
-    def _index_and_classes(self) -> tuple[pd.DataFrame, tuple[str, str]]:
-        if self.layout == "cnmc":
-            index, classes = read_cnmc(self.root), CLASSES
-        else:
-            index, classes = read_class_folders(self.root, self.positive)
-        return index[index["label"] >= 0].reset_index(drop=True), classes
+    def _reading(self) -> Reading:
+        return read_cells(self.reader, self.root, self.positive)
+
+    def _rows(self, split: str) -> np.ndarray:
+        """The rows of `table` with the cells of a split."""
+        of_split = self.cells["path"][self.cells["split"] == split]
+        row_of_path = pd.Series(np.arange(len(self.table)), index=self.table["path"].to_numpy())
+        return np.asarray(row_of_path.loc[of_split].to_numpy())
+
+    def _share(self, split: str, shuffle: bool = False) -> CellLoader:
+        """The batches of this process among those of the trainer."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return self.batches(split, shuffle, rank, world_size, self._frozen_model)
+
+    @property
+    def _frozen_model(self) -> FrozenPrefix | None:
+        """The trainer's model, where its frozen stages can be cached."""
+        model = self.trainer.lightning_module if self.trainer else None
+        return model if isinstance(model, FrozenPrefix) else None
+
+    def _has_chosen(self, model: FrozenPrefix) -> bool:
+        return self._chosen_for is model and (self._cache is None or self._cache.belongs_to(model))
+
+    def _parts(self) -> dict[str, list[Part]]:
+        """The cells to cache for each published split in use, and the numbers of their D4 transforms."""
+        published = self.table["published_split"]
+        used = published[self.table["path"].isin(self.cells["path"])].unique()
+        return {
+            split: [
+                (np.flatnonzero(published == split), number)
+                for number in range(D4 if split == "train" and self.augment == "d4" else 1)
+            ]
+            for split in used
+        }
+
+    def _features(
+        self, rows: np.ndarray, device: torch.device, model: FrozenPrefix | None
+    ) -> ArrayStore | None:
+        """The features of rows of one published split, where training reads those of this model."""
+        if model is None or self._cache is None or not len(rows) or not self._cache.belongs_to(model):
+            return None
+        split = str(self.table["published_split"][rows[0]])
+        if split not in self._stores:  # all splits at once, while the network is on its device
+            try:
+                self._stores |= self._cache.load()
+            except UnusableCacheError as error:
+                log.warning("data.cache_features=auto: off from here on, because %s", error)
+                self._cache = None
+                return None
+        return self._kept(split, device)
+
+    def _kept(self, name: str, device: torch.device) -> ArrayStore:
+        """A store, moved to a GPU where `keep_on_gpu` allows it."""
+        store = self._stores.get(name) or ArrayStore("pixels", [self.pixels.images])
+        self._stores[name] = on_device(store, device) if self.keep_on_gpu == "auto" else store
+        return self._stores[name]
 
 
 def _write_demo(folder: Path, images: int) -> None:

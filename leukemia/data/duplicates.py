@@ -1,4 +1,4 @@
-"""Identical pictures in a data set: where they lie, and which subjects and folds they join."""
+"""Identical pictures in a data set: their places, and the subjects and folds that they join."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from leukemia.data.splits import join_groups
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Pairs of cells with equal pixels; three equal cells are three pairs.
+    """Pairs of cells with equal pixels. Three equal cells are three pairs.
 
     Attributes:
         within: pairs within each split that has any.
@@ -20,7 +20,7 @@ class Duplicates:
         within_subjects: pairs within one subject.
         groups: cells of each set of subjects that such pairs join, by `51+75+78` and the like.
         sets: the paths of equal cells.
-        contradictions: those of the sets whose labels differ.
+        contradictions: the sets whose labels differ.
     """
 
     within: dict[str, int]
@@ -33,14 +33,14 @@ class Duplicates:
     contradictions: tuple[tuple[str, ...], ...]
 
 
-def find_duplicates(index: pd.DataFrame, hashes: pd.Series) -> Duplicates:
+def find_duplicates(table: pd.DataFrame, hashes: pd.Series) -> Duplicates:
     """Compare every cell with every other, by the hash of its pixels.
 
     Args:
-        index: rows of an index.
-        hashes: the hash of each row's pixels; missing where they cannot be read.
+        table: of cells.
+        hashes: the hash of each cell's pixels; missing where its picture cannot be read.
     """
-    cells = index.assign(hash=hashes)
+    cells = table.assign(hash=hashes)
     equal = cells[cells["hash"].notna() & cells.duplicated("hash", keep=False)]
     sets = {picture: tuple(found) for picture, found in equal.groupby("hash", sort=False)["path"]}
     labels = equal[equal["label"] >= 0].groupby("hash")["label"].nunique()
@@ -77,7 +77,9 @@ def _pairs_across(equal: pd.DataFrame, column: str) -> dict[str, int]:
         names = tuple(sorted((str(one), str(other)), key=natural))
         pairs[names] = pairs.get(names, 0) + int(number)
     ordered = sorted(pairs, key=lambda names: (-pairs[names], [natural(name) for name in names]))
-    return {" and ".join(names): pairs[names] // 2 for names in ordered}  # each was met from both ends
+    return {
+        " and ".join(names): pairs[names] // 2 for names in ordered
+    }  # each pair was counted from both ends
 
 
 def _groups(cells: pd.DataFrame, equal: pd.DataFrame) -> dict[str, int]:

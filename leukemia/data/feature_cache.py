@@ -1,14 +1,16 @@
-"""Activations of the frozen stages: computed once for each cell and view, and kept in the cache.
+"""The feature cache: activations of the frozen stages, computed once for each cell and D4 transform.
 
-Where the boundary never moves and a cell is only ever seen in a finite set of views, the frozen stages are a
-pure function of the picture. What they give is stored, and training starts from there.
+Where the boundary does not move and a cell comes in a finite set of D4 transforms, the frozen stages are a pure
+function of its picture. Their activations are stored, and training starts from them.
 """
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,60 +18,93 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from leukemia.data.array_store import ArrayStore
 from leukemia.data.pixels import Pixels
-from leukemia.data.transforms import normalise, view
+from leukemia.data.transforms import d4
 from leukemia.errors import InputError
-from leukemia.models.resnet import STAGES, StagedResNet
 from leukemia.precision import autocast
 from leukemia.storage.cache import cache_dir, cached_folder, preallocate_npy
 
-VERSION = 1  # of what the map holds: counted up when the same input would give other activations
-BATCH_SIZE = {"cpu": 16, "cuda": 256}  # of the pass; a processor is slower with more than fit its caches
-# Multiply-adds that a stored byte has to save, else computing is faster than reading: a processor of two cores
-# does a thousand while a slow disk reads a byte; a GPU does more while the bus brings one.
+VERSION = 2  # of the stored activations: raise it when the same input would give others
+BATCH_SIZE = {"cpu": 16, "cuda": 256}  # cells; a processor is slower with more than fit its caches
+# Cache only if this saves at least N multiply-adds per byte read. A processor of two cores does a thousand while a
+# slow disk reads a byte; a GPU does more while the bus brings one.
 WORTH = {"cpu": 1_000, "cuda": 5_000}
 
+Part = tuple[np.ndarray, int]  # cells, as rows of the pixel map, and the number of their D4 transform
 
-def why_not(net: StagedResNet, scheduled: bool, augmentation: str) -> str | None:
-    """Why a run cannot train on stored activations, or None where it can."""
-    if scheduled:
+
+@runtime_checkable
+class FrozenPrefix(Protocol):
+    """All that data knows of a network: its frozen stages.
+
+    Attributes:
+        boundary: name of the first stage that trains; None where no stage is frozen.
+        boundary_moves: whether an unfreeze schedule moves it.
+        device: where the network is.
+    """
+
+    boundary: str | None
+    boundary_moves: bool
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def prefix(self, pixels: Tensor) -> Tensor:
+        """Pixels, uint8 (N, S, S, 3), to the activations at the boundary, (N, ...), without a graph."""
+
+    def prefix_hash(self) -> str:
+        """A content hash of the frozen stages (weights and buffers), the boundary and the normalisation."""
+
+
+def why_not(model: FrozenPrefix, augmentation: str) -> str | None:
+    """The reason why a run cannot train on cached features, or None."""
+    if model.boundary_moves:
         return "model.unfreeze thaws stages later on"
-    if net.trainable_from == STAGES[0]:
-        return f"with model.trainable_from={STAGES[0]} no stage is frozen"
-    if augmentation not in ("none", "views"):
-        return f"data.augment={augmentation} shows a cell in another picture each time"
+    if model.boundary is None:
+        return "no stage is frozen"
+    if augmentation == "full":
+        return "data.augment=full shows a new picture of a cell each time"
     return None
 
 
-Part = tuple[np.ndarray, int]  # cells, as rows of the pixel map, and the number of the view they are seen in
-
-
-class FrozenFeatures:
-    """What the frozen stages of a network give for the cells of a pixel map.
+class FeatureCache:
+    """The activations of a model's frozen stages for the cells of a pixel map.
 
     Args:
-        net: its frozen stages run when activations are first asked for.
+        model: runs its frozen stages when activations are first needed.
         pixels: of the cells.
-        device: the type of the device that computes, `cpu` or `cuda`.
+        parts: for each published split, its cells and their D4 transforms. A split of a run lies within the published
+            one where it can be cached, so the cached parts serve every fold.
+        device: type of the device that trains, `cpu` or `cuda`.
         precision: of the run, as Lightning names it.
         max_gb: the bound of the cache.
     """
 
     def __init__(
-        self, net: StagedResNet, pixels: Pixels, device: str, precision: str, max_gb: float | None = None
+        self,
+        model: FrozenPrefix,
+        pixels: Pixels,
+        parts: Mapping[str, Sequence[Part]],
+        device: str,
+        precision: str,
+        max_gb: float | None = None,
     ) -> None:
-        self.net, self.pixels = net, pixels
+        self.model, self.pixels, self.parts = model, pixels, parts
         self.device, self.precision, self.max_gb = device, precision, max_gb
+        self._loaded = ""  # the content hash of the frozen stages that computed the loaded activations
         with FlopCounterMode(display=False) as counter:
             self.shape = tuple(self._of_one_cell().shape[1:])
         self.multiply_adds = counter.get_total_flops() // 2  # for one cell
 
-    def are_of(self, net: StagedResNet) -> bool:
-        """Whether the frozen stages of a network are those of this one."""
-        return net is self.net or _content(net).digest() == _content(self.net).digest()
+    def belongs_to(self, model: FrozenPrefix) -> bool:
+        """Whether the frozen stages of a model give these activations."""
+        if model is self.model and not self._loaded:
+            return True
+        return model.prefix_hash() == (self._loaded or self.model.prefix_hash())
 
     def not_worth_it(self) -> str | None:
-        """Why reading the activations of a cell costs more than computing them, or None where it does not."""
+        """The reason why reading a cell's activations costs more than computing them, or None."""
         if self.multiply_adds >= WORTH.get(self.device, WORTH["cpu"]) * self.nbytes(1):
             return None
         return (
@@ -77,27 +112,31 @@ class FrozenFeatures:
             f"{self.multiply_adds / 1e6:.0f} million multiply-adds of the frozen stages"
         )
 
-    def nbytes(self, count: int) -> int:
-        """The bytes of the activations of so many cells, in half precision."""
+    def nbytes(self, count: int | None = None) -> int:
+        """The bytes of the activations of `count` cells, or of all parts, in half precision."""
+        if count is None:
+            count = sum(len(cells) for cells, _ in self._all_parts())
         return 2 * count * int(np.prod(self.shape))
 
-    def lacking_room(self, parts: Sequence[Part]) -> str | None:
-        """Why the activations of these cells and views do not fit into the cache, or None where they do."""
-        sizes = {
-            name: self.nbytes(len(cells)) for name, (cells, _) in zip(self._names(parts), parts, strict=True)
-        }
-        needed = sum(sizes.values())
-        if self.max_gb is not None and needed + self.pixels.images.nbytes > self.max_gb * 1e9:
-            return f"pixels and {needed / 1e9:.1f} GB of activations exceed cache.max_gb={self.max_gb:g}"
-        place = cache_dir()
-        missing = sum(size for name, size in sizes.items() if not (place / name).is_dir())
+    def lacking_room(self) -> str | None:
+        """The reason why the activations do not fit into the cache, or None."""
+        if self.max_gb is not None and self.nbytes() + self.pixels.images.nbytes > self.max_gb * 1e9:
+            return (
+                f"pixels and {self.nbytes() / 1e9:.1f} GB of activations exceed cache.max_gb={self.max_gb:g}"
+            )
+        place, common = cache_dir(), self._common(self.model.prefix_hash())
+        missing = sum(
+            self.nbytes(len(part[0]))
+            for part in self._all_parts()
+            if not (place / _name(common, part)).is_dir()
+        )
         free = shutil.disk_usage(place).free
         if missing > free:
             return f"{missing / 1e9:.1f} GB of activations do not fit into {place} ({free / 1e9:.1f} GB free)"
         return None
 
-    def load(self, parts: Sequence[Part]) -> tuple[list[np.ndarray], torch.dtype]:
-        """The activations of each part, (cells, *shape), and the type in which the network gives them.
+    def load(self) -> dict[str, ArrayStore]:
+        """The activations of each published split, with an array (cells, *shape) for each D4 transform.
 
         They are read-only memory maps, in half precision where it can hold them, else in float32.
 
@@ -105,17 +144,23 @@ class FrozenFeatures:
             UnusableCacheError: if the cache cannot be written.
             InputError: if activations are not finite.
         """
-        maps = []
-        for name, part in zip(self._names(parts), parts, strict=True):
-            folder = cached_folder(name, partial(self._compute, part), self.max_gb)
-            maps.append(np.load(folder / "activations.npy", mmap_mode="r"))
-        return maps, self._of_one_cell().dtype
+        content = self.model.prefix_hash()
+        common, dtype = self._common(content), self._of_one_cell().dtype
+        stores = {}
+        for split, parts in self.parts.items():
+            arrays = []
+            for part in parts:
+                folder = cached_folder(_name(common, part), partial(self._compute, part), self.max_gb)
+                arrays.append(np.load(folder / "activations.npy", mmap_mode="r"))
+            stores[split] = ArrayStore("features", arrays, parts[0][0], dtype)
+        self._loaded = content
+        return stores
 
     def _compute(self, part: Part, folder: Path, dtype: type = np.float16) -> None:
         cells, number = part
         stored = preallocate_npy(folder / "activations.npy", (len(cells), *self.shape), np.dtype(dtype))
         size = BATCH_SIZE.get(self.device, BATCH_SIZE["cpu"])
-        words = f"frozen stages, view {number + 1}" if number else "frozen stages"
+        words = f"frozen stages, D4 transform {number + 1}" if number else "frozen stages"
         with tqdm(desc=words, total=len(cells), unit="cell", disable=None) as bar:
             for start in range(0, len(cells), size):
                 rows = cells[start : start + size]
@@ -136,29 +181,22 @@ class FrozenFeatures:
         return self._activations(np.zeros_like(self.pixels.images[:1]), 0)
 
     def _activations(self, images: np.ndarray, number: int) -> Tensor:
-        device = next(self.net.parameters()).device
-        pixels = view(torch.from_numpy(images).to(device), number).contiguous()
-        with autocast(device.type, self.precision):
-            return self.net.prefix(normalise(pixels))
+        device = self.model.device
+        pixels = d4(torch.from_numpy(images).to(device), number).contiguous()
+        with torch.no_grad(), autocast(device.type, self.precision):
+            return self.model.prefix(pixels)
 
-    def _names(self, parts: Sequence[Part]) -> list[str]:
-        """The cache folders of parts: named by all that the activations depend on."""
-        common = _content(self.net)
-        common.update(f"{VERSION} {self.pixels.key} {self.device} {self.precision}".encode())
-        names = []
-        for cells, number in parts:
-            digest = common.copy()
-            digest.update(f"{number} ".encode() + np.ascontiguousarray(cells).tobytes())
-            names.append(f"features-{digest.hexdigest()}")
-        return names
+    def _all_parts(self) -> list[Part]:
+        return list(chain.from_iterable(self.parts.values()))
+
+    def _common(self, content: str) -> str:
+        """All that the activations of every part depend on; `content` is the hash of the frozen stages."""
+        return f"{VERSION} {content} {self.pixels.key} {self.device} {self.precision}"
 
 
-def _content(net: StagedResNet) -> "hashlib.blake2b":
-    """A digest of what the frozen stages hold."""
-    digest = hashlib.blake2b(digest_size=12)
-    for stage in STAGES:
-        for module in net.modules_of(stage) if net.is_frozen(stage) else []:
-            for name, tensor in module.state_dict().items():
-                digest.update(f"{stage} {name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest
+def _name(common: str, part: Part) -> str:
+    """The cache folder of a part, named by all that its activations depend on."""
+    cells, number = part
+    digest = hashlib.blake2b(f"{common} {number} ".encode(), digest_size=12)
+    digest.update(np.ascontiguousarray(cells).tobytes())
+    return f"features-{digest.hexdigest()}"

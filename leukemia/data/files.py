@@ -1,4 +1,4 @@
-"""Names on disk: listing folders, telling images by their suffix, ordering, small csv files."""
+"""Names on disk: list folders, recognise images by suffix, order names, read the header of a csv."""
 
 import csv
 import os
@@ -17,22 +17,26 @@ def existing_folder(root: Path | str) -> Path:
     """Root as a folder.
 
     Raises:
-        PlaceError: if it is missing.
+        PlaceError: if it does not exist.
         InputError: if it is a file.
     """
     folder = Path(root).expanduser()
+    if not folder.exists() and folder.suffix.lower() == ".csv":
+        raise PlaceError(
+            f"{root}: this csv file does not exist. Give the path of the manifest csv, or a folder"
+        )
     if not folder.exists():
-        raise PlaceError(f"{root}: no such folder. Give the folder of the data set (data.root=DIR)")
+        raise PlaceError(f"{root}: no such folder. Give the folder of the data set")
     if not folder.is_dir():
-        raise InputError(f"{root} is a file. Give the folder of the data set, unpacked (data.root=DIR)")
+        raise InputError(f"{root} is a file. Give the folder of the data set, unpacked")
     return folder
 
 
 def list_files(folder: Path) -> Iterator[tuple[str, str]]:
     """Every file below a folder, as (its folder below that one: empty or ending in `/`, its name).
 
-    The order is fixed. Hidden files, `__MACOSX` and what lies in them are left out. Links are followed, and
-    each folder is listed once, however many links lead to it.
+    The order is fixed. Hidden files and folders and `__MACOSX` are left out. Links are followed, and each folder is
+    listed once, however many links lead to it.
 
     Raises:
         InputError: if a folder cannot be listed.
@@ -70,7 +74,7 @@ def stem(path: str) -> str:
 
 
 def natural(text: str) -> list[str | int]:
-    """A sort key that takes the numbers in a text as numbers: `2.bmp` before `10.bmp`."""
+    """A sort key that compares the numbers in a text as numbers: `2.bmp` before `10.bmp`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text)]
 
 
@@ -78,13 +82,15 @@ def csv_header(path: Path) -> tuple[list[str], str]:
     """The column names of a csv, stripped and in lower case, and its delimiter (comma or semicolon).
 
     Raises:
-        InputError: if the file cannot be read, or is larger than a table of cells can be.
+        InputError: if the file cannot be read, or is larger than any table of cells.
     """
     try:
         if not path.is_file():
-            raise InputError(f"{path}: no such file")  # or a pipe, which would be waited for
+            raise InputError(f"{path}: no such file")  # a pipe would block
         if (size := path.stat().st_size) > LARGEST_CSV:
-            raise InputError(f"{path} has {size / 1e6:,.0f} MB and is no table of cells: move it elsewhere")
+            raise InputError(
+                f"{path} has {size / 1e6:,.0f} MB and is not a table of cells: move it elsewhere"
+            )
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             line = file.readline(10_000)
     except OSError as error:
@@ -97,8 +103,10 @@ def csv_header(path: Path) -> tuple[list[str], str]:
 
 
 def find_pictures(paths: Sequence[str]) -> list[str]:
-    """The picture files that some paths stand for, each once, in the order given; in folders, whatever their layout,
-    by folder and name with numbers taken as numbers. A file that is named itself counts whatever its suffix.
+    """The picture files of some paths, each once, in the order given.
+
+    The files of a folder come in natural order, whatever its layout. A file that is named itself counts whatever its
+    suffix.
 
     Args:
         paths: files, folders, or globs (`**` for any depth).

@@ -1,4 +1,4 @@
-"""What can be told of a cell without a network: its size, colour and roundness. No torch."""
+"""Handcrafted features of a cell: size, colour and roundness. No torch."""
 
 from pathlib import Path
 
@@ -10,42 +10,41 @@ from leukemia.storage.cache import cached_folder
 
 VERSION = 1
 NAMES = ("area", "red", "green", "blue", "roundness")
-BACKGROUND = 16  # up to this brightness: black, and what JPEG makes of it
+BACKGROUND = 16  # the largest brightness of black background, JPEG noise included
 AT_ONCE = 64  # cells
 
 
 def handcrafted_features(pixels: Pixels, max_gb: float | None = None) -> NDArray[np.float32]:
-    """`shapes_of` for every cell of a memory map, (cells, 5), computed once and kept in the cache."""
+    """`measure` for every cell of a memory map, (cells, 5), computed once and kept in the cache."""
 
     def build(folder: Path) -> None:
         parts = [
-            shapes_of(np.asarray(pixels.images[start : start + AT_ONCE]))
+            measure(np.asarray(pixels.images[start : start + AT_ONCE]))
             for start in range(0, len(pixels.images), AT_ONCE)
         ]
-        np.save(folder / "shapes.npy", np.concatenate(parts) if parts else np.empty((0, len(NAMES)), "f4"))
+        np.save(folder / "features.npy", np.concatenate(parts) if parts else np.empty((0, len(NAMES)), "f4"))
 
-    folder = cached_folder(f"shapes-{VERSION}-{pixels.key}", build, max_gb)
-    return np.asarray(np.load(folder / "shapes.npy"), dtype=np.float32)
+    folder = cached_folder(f"handcrafted-{VERSION}-{pixels.key}", build, max_gb)
+    return np.asarray(np.load(folder / "features.npy"), dtype=np.float32)
 
 
-def shapes_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def measure(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Area, mean colour and roundness of segmented cells, (N, 5), in the order of NAMES.
 
-    Area is the share of the picture that is not black background, colours are means over that (0 to 255).
+    Area is the share of the picture that is not black background. Colours are means over that area (0 to 255).
     Roundness is area^2 / (2 pi (mu20 + mu02)) with the central second moments of the cell's mask: 1 for a disc,
-    2ab / (a^2 + b^2) for an ellipse of half axes a and b, whatever its size and place (Zunic, Hirota and Rosin
+    2ab / (a^2 + b^2) for an ellipse of half axes a and b, of any size at any place (Zunic, Hirota and Rosin
     2010, Pattern Recognition 43). A picture without a cell has zeros.
 
     Args:
-        images: uint8 (N, S, S, 3), a cell each on black.
+        images: uint8 (N, S, S, 3), each one cell on black.
     """
     mask = (~is_background(images)).astype(np.float64)
     rows, columns = mask.sum(axis=2), mask.sum(axis=1)
     area = rows.sum(axis=1)
     some = np.maximum(area, 1)
-    spread = (
-        sum(_moment(counts, some) for counts in (rows, columns)) + area / 6
-    )  # of a pixel itself: 1/12 each way
+    # A pixel itself adds 1/12 along each axis.
+    spread = sum(_moment(counts, some) for counts in (rows, columns)) + area / 6
     roundness = np.divide(area**2, 2 * np.pi * spread, out=np.zeros_like(area), where=area > 0)
     colours = np.einsum("nhwc,nhw->nc", images.astype(np.float64), mask) / some[:, None]
     share = area / (images.shape[1] * images.shape[2])
@@ -53,12 +52,12 @@ def shapes_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def is_background(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which pixels of RGB pictures, uint8 (..., 3), are the black around the cell; (...)."""
+    """Which pixels of RGB pictures, uint8 (..., 3), are black background; (...)."""
     return images.max(axis=-1) <= BACKGROUND
 
 
 def _moment(counts: NDArray[np.float64], area: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The central second moment along one axis, from the mask's pixels in each line of it (N, S)."""
+    """The central second moment along one axis, from the number of cell pixels in each line (N, S)."""
     place = np.arange(counts.shape[1])
     mean = counts @ place / area
     return np.asarray(((place - mean[:, None]) ** 2 * counts).sum(axis=1), dtype=np.float64)

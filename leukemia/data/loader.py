@@ -1,4 +1,4 @@
-"""CellLoader sliced whole from what is stored, in an order that follows from (seed, epoch, rank) alone."""
+"""Batches read from arrays, in an order that follows from (seed, epoch, rank) alone."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,24 +13,24 @@ Batch = dict[str, Any]
 
 
 class CellLoader:
-    """An iterable over batches of cells; Lightning's trainer tells it the epoch.
+    """An iterable over batches of cells. Lightning's trainer sets its epoch.
 
-    A batch holds `pixels` uint8 (N, S, S, 3) or `features` (N, ...), `label` float32 (N,), `cell` int64 (N,),
-    the row in the index, and `seed`, an int, from which all that is random about this batch derives. The next
+    A batch holds `pixels` uint8 (N, S, S, 3) or `features` (N, ...), `label` float32 (N,), `cell` int64 (N,)
+    (the row in the table of cells), and `seed`, an int, from which all randomness of this batch derives. The next
     batch is read while the one before it is in use.
 
     Args:
         stored: the pixels or features.
         labels: 0 or 1, (cells,).
-        rows: the cells to go through, in this order unless shuffled.
-        batch_size: cells in a batch. A last batch of a single cell joins the one before it, for batch
-            statistics of one cell do not exist.
+        rows: the cells of this loader, in this order unless shuffled.
+        batch_size: cells in a batch. While training, a last batch of a single cell joins the one before it, because
+            BatchNorm needs at least two samples.
         seed: of the run.
-        shuffle: a new order each epoch. Every process of a distributed run then gets the same number of
-            batches, the last filled up with cells from the start. Without, no cell comes twice.
+        shuffle: a new order each epoch. Then every process of a distributed run gets the same number of batches, the
+            last filled up with cells from the start. Without it, no cell comes twice.
         rank: of this process.
         world_size: processes that share the cells.
-        pinned: whether batches lie in page-locked memory, from which a GPU fetches them while it computes.
+        pinned: whether batches lie in page-locked memory, from which a GPU copies them while it computes.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class CellLoader:
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self._handed_out = 0  # batches, in the epoch that is gone through
-        self._skipped = 0  # of the next one, for a run that goes on within an epoch
+        self._handed_out = 0  # batches of the current epoch
+        self._skipped = 0  # batches to skip in the next epoch, for a run that resumes within an epoch
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -74,16 +74,16 @@ class CellLoader:
                 yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of this epoch were handed out, for a run that goes on within an epoch."""
+        """The number of batches handed out in this epoch, for a run that resumes within an epoch."""
         return {"handed_out": self._handed_out}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next epoch that is gone through begin behind the batches that were handed out."""
+        """Begin the next epoch after the batches that were handed out."""
         self._skipped = state["handed_out"]
 
     def _read(self, number: int, rows: np.ndarray) -> Batch:
         words = np.random.SeedSequence([self.seed, self.epoch, number, self.rank]).generate_state(2)
-        seed = int(words[0]) << 16 ^ int(words[1])  # an int stays with the processor: no GPU waits for it
+        seed = int(words[0]) << 16 ^ int(words[1])  # an int stays on the processor, so no GPU waits for it
         values = self.stored.read(rows, seed)
         return {
             self.stored.name: values.pin_memory() if self.pinned and not values.is_cuda else values,

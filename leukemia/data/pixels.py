@@ -1,27 +1,30 @@
-"""From picture files to pixels: decode, crop, resize, hash, and keep them in a memory map. No torch."""
+"""From picture files to a memory map of pixels: decode, crop, resize and hash them. No torch."""
 
 import hashlib
+import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile, UnidentifiedImageError
 from tqdm import tqdm
 
 from leukemia.errors import InputError
 from leukemia.storage.cache import cached_folder, preallocate_npy
 
-VERSION = 2  # of what the map holds: counted up when the same files would give other pixels
+VERSION = 2  # of the map: raise it when the same files would give other pixels
 RESIZES = ("squash", "crop")
 
-CNMC_SIZE = 450  # the final set is 600x600: its centre 450 is the same scale
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # of 8 bits; deeper ones would be clipped
-MAX_PIXELS = 4096 * 4096  # a larger picture is no single cell; a decoder takes some 300 MB for as many
-FORMATS = ("BMP", "PNG", "JPEG", "TIFF")  # of the many that PIL knows, one of which runs another program
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # 8 bits a channel; deeper ones would be clipped
+MAX_PIXELS = 4096 * 4096  # a larger picture is not a single cell; decoding this many takes about 300 MB
+MAX_BYTES = 4 * MAX_PIXELS + ImageFile.SAFEBLOCK  # of a file
+Prepared = TypeVar("Prepared")
+FORMATS = ("BMP", "PNG", "JPEG", "TIFF")  # PIL knows many more, and one of them runs another program
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,11 @@ def load_pixels(
     native_size: int | None = None,
     max_gb: float | None = None,
 ) -> Pixels:
-    """The pixels of picture files, decoded once and from then on read from a memory map in the cache.
+    """The pixels of picture files: decoded once, and then read from a memory map in the cache.
 
     Args:
         root: the folder that the paths are relative to.
-        paths: the files, in the order wanted.
+        paths: the files, in the order of the result.
         size: height and width of the result.
         resize: `squash` or `crop`, see `fit`.
         native_size: see `fit`.
@@ -60,14 +63,18 @@ def load_pixels(
     Raises:
         InputError: if files cannot be read (the message names the first), or the cache cannot be written.
     """
-    files = [os.path.join(root, path) for path in paths]  # for millions a Path each is dear
+    files = [os.path.join(root, path) for path in paths]  # millions of Path objects would be slow
     key = _key(files, paths, size, resize, native_size)
+
+    def prepare(image: np.ndarray) -> tuple[str, np.ndarray]:
+        image = at_native_size(image, native_size)
+        return pixel_hash(image), fit(image, size, resize)
 
     def build(folder: Path) -> None:
         images = preallocate_npy(folder / "images.npy", (len(files), size, size, 3), np.dtype(np.uint8))
         hashes = np.empty(len(files), dtype="U32")
         unreadable = []
-        for row, result in enumerate(_prepare_all(files, size, resize, native_size)):
+        for row, result in enumerate(decode_all(files, prepare, "decoding pictures")):
             if isinstance(result, InputError):
                 unreadable.append(str(result))
             else:
@@ -114,19 +121,27 @@ def decode(path: Path) -> np.ndarray:
     """The RGB pixels of a picture file: uint8, (height, width, 3).
 
     Raises:
-        InputError: if the file is missing, no picture, truncated or larger than MAX_PIXELS.
+        InputError: if the file is missing, not a picture, truncated, larger than MAX_PIXELS, of several pages, or of
+            more than 8 bits a channel.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{path}: no file")  # a pipe would be waited for
-        with Image.open(path, formats=FORMATS) as picture:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: not a file")  # a pipe would block
+        if status.st_size > MAX_BYTES:
+            raise InputError(f"{path}: {status.st_size / 1e6:,.0f} MB are too many for a single cell")
+        with open(path, "rb") as file:
+            content = _Content(file.read(status.st_size))
+        with Image.open(content, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise InputError(f"{path}: {picture.width}x{picture.height} pixels is no single cell")
-            if picture.mode not in MODES or getattr(picture, "n_frames", 1) > 1:
                 raise InputError(
-                    f"{path}: mode {picture.mode} or several frames; save it as one 8-bit RGB picture"
+                    f"{path}: {picture.width}x{picture.height} pixels are too many for a single cell"
                 )
-            if picture.mode in ("RGBA", "LA", "PA"):  # what is transparent is background
+            if (frames := getattr(picture, "n_frames", 1)) > 1:
+                raise InputError(f"{path}: it holds {frames} pictures; save each as a file of its own")
+            if picture.mode not in MODES:
+                raise InputError(f"{path}: colour mode {picture.mode} is not supported; save it as 8-bit RGB")
+            if picture.mode in ("RGBA", "LA", "PA"):  # transparent pixels are background
                 black = Image.new("RGBA", picture.size, "black")
                 return np.asarray(Image.alpha_composite(black, picture.convert("RGBA")).convert("RGB"))
             return np.asarray(picture.convert("RGB"))
@@ -134,12 +149,44 @@ def decode(path: Path) -> np.ndarray:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except Exception as error:  # of a damaged file PIL raises nearly anything
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not a readable picture (it is not a {', '.join(FORMATS)} file)") from None
+    except Exception as error:  # PIL raises nearly anything for a damaged file
         raise InputError(f"{path}: not a readable picture ({error})") from None
 
 
+def decode_all(
+    files: Sequence[str], prepare: Callable[[np.ndarray], Prepared], words: str, progress: bool = True
+) -> Iterator[Prepared | InputError]:
+    """The result of `prepare` for the pixels of each file, or the reason why the file cannot be read, in order.
+
+    Args:
+        files: the pictures.
+        prepare: from the pixels of one, (height, width, 3).
+        words: for the progress bar.
+        progress: show a bar on a terminal.
+    """
+
+    def read(file: str) -> Prepared | InputError:
+        try:
+            image = decode(Path(file))
+        except InputError as error:
+            return error
+        return prepare(image)
+
+    # Threads: PIL's resize, hashing and the copy into the map release the interpreter's lock.
+    bar = tqdm(desc=words, total=len(files), unit="cell", disable=None if progress else True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
+        for start in range(
+            0, len(files), 512
+        ):  # bounds the memory of the queue, and the wait after an interrupt
+            for result in pool.map(read, files[start : start + 512]):
+                bar.update()
+                yield result
+
+
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The centre size x size of an image (height, width, 3); where it is smaller, padded with black."""
+    """The centre size x size of an image (height, width, 3). A smaller image is padded with black."""
     for axis in (0, 1):
         length = image.shape[axis]
         if length >= size:
@@ -154,31 +201,19 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def pixel_hash(image: np.ndarray) -> str:
-    """A hash of decoded pixels and their shape: equal for equal pictures, whatever their file's header."""
+    """A hash of decoded pixels and their shape. It does not depend on the file's header."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
-def _prepare_all(
-    files: list[str], size: int, resize: str, native_size: int | None
-) -> Iterator[tuple[str, np.ndarray] | InputError]:
-    def prepare(file: str) -> tuple[str, np.ndarray] | InputError:
-        try:
-            image = decode(Path(file))
-        except InputError as error:
-            return error
-        image = at_native_size(image, native_size)
-        return pixel_hash(image), fit(image, size, resize)
+class _Content(io.BytesIO):
+    """A file in memory. A damaged length in it cannot make PIL ask for more memory than the file has bytes."""
 
-    # Threads: PIL's resize, hashing and the copy into the map all release the interpreter's lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(desc="decoding pictures", total=len(files), unit="cell", disable=None)
-        with bar:
-            for start in range(0, len(files), 512):  # bounds what waits in memory
-                for result in pool.map(prepare, files[start : start + 512]):
-                    bar.update()
-                    yield result
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > max(self.getbuffer().nbytes, ImageFile.SAFEBLOCK):
+            raise OSError(f"a part of it claims {size:,} bytes, more than the file has")
+        return super().read(size)
 
 
 def _key(files: list[str], paths: Sequence[str], size: int, resize: str, native_size: int | None) -> str:

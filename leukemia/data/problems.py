@@ -1,4 +1,4 @@
-"""What is wrong with a data set: collected while reading it, listed by the check, raised by the readers."""
+"""Problems of a data set: collected while it is read, listed by the check, raised by the readers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from leukemia.errors import InputError
 
 
 class Kind(NamedTuple):
-    """A kind of problem, and what to do about it."""
+    """A kind of problem, and its remedy."""
 
     what: str
     remedy: str
@@ -33,7 +33,7 @@ class Problem:
 
 
 class Problems:
-    """Problems as they are met, by kind."""
+    """Problems in the order in which they are found, by kind."""
 
     def __init__(self) -> None:
         self._places: dict[Kind, list[str]] = {}
@@ -50,10 +50,10 @@ class Problems:
 
 
 def refuse(root: Path | str, problems: Sequence[Problem]) -> None:
-    """Do nothing where there is no problem, else raise the first few as one message.
+    """Raise the first few problems as one message, if there are any.
 
     Raises:
-        InputError: naming what, where and the remedy.
+        InputError: with each problem, its places and its remedy.
     """
     if not problems:
         return

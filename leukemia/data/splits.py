@@ -1,4 +1,4 @@
-"""Who stands on which split: groups of cells that belong together, and splits that share none of them."""
+"""Groups of cells that belong together, and splits that share no group."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from leukemia.data.files import natural
+from leukemia.data.reader import further_columns
 from leukemia.errors import InputError
 
 PROTOCOLS = ("official", "holdout", "subject_kfold", "image")
@@ -13,10 +14,10 @@ SPLITS = ("train", "val", "test")
 
 
 def join_groups(subjects: pd.Series, hashes: pd.Series) -> pd.Series:
-    """Join the cells that must stay together: those of one subject, and subjects that share a picture.
+    """Join the cells that must stay together: those of one subject, and those of subjects that share a picture.
 
     Args:
-        subjects: the subject of each cell; missing where unknown (such a cell is alone with its copies).
+        subjects: the subject of each cell; missing where it is unknown (such a cell joins only its copies).
         hashes: the pixel hash of each cell.
 
     Returns:
@@ -43,7 +44,7 @@ def join_groups(subjects: pd.Series, hashes: pd.Series) -> pd.Series:
 
 
 def assign_splits(
-    index: pd.DataFrame,
+    table: pd.DataFrame,
     hashes: np.ndarray,
     protocol: str = "official",
     fold: int = 0,
@@ -56,28 +57,28 @@ def assign_splits(
     | protocol | train | val | test |
     | --- | --- | --- | --- |
     | official | the training subjects | prelim | |
-    | holdout | training groups but fold k | fold k of the training groups | prelim |
+    | holdout | training groups without fold k | fold k of the training groups | prelim |
     | subject_kfold | the other folds | fold k+1 | fold k |
     | image | as subject_kfold, each image its own group: leaks | | |
 
     Args:
-        index: rows of `read_cnmc` or `read_class_folders`.
+        table: of a reader, see `leukemia.data.reader.check_reader_result`.
         hashes: the pixel hash of each row, (rows,).
         protocol: one of PROTOCOLS.
         fold: k, from 0.
-        num_folds: how many folds the training groups are cut into, balanced by class.
-        split_seed: of the folds; they depend on nothing else but the data.
+        num_folds: of the training groups, balanced by class.
+        split_seed: of the folds. They depend on it and on the data only.
         classes: the names of the labels 0 and 1, for messages.
 
     Returns:
-        `path, subject, group, label, split, pixel_hash`, in the order of the index; unlabelled cells and cells
-        that the split does not use are left out.
+        `path, subject, group, label, split, pixel_hash`, then the further columns of the table, in its order.
+        Unlabelled cells and cells that the protocol does not use are left out.
 
     Raises:
-        InputError: if the split is not possible on this index, or if a group or a picture would stand on two
-            splits (`official` and `image` allow it: see `leaking`).
+        InputError: if the protocol is not possible with this table, or if a group or a picture would be in two
+            splits (`official` and `image` allow that, see `leaking`).
     """
-    cells = index.assign(pixel_hash=hashes)
+    cells = table.assign(pixel_hash=hashes)
     cells = cells[cells["label"] >= 0]
     training, prelim = cells["published_split"] == "train", cells["published_split"] == "prelim"
     _require(
@@ -113,18 +114,17 @@ def assign_splits(
             split = np.where(~training, "test", np.where(folds == fold, "val", "train"))
         else:
             split = np.select([folds == fold, folds == (fold + 1) % num_folds], ["test", "val"], "train")
-    cells = cells.assign(split=split)[
-        ["path", "subject", "group", "label", "split", "pixel_hash"]
-    ].reset_index(drop=True)
+    columns = ["path", "subject", "group", "label", "split", "pixel_hash", *further_columns(table)]
+    cells = cells.assign(split=split)[columns].reset_index(drop=True)
     if protocol in ("holdout", "subject_kfold"):
         _refuse_leaks(cells)
     return cells
 
 
 def leaking(cells: pd.DataFrame) -> pd.Series:
-    """Which cells are not independent of another split: their subject, group or picture stands there too.
+    """Which cells are not independent of another split, because it has their subject, group or picture too.
 
-    A cell whose subject is unknown counts as leaking, for nothing shows that it does not.
+    A cell of unknown subject counts as leaking, because its independence cannot be shown.
     """
     found = cells["subject"].isna().to_numpy()
     for column in ("subject", "group", "pixel_hash"):
@@ -133,7 +133,7 @@ def leaking(cells: pd.DataFrame) -> pd.Series:
 
 
 def splits_table(cells: pd.DataFrame, classes: tuple[str, str]) -> pd.DataFrame:
-    """A row a split: `images`, `subjects`, and the images of each class."""
+    """A row for each split: `images`, `subjects`, and the images of each class."""
     splits = [split for split in SPLITS if (cells["split"] == split).any()]
     grouped = cells.groupby("split")
     table = pd.DataFrame({"images": grouped.size(), "subjects": grouped["subject"].nunique()})
@@ -178,7 +178,7 @@ def _refuse_leaks(cells: pd.DataFrame) -> None:
         for group, rows in list(shared.groupby("group"))[:5]
     )
     raise InputError(
-        f"{len(shared)} cells of {shared['group'].nunique()} groups stand on two splits: {named}. Remove the copies "
+        f"{len(shared)} cells of {shared['group'].nunique()} groups are in two splits: {named}. Remove the copies "
         "from one of them, or use data.protocol=official, which reports them as a leak"
     )
 

@@ -1,4 +1,4 @@
-"""Whose cells they are: subjects (and labels) of picture files, from their names or from a csv."""
+"""Subjects (and labels) of picture files, from their names or from a csv."""
 
 import re
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ from leukemia.errors import InputError
 
 
 def owners_of(source: str, files: Sequence[str]) -> pd.DataFrame:
-    """The `subject` of each file (missing where it cannot be told), and its `label` where the source says it.
+    """The `subject` of each file (missing where it is unknown), and its `label` where the source has it.
 
     Args:
-        source: a csv with the columns `path, subject[, label]` (a path, or its last part, or its stem, names a
-            file), or C-NMC's table of preliminary labels; else a regular expression, whose first group in a file's
-            path is the subject, as `UID_(H?[0-9]+)_`.
+        source: a csv with the columns `path, subject[, label]` (a file is named by its path, its name or its
+            stem), or C-NMC's table of preliminary labels; else a regular expression whose first group in a file's path
+            is the subject, as `UID_(H?[0-9]+)_`.
         files: paths.
 
     Raises:
-        InputError: if the source cannot be used, or tells the subject of no file.
+        InputError: if the source cannot be used, or gives no subject for any file.
     """
     is_table = source.lower().endswith(".csv")
     owners = _of_table(Path(source), files) if is_table else _of_pattern(source, files)
     if owners["subject"].isna().all():
         raise InputError(
-            f"--subjects {source} tells the subject of none of the {len(files):,} files, as {files[0]}"
+            f"--subjects {source} tells the subject of none of the {len(files):,} files, such as {files[0]}"
         )
     return owners
 

@@ -1,4 +1,4 @@
-"""From uint8 pixels to what the network sees, on whole batches and on the model's device."""
+"""Normalisation and augmentation of whole batches of pixels, on the model's device."""
 
 from functools import cache
 
@@ -8,30 +8,27 @@ from torch.nn import functional
 
 from leukemia.errors import InputError
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-AUGMENTATIONS = ("none", "views", "full")
-VIEWS = 8  # four quarter turns, each as it is and mirrored
+AUGMENTATIONS = ("none", "d4", "full")
+D4 = 8  # transforms of the square: four quarter turns, each with and without mirroring
+TTA = {"none": 1, "d4": D4}  # transforms whose mean logit is reported
+Statistics = tuple[float, float, float]  # of red, green and blue, from 0 to 1
 
 
-def normalise(pixels: Tensor) -> Tensor:
-    """Pixels (N, H, W, 3), 0 to 255, to a channels-last float batch (N, 3, H, W) with ImageNet statistics."""
+def normalise(pixels: Tensor, mean: Statistics, std: Statistics) -> Tensor:
+    """Pixels (N, H, W, 3), 0 to 255, to a channels-last float batch (N, 3, H, W): (pixels - 255 mean) / (255 std)."""
     count, height, width, _ = pixels.shape
-    offset, scale = _of_a_row(width, pixels.device)
+    offset, scale = _of_a_row(width, pixels.device, mean, std)
     values = pixels.reshape(count, height, 3 * width).to(torch.float32, copy=True)
     return values.sub_(offset).div_(scale).view(count, height, width, 3).permute(0, 3, 1, 2)
 
 
 @cache
-def _of_a_row(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each number in a row of pixels, (3 * width,): whole rows are three times as fast as
-    colours, and a GPU keeps them."""
+def _of_a_row(width: int, device: torch.device, mean: Statistics, std: Statistics) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each number in a row of pixels, (3 * width,). Whole rows are three times as fast as single
+    colours."""
     with torch.inference_mode(False):
-        mean, deviation = (
-            255 * torch.tensor(values, device=device).repeat(width)
-            for values in (IMAGENET_MEAN, IMAGENET_STD)
-        )
-    return mean, deviation
+        offset, scale = (255 * torch.tensor(values, device=device).repeat(width) for values in (mean, std))
+    return offset, scale
 
 
 def augment(pixels: Tensor, augmentation: str, seed: int) -> Tensor:
@@ -39,21 +36,24 @@ def augment(pixels: Tensor, augmentation: str, seed: int) -> Tensor:
 
     Args:
         pixels: uint8.
-        augmentation: `none`; `views`, one of the 8 flips and quarter turns for each cell; `full`, a rotation by
+        augmentation: `none`; `d4`, one of the 8 flips and quarter turns for each cell; `full`, a rotation by
             any angle, a flip, a shift, a scale and a mild stain jitter. Black stays black in all of them.
         seed: of this batch.
 
     Returns:
-        uint8 for `none` and `views`, float32 (0 to 255) for `full`; the shape is kept.
+        uint8 for `none` and `d4`, float32 (0 to 255) for `full`; the shape is kept.
+
+    Raises:
+        InputError: for another augmentation.
     """
     if augmentation == "none":
         return pixels
-    if augmentation == "views":
-        chosen = chosen_views(len(pixels), seed)
+    if augmentation == "d4":
+        drawn = draw_d4(len(pixels), seed)
         varied = torch.empty_like(pixels)
-        for number in chosen.unique().tolist():
-            rows = (chosen == number).nonzero().flatten().to(pixels.device)
-            varied[rows] = view(pixels[rows], number)
+        for number in drawn.unique().tolist():
+            rows = (drawn == number).nonzero().flatten().to(pixels.device)
+            varied[rows] = d4(pixels[rows], number)
         return varied
     if augmentation == "full":
         generator = torch.Generator().manual_seed(seed)
@@ -61,14 +61,14 @@ def augment(pixels: Tensor, augmentation: str, seed: int) -> Tensor:
     raise InputError(f"data.augment={augmentation} is unknown: use one of {', '.join(AUGMENTATIONS)}")
 
 
-def chosen_views(count: int, seed: int) -> Tensor:
-    """The view that each of a batch's cells is shown in, from the batch's seed: int64 (count,), 0 to 7."""
-    return torch.randint(VIEWS, (count,), generator=torch.Generator().manual_seed(seed))
+def draw_d4(count: int, seed: int) -> Tensor:
+    """The D4 transform of each cell of a batch, drawn from the batch's seed: int64 (count,), 0 to 7."""
+    return torch.randint(D4, (count,), generator=torch.Generator().manual_seed(seed))
 
 
-def view(pixels: Tensor, number: int) -> Tensor:
-    """One of the 8 views of square pixels (N, S, S, 3): quarter turns `number % 4`, mirrored from 4 on."""
-    turned = torch.rot90(pixels, number % 4, dims=(1, 2))
+def d4(images: Tensor, number: int) -> Tensor:
+    """One of the 8 D4 transforms of square images (N, S, S, ...): `number % 4` quarter turns, mirrored from 4 on."""
+    turned = torch.rot90(images, number % 4, dims=(1, 2))
     return turned.flip(2) if number >= 4 else turned
 
 
@@ -89,7 +89,7 @@ def _warp(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _stain(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Scale each channel by 0.9 to 1.1 and the whole by 0.9 to 1.1; as a product it leaves black black."""
+    """Scale each channel by 0.9 to 1.1 and the whole by 0.9 to 1.1. Black stays black."""
     channels = 0.9 + 0.2 * torch.rand(len(pixels), 1, 1, 3, generator=generator)
     whole = 0.9 + 0.2 * torch.rand(len(pixels), 1, 1, 1, generator=generator)
     return (pixels * (channels * whole).to(pixels.device)).clamp(0, 255)

@@ -1,27 +1,110 @@
-"""Checkpoints, opened without Hydra and without code."""
+"""Checkpoints, opened without Hydra, without Lightning and without running code."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
 
 from leukemia.errors import InputError
-from leukemia.models.classifier import CellClassifier
+from leukemia.models.freezing import freeze
+from leukemia.models.network import check_network
+from leukemia.models.targets import network_from_file
 from leukemia.storage.torch_files import read_torch_file
 
+if TYPE_CHECKING:
+    from leukemia.models.classifier import CellClassifier
 
-def load_classifier(checkpoint: Path | str) -> CellClassifier:
-    """The network of a checkpoint, on the processor and in eval mode; nothing is downloaded, no code is run.
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """The network of a checkpoint.
+
+    Attributes:
+        net: on the processor, frozen as it was, in eval mode.
+        node: the target and the plain values that build it again; None where only its owner can.
+        classes: the names of class 0 and class 1.
+        trainable_from: the first stage that trained.
+        native_size: see `leukemia.data.pixels.at_native_size`.
+        history: a row an epoch.
+        epoch: the last one, from 1; 0 where none was finished.
+    """
+
+    net: nn.Module
+    node: dict[str, Any] | None
+    classes: tuple[str, str]
+    trainable_from: str
+    native_size: int | None
+    history: list[dict[str, float]]
+    epoch: int
+
+
+def load_network(path: Path | str, net: nn.Module | None = None) -> LoadedNetwork:
+    """The network of a checkpoint, built by the node that the checkpoint names and filled with its tensors.
+
+    Args:
+        path: of the checkpoint.
+        net: the network to fill, where it is at hand; then nothing is built from the file.
 
     Raises:
-        InputError: if the file is missing, cut short or no checkpoint of ours.
+        InputError: if the file is missing, cut short, not a checkpoint of a CellClassifier, or not trusted.
     """
-    content = read_checkpoint(Path(checkpoint))
+    return _loaded(read_checkpoint(Path(path)), path, net)
+
+
+def load_classifier(path: Path | str, net: nn.Module | None = None) -> "CellClassifier":
+    """The LightningModule of a checkpoint, on the processor and in eval mode; nothing is downloaded.
+
+    Args:
+        path: of the checkpoint.
+        net: see `load_network`.
+
+    Raises:
+        InputError: see `load_network`.
+    """
+    from leukemia.models.classifier import CellClassifier
+
+    content = read_checkpoint(Path(path))
+    loaded = _loaded(content, path, net)
     try:
-        model = CellClassifier(**{**content["hyper_parameters"], "weights": "none"})
-        model.load_state_dict(content["state_dict"])
-        model.on_load_checkpoint(content)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{checkpoint} is no checkpoint of a CellClassifier: {error}") from None
+        model = CellClassifier(loaded.net, **content["hyper_parameters"])
+    except TypeError as error:
+        raise InputError(f"{path} is not a checkpoint of a CellClassifier: {error}") from None
+    model.history = loaded.history
     return model.eval()
+
+
+def fill(net: nn.Module, content: dict[str, Any]) -> None:
+    """Load the tensors of a checkpoint into a network of the same names and shapes."""
+    state: dict[str, Tensor] = content["state_dict"]
+    net.load_state_dict({name[4:]: tensor for name, tensor in state.items() if name.startswith("net.")})
+
+
+def _loaded(content: dict[str, Any], path: Path | str, net: nn.Module | None) -> LoadedNetwork:
+    try:
+        about, settings, history = content["network"], content["hyper_parameters"], content["history"]
+        net = check_network(network_from_file(about["node"], str(path)) if net is None else net)
+        fill(net, content)
+        freeze(net, settings["trainable_from"])
+        negative, positive = settings["classes"]
+        node, native_size = about["node"], about["native_size"]
+        assert native_size is None or isinstance(native_size, int)
+        return LoadedNetwork(
+            net=net.eval(),
+            node=None if node is None else dict(node),
+            classes=(str(negative), str(positive)),
+            trainable_from=str(net.trainable_from),
+            native_size=native_size,
+            history=history,
+            epoch=int(history[-1]["epoch"]) if history else 0,
+        )
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+        text = " ".join(str(error).split())[:500]
+        raise InputError(
+            f"{path} is not a checkpoint of a CellClassifier, or of another network: {text}"
+        ) from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -30,12 +113,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if it cannot be read.
     """
+    if not path.exists():
+        raise InputError(f"{path} cannot be read (no such file; a run writes it after its first epoch)")
     try:
         content = read_torch_file(path)
     except InputError as error:
-        raise InputError(
-            f"{path} cannot be read ({error}): run again with resume=restart, which moves the run aside"
-        ) from None
+        raise InputError(f"{path} cannot be read ({error})") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} is no checkpoint")
+        raise InputError(f"{path} is not a checkpoint")
     return content

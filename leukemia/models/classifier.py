@@ -1,123 +1,123 @@
-"""The LightningModule: a staged ResNet with one logit, its loss, its curves and its optimiser."""
+"""The LightningModule: a network with one logit, its criterion, metrics, optimizer and schedule, all given."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
 from leukemia.data.loader import Batch
 from leukemia.data.transforms import normalise
 from leukemia.errors import DivergedError, InputError
-from leukemia.models.metrics import EpochMetrics
-from leukemia.models.optim import OPTIMIZERS, check_optimisation, parameter_groups, schedule_factor
-from leukemia.models.resnet import StagedResNet, check_schedule, thawed_from
-from leukemia.models.weights import load_weights
+from leukemia.evaluation.metrics import direction, monitored_names
+from leukemia.models import freezing, optim
+from leukemia.models.metrics import MONITORED, EpochMetrics
+from leukemia.models.network import check_network
 
 CLASS_WEIGHTS = ("none", "balanced")
-
-
-def metric_names(split: str) -> list[str]:
-    """The names under which the figures of `train` or `val` are logged; those of `val` can be monitored."""
-    return [f"{split}/{name}" for name in EpochMetrics.NAMES]
 
 
 class CellClassifier(pl.LightningModule):
     """Classifies cells: pixels (N, S, S, 3) to the logit of the positive class (N,).
 
     Args:
-        depth: 18, 34, 50, 101 or 152.
-        trainable_from: the first stage that trains, of stem, layer1 to layer4, head.
-        unfreeze: a schedule {epoch from 2: stage}, that thaws earlier stages later on.
-        weights: `imagenet`, `none` or a path; see `load_weights`.
-        lr: learning rate.
-        stage_lr: {stage: learning rate} where it differs.
-        optimizer: `adam` or `adamw`.
-        weight_decay: of parameters with two dimensions or more.
-        schedule: `none`, `cosine` or `step`; see `schedule_factor`.
-        warmup_epochs: linear warm-up, in epochs.
-        step_epochs: the epochs after which a step schedule drops the rate.
-        step_factor: by which it drops.
-        class_weights: `balanced` weighs the positive class by n_negative / n_positive of the training split.
+        net: a network with `stages` and `normalisation`, see `leukemia.models.network`.
+        trainable_from: the first stage that trains, by the network's own name; `last` is the last one before the head.
+        unfreeze: a schedule {epoch from 2: stage} that thaws earlier stages later on.
+        stage_lr: {stage: learning rate} where it differs from the optimizer's.
+        criterion: a module or function of float logits (N,) and float labels (N,) that gives the mean loss; by default
+            binary cross-entropy.
+        optimizer: makes the optimizer of parameter groups; by default Adam at 3e-4.
+        scheduler: makes the schedule of the optimizer, see `leukemia.models.optim.build_scheduler`.
+        class_weights: `balanced` sets the criterion's `pos_weight` to n_negative / n_positive of the training split.
         classes: the names of class 0 and class 1.
+        monitor: the metric that ReduceLROnPlateau follows.
 
     Raises:
-        InputError: for settings that cannot be.
+        InputError: for settings that the network, the criterion or the optimizer refuses.
     """
 
     def __init__(
         self,
-        depth: int = 18,
+        net: nn.Module,
         trainable_from: str = "layer4",
         unfreeze: Mapping[int, str] | None = None,
-        weights: str = "imagenet",
-        lr: float = 3e-4,
         stage_lr: Mapping[str, float] | None = None,
-        optimizer: str = "adam",
-        weight_decay: float = 0.0,
-        schedule: str = "none",
-        warmup_epochs: float = 0.0,
-        step_epochs: Sequence[int] | None = None,
-        step_factor: float = 0.1,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        scheduler: Callable[..., Any] | None = None,
         class_weights: str = "none",
         classes: Sequence[str] = ("HEM", "ALL"),
+        monitor: str = "val/loss",
     ) -> None:
         super().__init__()
-        self.unfreeze_at = check_schedule(trainable_from, unfreeze)
-        check_optimisation(lr, stage_lr, optimizer, weight_decay, schedule, warmup_epochs, step_epochs)
-        if not isinstance(step_factor, int | float) or not 0 < step_factor <= 1:
-            raise InputError(
-                f"model.scheduler.step_factor={step_factor} is out of range: use a number above 0 and up to 1"
-            )
-        if class_weights not in CLASS_WEIGHTS:
-            raise InputError(
-                f"model.class_weights={class_weights} is unknown: use one of {', '.join(CLASS_WEIGHTS)}"
-            )
+        self.net = check_network(net)
+        self.trainable_from = freezing.check_stage(net, "model.trainable_from", trainable_from)
+        self.unfreeze_at = freezing.check_schedule(net, trainable_from, unfreeze)
+        self.stage_lr = optim.check_stage_lr(net, stage_lr)
+        self.criterion = nn.BCEWithLogitsLoss() if criterion is None else criterion
+        self.make_optimizer = optimizer or partial(torch.optim.Adam, lr=3e-4)
+        self.make_scheduler = scheduler
         self.save_hyperparameters(
             {
-                "depth": depth,
-                "trainable_from": trainable_from,
+                "trainable_from": self.trainable_from,
                 "unfreeze": self.unfreeze_at or None,
-                "weights": weights,
-                "lr": lr,
-                "stage_lr": dict(stage_lr) if stage_lr else None,
-                "optimizer": optimizer,
-                "weight_decay": weight_decay,
-                "schedule": schedule,
-                "warmup_epochs": warmup_epochs,
-                "step_epochs": list(step_epochs) if step_epochs else None,
-                "step_factor": step_factor,
+                "stage_lr": self.stage_lr or None,
                 "class_weights": class_weights,
                 "classes": list(classes),
+                "monitor": monitor,
             },
             logger=False,
         )
-        self.trainable_from = trainable_from
-        self.net = StagedResNet(depth, trainable_from)
-        load_weights(self.net, depth, weights)
-        self.positive_weight: Tensor
-        self.register_buffer("positive_weight", torch.ones(()), persistent=False)
+        self._compiled: dict[str, Any] | None = None
+        self._check(class_weights, monitor)
+        self._freeze(self.trainable_from)
+        self.pos_weight: Tensor | None = None  # of the criterion while it trains
         self.first_bad_step: Tensor
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
         self.train_metrics, self.val_metrics = EpochMetrics(), EpochMetrics()
-        self.confusion: Tensor | None = None
+        self.confusion: Any = None  # counts (label, decision) of the last validation
         self.history: list[dict[str, float]] = []
+        self._validated = -1  # the last epoch with a validation
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, S, S, 3), 0 to 255, to logits (N,)."""
-        return self.net(normalise(pixels))
+        return self._parts[1](self.prefix(pixels))
 
     def logits(self, batch: Batch) -> Tensor:
-        """The logits (N,) of a batch of pixels, or of features, which are pixels behind the frozen stages."""
-        return self.net.suffix(batch["features"]) if "features" in batch else self(batch["pixels"])
+        """The logits (N,) of a batch of pixels, or of features, which are the activations at the boundary."""
+        return self._parts[1](batch["features"]) if "features" in batch else self(batch["pixels"])
+
+    # The feature cache knows a network by these four.
+    @property
+    def boundary(self) -> str | None:
+        """The first stage that trains; None where no stage is frozen."""
+        first = self.net.trainable_from
+        return None if first == freezing.stage_names(self.net)[0] else str(first)
+
+    @property
+    def boundary_moves(self) -> bool:
+        return bool(self.unfreeze_at)
+
+    def prefix(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, S, S, 3), 0 to 255, to the activations at the boundary, without a graph."""
+        return self._parts[0](normalise(pixels, *self.net.normalisation))  # type: ignore[misc]
+
+    def prefix_hash(self) -> str:
+        return freezing.prefix_hash(self.net)
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile the frozen stages and the others, each as a whole."""
+        self._compiled = options
+        self._parts = tuple(torch.compile(part, **options) for part in self._parts)  # type: ignore[assignment]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch).float()
-        weight = self.positive_weight if self.hparams["class_weights"] == "balanced" else None
-        loss = functional.binary_cross_entropy_with_logits(logits, batch["label"], pos_weight=weight)
+        loss = self._loss(logits, batch["label"], self.pos_weight)
         bad_now = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad_now, self.global_step, self.first_bad_step)
         self.train_metrics.update(logits.detach(), batch["label"])
@@ -126,6 +126,13 @@ class CellClassifier(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.val_metrics.update(self.logits(batch).float(), batch["label"])
 
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Logits (N,)."""
+        return self.logits(batch).float()
+
     def on_fit_start(self) -> None:
         if self.unfreeze_at and self.trainer.world_size > 1:
             raise InputError(
@@ -133,15 +140,23 @@ class CellClassifier(pl.LightningModule):
                 "use one device, or a static model.trainable_from"
             )
         if self.hparams["class_weights"] == "balanced":
-            cells = self.trainer.datamodule.cells  # type: ignore[attr-defined]
+            cells = getattr(getattr(self.trainer, "datamodule", None), "cells", None)
+            if cells is None:
+                raise InputError(
+                    "class_weights=balanced counts the cells of a CellDataModule: train with datamodule=..."
+                )
             positive = cells.loc[cells["split"] == "train", "label"].mean()
-            self.positive_weight.fill_((1 - positive) / positive)
+            if not 0 < positive < 1:
+                raise InputError(
+                    "class_weights=balanced needs training cells of both classes: use class_weights=none"
+                )
+            self.pos_weight = torch.tensor((1 - positive) / positive, dtype=torch.float32, device=self.device)
 
     def on_train_start(self) -> None:
-        self.on_train_epoch_start()  # which Lightning leaves out where a run goes on within an epoch
+        self.on_train_epoch_start()  # Lightning leaves it out where a run goes on within an epoch
 
     def on_train_epoch_start(self) -> None:
-        self.net.freeze(thawed_from(self.trainable_from, self.unfreeze_at, self.current_epoch + 1))
+        self._freeze(freezing.thawed_from(self.trainable_from, self.unfreeze_at, self.current_epoch + 1))
         self.train()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -158,13 +173,27 @@ class CellClassifier(pl.LightningModule):
             self._stop(f"the training loss is not finite at step {step}")
 
     def on_train_epoch_end(self) -> None:
-        figures, _ = self.train_metrics.finish()
-        self.log_dict({f"train/{name}": value for name, value in figures.items()}, sync_dist=True)
+        values, _ = self.train_metrics.finish(self._loss)
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
         logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        curves = {
-            name: logged[name] for split in ("train", "val") for name in metric_names(split) if name in logged
-        }
+        # Lightning keeps the metrics of an earlier validation where this epoch has none.
+        splits = ("train", "val") if self._validated == self.current_epoch else ("train",)
+        names = [f"{split}/{name}" for split in splits for name in MONITORED]
+        curves = {name: logged[name] for name in names if name in logged}
         self.history.append({"epoch": self.current_epoch + 1, "lr": max(self._rates()), **curves})
+
+    def on_validation_epoch_end(self) -> None:
+        values, self.confusion = self.val_metrics.finish(self._loss)
+        if self.trainer.sanity_checking:
+            return
+        if not torch.isfinite(torch.tensor(values["loss"])):
+            self._stop(f"the validation loss is not finite after step {self.global_step}")
+        self._validated = self.current_epoch
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
+
+    def on_test_epoch_end(self) -> None:
+        values, self.confusion = self.val_metrics.finish(self._loss)
+        self.log_dict({f"test/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
@@ -173,46 +202,118 @@ class CellClassifier(pl.LightningModule):
                 dim_zero_cat(values).cpu()
                 for values in (self.train_metrics.logits, self.train_metrics.labels)
             ]
-        # The weights are in the checkpoint: to open it, nothing has to be loaded or downloaded again.
-        checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "weights": "none"}
+        data = getattr(self.trainer, "datamodule", None)
+        native_size = getattr(data, "native_size", None)
+        checkpoint["network"] = {"node": getattr(self.net, "node", None), "native_size": native_size}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
         if "train_metrics" in checkpoint:
             self.train_metrics.update(*(values.to(self.device) for values in checkpoint["train_metrics"]))
 
-    def on_validation_epoch_end(self) -> None:
-        figures, self.confusion = self.val_metrics.finish()
-        if not torch.isfinite(figures["loss"]):
-            self._stop(f"the validation loss is not finite after step {self.global_step}")
-        self.log_dict({f"val/{name}": value for name, value in figures.items()}, sync_dist=True)
+    def configure_optimizers(self) -> Any:
+        trainer = self.trainer
+        # Lightning clips no gradients of fused kernels in mixed precision, and they unscale those of fp16 themselves.
+        precision, clips = str(trainer.precision), bool(trainer.gradient_clip_val)  # type: ignore[attr-defined]
+        optimizer = self._optimizer(fused=precision != "16-mixed" and not (clips and "mixed" in precision))
+        if self.make_scheduler is None:
+            return optimizer
+        epochs = steps = 1
+        if {"epochs", "steps_per_epoch"} & set(optim.parameters_of(self.make_scheduler)):
+            epochs, steps = self._length()
+        monitor = str(self.hparams["monitor"])
+        mode = direction(monitor)
+        scheduler = optim.build_scheduler(self.make_scheduler, optimizer, epochs, steps, monitor, mode)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _length(self) -> tuple[int, int]:
+        """The epochs of training, and the steps of the optimizer in each."""
+        trainer = self.trainer
+        total = trainer.estimated_stepping_batches
+        if trainer.train_dataloader is None:  # where only max_steps ends training
+            trainer.fit_loop.setup_data()
+        batches = trainer.num_training_batches / trainer.accumulate_grad_batches
+        if not math.isfinite(total) or not math.isfinite(batches):
+            raise InputError(
+                "this schedule needs the length of training: set trainer.max_epochs, and use batches of a known number"
+            )
+        steps = max(math.ceil(batches), 1)
+        return max(math.ceil(total / steps), 1), steps
+
+    def _optimizer(self, fused: bool) -> torch.optim.Optimizer:
+        earliest = freezing.thawed_from(
+            self.trainable_from, self.unfreeze_at, max(self.unfreeze_at, default=1)
+        )
+        decays = optim.takes_weight_decay(self.make_optimizer)
+        groups = optim.parameter_groups(self.net, earliest, self.stage_lr, decays)
+        if isinstance(self.criterion, nn.Module) and (own := list(self.criterion.parameters())):
+            groups.append({"name": "criterion", "params": own})
+        return optim.build_optimizer(self.make_optimizer, groups, fused)
+
+    def _freeze(self, stage: str) -> None:
+        if getattr(self.net, "trainable_from", None) == stage and hasattr(self, "_parts"):
+            return
+        freezing.freeze(self.net, stage)
+        # A tuple, so that the parts are not registered as modules a second time.
+        self._parts = (freezing.prefix(self.net), freezing.suffix(self.net))
+        if self._compiled is not None:
+            self.compile_parts(**self._compiled)
+
+    def _loss(self, logits: Tensor, labels: Tensor, pos_weight: Tensor | None = None) -> Tensor:
+        """The mean loss; weighted for the positive class while it trains with class weights."""
+        if pos_weight is None:
+            return self.criterion(logits, labels)
+        if not isinstance(self.criterion, nn.Module):
+            return self.criterion(logits, labels, pos_weight=pos_weight)  # type: ignore[call-arg]
+        self.criterion.pos_weight = pos_weight
+        try:
+            return self.criterion(logits, labels)
+        finally:
+            self.criterion.pos_weight = None  # type: ignore[assignment]  # validation and checkpoints are without it
+
+    def _check(self, class_weights: str, monitor: str) -> None:
+        """Try the parts on two cells, so that a bad setting is refused before a picture is read."""
+        if class_weights not in CLASS_WEIGHTS:
+            raise InputError(
+                f"model.class_weights={class_weights} is unknown: use one of {', '.join(CLASS_WEIGHTS)}"
+            )
+        if monitor not in monitored_names():
+            raise InputError(f"monitor={monitor} does not exist: use one of {', '.join(monitored_names())}")
+        name = optim.name_of(self.criterion if callable(self.criterion) and not isinstance(self.criterion, nn.Module)
+                             else type(self.criterion))  # fmt: skip
+        weight = None
+        if class_weights == "balanced":
+            if isinstance(self.criterion, nn.Module):
+                free = getattr(self.criterion, "pos_weight", 0) is None
+            else:
+                given = getattr(self.criterion, "keywords", {}).get("pos_weight")
+                free = given is None and "pos_weight" in optim.parameters_of(self.criterion)
+            if not free:
+                raise InputError(
+                    f"model.class_weights=balanced sets `pos_weight`, and model.criterion ({name}) does not take it or "
+                    "has one already: use model.class_weights=none, or model/criterion=bce"
+                )
+            weight = torch.ones(())
+        try:
+            with torch.random.fork_rng(devices=[]):
+                loss = self._loss(
+                    torch.tensor([0.5, -0.5], requires_grad=True), torch.tensor([1.0, 0.0]), weight
+                )
+        except Exception as error:  # of a user's own code
+            raise InputError(
+                f"model.criterion ({name}) cannot be called with logits (N,) and labels (N,): {error}"
+            ) from error
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise InputError(f"model.criterion ({name}) gives {loss!r:.80} and not one loss with a gradient")
+        self._optimizer(fused=False)  # some refuse the shapes of the parameters
+        optim.try_step(self.make_optimizer, self.make_scheduler)
 
     def _stop(self, what: str) -> None:
+        rates = f", learning rate {max(self._rates()):g}" if self.trainer.optimizers else ""
         raise DivergedError(
-            f"{what} (epoch {self.current_epoch + 1}, learning rate {max(self._rates()):g}): "
-            "lower model.optimizer.lr or model.stage_lr, add model.scheduler.warmup_epochs, or use trainer.precision=32-true"
+            f"{what} (epoch {self.current_epoch + 1}{rates}): lower model.optimizer.lr or model.stage_lr, "
+            "add a warm-up (model/scheduler=warmup), or use trainer.precision=32-true"
         )
 
     def _rates(self) -> list[float]:
-        return [group["lr"] for group in self.trainer.optimizers[0].param_groups]
-
-    def configure_optimizers(self) -> Any:
-        settings = self.hparams
-        earliest = thawed_from(self.trainable_from, self.unfreeze_at, max(self.unfreeze_at, default=1))
-        groups = parameter_groups(
-            self.net, earliest, settings["lr"], settings["stage_lr"], settings["weight_decay"]
-        )
-        optimizer = OPTIMIZERS[settings["optimizer"]](groups, fused=True)
-        if settings["schedule"] == "none" and not settings["warmup_epochs"]:
-            return optimizer
-        epochs = self.trainer.max_epochs or 1
-        factor = schedule_factor(
-            settings["schedule"],
-            epochs,
-            settings["warmup_epochs"],
-            settings["step_epochs"] or (),
-            settings["step_factor"],
-        )
-        steps = self.trainer.estimated_stepping_batches / epochs
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return [float(group["lr"]) for group in self.trainer.optimizers[0].param_groups]

@@ -1,28 +1,23 @@
-"""The figures of one split over one epoch, kept by torchmetrics across batches and processes."""
+"""The metrics of one split over one epoch, collected across batches and processes."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 from torchmetrics import Metric
-from torchmetrics.functional.classification import (
-    binary_accuracy,
-    binary_auroc,
-    binary_confusion_matrix,
-    binary_recall,
-    binary_specificity,
-    multiclass_accuracy,
-    multiclass_f1_score,
-)
 from torchmetrics.utilities import dim_zero_cat
+
+from leukemia.evaluation.metrics import METRICS
+
+MONITORED = {"loss": METRICS["loss"]} | {name: metric for name, metric in METRICS.items() if metric.monitorable}
 
 
 class EpochMetrics(Metric):
-    """Collects logits (N,) and labels (N,); the figures are computed once, when the epoch ends.
+    """Collects logits (N,) and labels (N,); the metrics are computed once, when the epoch ends."""
 
-    `loss` is the plain cross-entropy, whatever the class weights in training, so that runs compare.
-    """
-
-    NAMES = ("loss", "accuracy", "balanced_accuracy", "f1_weighted", "auroc", "sensitivity", "specificity")
     full_state_update = False
     logits: list[Tensor]
     labels: list[Tensor]
@@ -36,24 +31,23 @@ class EpochMetrics(Metric):
         self.logits.append(logits)
         self.labels.append(labels)
 
-    def compute(self) -> tuple[dict[str, Tensor], Tensor]:
-        """The figures by name, and the confusion matrix (label, decision)."""
-        logits, labels = dim_zero_cat(self.logits), dim_zero_cat(self.labels).int()
-        # Decisions go in as decisions: torchmetrics takes a batch of logits within [0, 1] for probabilities.
-        decisions = (logits >= 0).int()
-        figures = {
-            "loss": functional.binary_cross_entropy_with_logits(logits, labels.float()),
-            "accuracy": binary_accuracy(decisions, labels),
-            "balanced_accuracy": multiclass_accuracy(decisions, labels, num_classes=2, average="macro"),
-            "f1_weighted": multiclass_f1_score(decisions, labels, num_classes=2, average="weighted"),
-            "auroc": binary_auroc(torch.sigmoid(logits.double()), labels),
-            "sensitivity": binary_recall(decisions, labels),
-            "specificity": binary_specificity(decisions, labels),
-        }
-        return figures, binary_confusion_matrix(decisions, labels)
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """All logits and labels, (N,) both."""
+        return dim_zero_cat(self.logits), dim_zero_cat(self.labels)
 
-    def finish(self) -> tuple[dict[str, Tensor], Tensor]:
-        """What `compute` gives; the next epoch starts empty."""
-        found = self.compute()
+    def finish(
+        self, criterion: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[dict[str, float], NDArray[np.int64]]:
+        """The monitored metrics by name, NaN where undefined, and the confusion counts (label, decision).
+
+        `loss` is the criterion over all cells. The next epoch starts empty.
+        """
+        logits, labels = self.compute()
         self.reset()
-        return found
+        with torch.no_grad():
+            loss = float(criterion(logits, labels))
+        label, logit = labels.cpu().numpy() > 0.5, logits.double().cpu().numpy()
+        values: dict[str, Any] = {name: metric.function(label, logit) for name, metric in MONITORED.items()}
+        values["loss"] = loss
+        counts = np.bincount(2 * label + (logit >= 0), minlength=4).reshape(2, 2)
+        return {name: float("nan") if value is None else value for name, value in values.items()}, counts

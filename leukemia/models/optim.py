@@ -1,107 +1,238 @@
-"""Optimisers and schedules: who learns, how fast, and when."""
+"""Parameter groups by stage, and learning-rate schedules per batch."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from leukemia.errors import InputError
-from leukemia.models.resnet import STAGES, StagedResNet, check_stage
-
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-SCHEDULES = ("none", "cosine", "step")
+from leukemia.models.freezing import check_stage, stage_names
 
 
 def parameter_groups(
-    model: StagedResNet,
-    trainable_from: str,
-    lr: float,
-    stage_lr: Mapping[str, float] | None = None,
-    weight_decay: float = 0.0,
+    net: Any, trainable_from: str, stage_lr: Mapping[str, float] | None = None, decays: bool = True
 ) -> list[dict[str, Any]]:
     """Optimizer groups, one a stage, and one more for the parameters of a stage that take no weight decay.
 
     Args:
-        model: the network.
+        net: the network.
         trainable_from: the first stage that ever trains; stages before it are in no group.
-        lr: learning rate of the stages that `stage_lr` does not name.
-        stage_lr: {stage: learning rate}.
-        weight_decay: of parameters with two dimensions or more; biases and BatchNorm have none.
+        stage_lr: {stage: learning rate} where it differs from the optimizer's.
+        decays: whether the optimizer takes `weight_decay`; parameters with one dimension (biases, BatchNorm) have none.
     """
-    groups = []
-    for stage in STAGES[STAGES.index(trainable_from) :]:
-        parameters = [parameter for module in model.modules_of(stage) for parameter in module.parameters()]
-        rate = (stage_lr or {}).get(stage, lr)
+    first = stage_names(net).index(trainable_from)
+    groups: list[dict[str, Any]] = []
+    for name, stage in list(net.stages._modules.items())[first:]:
+        parameters = list(stage.parameters())
+        rate = {"lr": stage_lr[name]} if stage_lr and name in stage_lr else {}
         matrices = [parameter for parameter in parameters if parameter.ndim > 1]
         vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-        groups.append({"name": stage, "params": matrices, "lr": rate, "weight_decay": weight_decay})
-        groups.append({"name": f"{stage}-no_decay", "params": vectors, "lr": rate, "weight_decay": 0.0})
+        groups.append({"name": name, "params": matrices, **rate})
+        no_decay = {"weight_decay": 0.0} if decays else {}
+        groups.append({"name": f"{name}-no_decay", "params": vectors, **rate, **no_decay})
     return groups
 
 
-def schedule_factor(
-    schedule: str,
-    epochs: int,
-    warmup_epochs: float = 0.0,
-    step_epochs: Sequence[int] = (),
-    step_factor: float = 0.1,
-) -> Callable[[float], float]:
-    """The factor on every learning rate after a (fractional) number of epochs.
+def build_optimizer(make: Callable[..., Any], groups: list[dict[str, Any]], fused: bool) -> Optimizer:
+    """The optimizer of these groups, with PyTorch's fused kernels where its class has them on any device.
 
-    Linear warm-up to 1 over `warmup_epochs`; then `none` stays at 1, `cosine` falls to 0 at `epochs` as half a
-    cosine (Loshchilov and Hutter 2017, SGDR, equation 5 without restarts), `step` multiplies by `step_factor`
-    after each of `step_epochs`.
+    Raises:
+        InputError: if its class refuses the settings, or gives something else.
     """
+    given = getattr(make, "keywords", {})
+    has_fused = _is_kind(make, Adam, AdamW, SGD) and "fused" in parameters_of(make)
+    if fused and has_fused and not {"fused", "foreach", "differentiable"} & set(given):
+        make = partial(make, fused=True)
+    for key in ("lr", "weight_decay"):
+        if key in given:
+            check_number(f"model.optimizer.{key}", given[key], positive=key == "lr")
+    optimizer = _called(make, "model.optimizer", groups)
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(
+            f"model.optimizer ({name_of(make)}) gives a {type(optimizer).__name__} and not an Optimizer"
+        )
+    return optimizer
+
+
+def takes_weight_decay(make: Callable[..., Any]) -> bool:
+    return "weight_decay" in parameters_of(make)
+
+
+def build_scheduler(
+    make: Callable[..., Any],
+    optimizer: Optimizer,
+    epochs: int,
+    steps_per_epoch: int,
+    monitor: str,
+    mode: str,
+) -> dict[str, Any]:
+    """Lightning's scheduler configuration.
+
+    `epochs` and `steps_per_epoch` are given where the signature has them. A scheduler that takes `steps_per_epoch`
+    steps after each batch, any other after each epoch. `ReduceLROnPlateau` follows the monitored metric.
+
+    Raises:
+        InputError: if its class refuses the settings, or gives something that is not a scheduler.
+    """
+    takes, given = parameters_of(make), getattr(make, "keywords", {})
+    known: dict[str, Any] = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
+    if _is_kind(make, ReduceLROnPlateau):
+        known["mode"] = mode
+    extra = {key: value for key, value in known.items() if key in takes and key not in given}
+    scheduler = _called(make, "model.scheduler", optimizer, **extra)
+    if not isinstance(scheduler, LRScheduler):
+        raise InputError(
+            f"model.scheduler ({name_of(make)}) gives a {type(scheduler).__name__} and not an LRScheduler"
+        )
+    interval = "step" if "steps_per_epoch" in takes else "epoch"
+    return {"scheduler": scheduler, "interval": interval, "monitor": monitor}
+
+
+def try_step(make_optimizer: Callable[..., Any], make_scheduler: Callable[..., Any] | None) -> None:
+    """Take a step with two small parameters, because some settings are only refused there.
+
+    Raises:
+        InputError: for such a setting.
+    """
+    parameters = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
+    decays = takes_weight_decay(make_optimizer)
+    groups = [{"name": "head", "params": parameters[:1]}, {"name": "head-no_decay", "params": parameters[1:]}]
+    if decays:
+        groups[1]["weight_decay"] = 0.0  # type: ignore[assignment]
+    optimizer = build_optimizer(make_optimizer, groups, fused=False)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = torch.stack([parameter.square().sum() for parameter in parameters]).sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    _called(optimizer.step, "model.optimizer", loss, name=name_of(make_optimizer))
+    if make_scheduler is not None:
+        scheduler = build_scheduler(make_scheduler, optimizer, 2, 2, "val/loss", "min")["scheduler"]
+        metrics = (1.0,) if isinstance(scheduler, ReduceLROnPlateau) else ()
+        _called(scheduler.step, "model.scheduler", *metrics, name=name_of(make_scheduler))
+
+
+def depends_on_epochs(make: Callable[..., Any] | None) -> bool:
+    """Whether a schedule is another one where a run has more epochs."""
+    return make is not None and bool({"epochs", "total_steps", "T_max"} & set(parameters_of(make)))
+
+
+def cosine(optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup_epochs: float = 0.0) -> LambdaLR:
+    """Linear warm-up, then half a cosine to 0 at the last epoch (Loshchilov and Hutter 2017, SGDR, equation 5 without
+    restarts)."""
 
     def factor(epoch: float) -> float:
-        if epoch < warmup_epochs:
-            return max(epoch, 1e-3 * warmup_epochs) / warmup_epochs
-        if schedule == "cosine":
-            progress = min((epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9), 1.0)
-            return 0.5 * (1 + math.cos(math.pi * progress))
-        if schedule == "step":
-            return step_factor ** sum(epoch >= step for step in step_epochs)
-        return 1.0
+        progress = min((epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9), 1.0)
+        return 0.5 * (1 + math.cos(math.pi * progress))
 
-    return factor
+    return _after_warmup(optimizer, steps_per_epoch, warmup_epochs, factor)
 
 
-def check_optimisation(
-    lr: float,
-    stage_lr: Mapping[str, float] | None,
-    optimizer: str,
-    weight_decay: float,
-    schedule: str,
-    warmup_epochs: float,
-    step_epochs: Sequence[int] | None,
-) -> None:
-    """Raise InputError, naming the key, for what cannot be."""
-    if optimizer not in OPTIMIZERS:
-        raise InputError(f"model/optimizer={optimizer} is unknown: use one of {', '.join(OPTIMIZERS)}")
-    if schedule not in SCHEDULES:
-        raise InputError(f"model/scheduler={schedule} is unknown: use one of {', '.join(SCHEDULES)}")
-    for stage in stage_lr or {}:
-        check_stage("model.stage_lr", stage)
-    rates = {
-        "model.optimizer.lr": lr,
-        **{f"model.stage_lr.{stage}": rate for stage, rate in (stage_lr or {}).items()},
-    }
-    for key, rate in rates.items():
-        if not _is_number(rate) or not 0 < rate < math.inf:
-            raise InputError(f"{key}={rate} is no learning rate: use a number above 0, as 1e-4")
-    for key, number in (
-        ("model.optimizer.weight_decay", weight_decay),
-        ("model.scheduler.warmup_epochs", warmup_epochs),
-    ):
-        if not _is_number(number) or not 0 <= number < math.inf:
-            raise InputError(f"{key}={number} is out of range: use a number from 0 up")
-    if (schedule == "step") != bool(step_epochs):
+def step(
+    optimizer: Optimizer,
+    steps_per_epoch: int,
+    step_epochs: Sequence[int] = (),
+    step_factor: float = 0.1,
+    warmup_epochs: float = 0.0,
+) -> LambdaLR:
+    """Linear warm-up, then the rate times `step_factor` after each of `step_epochs`."""
+    if not isinstance(step_epochs, Sequence) or not step_epochs or isinstance(step_epochs, str):
         raise InputError(
-            f"model/scheduler={schedule} with model.scheduler.step_epochs={step_epochs}: a step schedule, and no other, "
-            "needs the epochs after which the rate drops, as model.scheduler.step_epochs=[2,4]"
+            f"model.scheduler.step_epochs={step_epochs}: name the epochs after which the rate drops, as [2,4]"
+        )
+    for epoch in step_epochs:
+        check_number("model.scheduler.step_epochs", epoch, positive=True)
+    check_number("model.scheduler.step_factor", step_factor, positive=True)
+    return _after_warmup(
+        optimizer,
+        steps_per_epoch,
+        warmup_epochs,
+        lambda epoch: step_factor ** sum(epoch >= at for at in step_epochs),
+    )
+
+
+def warmup(optimizer: Optimizer, steps_per_epoch: int, warmup_epochs: float = 1.0) -> LambdaLR:
+    """Linear warm-up, then a constant rate."""
+    return _after_warmup(optimizer, steps_per_epoch, warmup_epochs, lambda epoch: 1.0)
+
+
+def check_number(key: str, value: Any, positive: bool) -> None:
+    """Refuse what is not a finite number, from 0 up or above 0.
+
+    Raises:
+        InputError: naming the key.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (value > 0 if positive else value >= 0) or not value < math.inf:
+        raise InputError(
+            f"{key}={value} is out of range: use a number {'above 0, as 1e-4' if positive else 'from 0 up'}"
         )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def check_stage_lr(net: Any, stage_lr: Mapping[str, float] | None) -> dict[str, float]:
+    """{stage: learning rate} with the network's own stage names.
+
+    Raises:
+        InputError: for an unknown stage or a value that is not a learning rate.
+    """
+    if stage_lr is not None and not isinstance(stage_lr, Mapping):
+        raise InputError(f"model.stage_lr={stage_lr} has no stages: use stages and rates, as {{head: 1e-2}}")
+    rates = {check_stage(net, "model.stage_lr", stage): rate for stage, rate in (stage_lr or {}).items()}
+    for stage, rate in rates.items():
+        check_number(f"model.stage_lr.{stage}", rate, positive=True)
+    return rates
+
+
+def name_of(make: Any) -> str:
+    """The dotted name of a class or function, also inside a partial."""
+    make = _inner(make)
+    return f"{getattr(make, '__module__', '')}.{getattr(make, '__qualname__', make)}"
+
+
+def parameters_of(make: Callable[..., Any]) -> Mapping[str, Any]:
+    """The parameters of a class or function by name; none where they are not known."""
+    try:
+        return signature(make).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def _after_warmup(
+    optimizer: Optimizer, steps_per_epoch: int, warmup_epochs: float, factor: Callable[[float], float]
+) -> LambdaLR:
+    check_number("model.scheduler.warmup_epochs", warmup_epochs, positive=False)
+
+    def at_step(number: int) -> float:
+        epoch = number / steps_per_epoch
+        return max(epoch, 1e-3 * warmup_epochs) / warmup_epochs if epoch < warmup_epochs else factor(epoch)
+
+    return LambdaLR(optimizer, at_step)
+
+
+def _inner(make: Any) -> Any:
+    while isinstance(make, partial):
+        make = make.func
+    return make
+
+
+def _is_kind(make: Any, *kinds: type) -> bool:
+    make = _inner(make)
+    return isinstance(make, type) and issubclass(make, kinds)
+
+
+def _called(make: Callable[..., Any], key: str, *arguments: Any, name: str = "", **extra: Any) -> Any:
+    try:
+        return make(*arguments, **extra)
+    except InputError:
+        raise
+    except Exception as error:  # of a library or a user's own code
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{key} ({name or name_of(make)}) refuses its settings: {text}") from error

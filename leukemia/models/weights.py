@@ -2,30 +2,28 @@
 
 import logging
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
-from torch import Tensor
-from torchvision.models import get_model_weights
+from torch import Tensor, nn
 
 from leukemia.errors import InputError
-from leukemia.models.resnet import StagedResNet
 from leukemia.storage.torch_files import read_torch_file, reason_of
 
 log = logging.getLogger(__name__)
 
 
-def load_weights(model: StagedResNet, depth: int, weights: str) -> None:
+def load_weights(net: nn.Module, weights: str, imagenet: Callable[[], Any]) -> None:
     """Fill a network.
 
     Args:
-        model: of the given depth.
-        depth: names torchvision's weights.
-        weights: `imagenet` (IMAGENET1K_V1 at every depth, so that depths compare on equal terms), `none`
-            (as initialised), or the path of a state dict (.safetensors or torch's) or of a checkpoint, half
-            precision too. A head of another
-            size is left out, and said.
+        net: with `stages`; its `published` names are those of published weights.
+        weights: `imagenet`, `none` (the network stays as it is), or the path of a checkpoint or of a state dict
+            (.safetensors or torch's), half precision too. A head of another size is left out, and the log says so.
+        imagenet: gives the published weights, an entry of one of torchvision's enumerations.
 
     Raises:
         InputError: if the download fails, the file holds no weights, or its keys do not fit (they are listed).
@@ -33,15 +31,20 @@ def load_weights(model: StagedResNet, depth: int, weights: str) -> None:
     if weights == "none":
         return
     if weights == "imagenet":
-        state, source = _imagenet(depth), f"resnet{depth} IMAGENET1K_V1"
+        entry = imagenet()
+        state, source = _download(entry), f"{entry.url.rsplit('/', 1)[-1]}"
     else:
-        state, source = read_state_dict(Path(weights).expanduser()), weights
-    _fill(model, state, source)
+        state, source = read_state_dict(Path(str(weights)).expanduser()), str(weights)
+    _fill(net, state, source)
+
+
+def published_state(net: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network under the names of published weights, as torchvision's."""
+    return {_published(name, net): tensor for name, tensor in net.state_dict().items()}
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict or checkpoint under torchvision's names, no code being unpickled. Of the formats
-    safetensors is the one to prefer: it cannot carry code at all.
+    """The tensors of a state dict or checkpoint. No code is unpickled; safetensors cannot carry code at all.
 
     Raises:
         InputError: if the file is missing or holds no weights.
@@ -68,11 +71,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"model.net.weights={path} holds no weights: expected names and tensors, as a state dict"
         )
-    return {_torchvision_name(name): tensor for name, tensor in content.items()}
+    if any(name.startswith("net.") for name in content):  # a checkpoint of ours: without the criterion
+        content = {name: tensor for name, tensor in content.items() if name.startswith("net.")}
+    return {_without_wrappers(name): tensor for name, tensor in content.items()}
 
 
-def _imagenet(depth: int) -> dict[str, Tensor]:
-    weights = get_model_weights(f"resnet{depth}")["IMAGENET1K_V1"]
+def _download(weights: Any) -> dict[str, Tensor]:
     try:
         # What lies in torch's folder already is not hashed again: it is opened as plain data too.
         return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
@@ -86,39 +90,45 @@ def _imagenet(depth: int) -> dict[str, Tensor]:
         ) from None
 
 
-def _torchvision_name(name: str) -> str:
+def _without_wrappers(name: str) -> str:
     while name.startswith(("module.", "model.", "net.")):  # as DDP, wrappers and our checkpoints name them
         name = name.split(".", 1)[1]
     return name
 
 
-def _fill(model: StagedResNet, state: dict[str, Tensor], source: str) -> None:
-    own = model.net.state_dict()
-    head = {
-        name
-        for name in state
-        if name.startswith("fc.") and name in own and state[name].shape != own[name].shape
-    }
-    if head:
-        log.info("%s: its head has another size (%s) and is left out", source, list(state["fc.weight"].shape))
-    given = {name: tensor for name, tensor in state.items() if name not in head}
-    missing = sorted(name for name in own if name not in state and not name.startswith("fc."))
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    unknown = sorted(name for name in given if name not in own)
-    misfit = [
-        f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}"
-        for name, tensor in given.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
+def _published(name: str, net: nn.Module) -> str:
+    """The published name of a parameter, from its own, which begins with `stages.`."""
+    own = name.removeprefix("stages.")
+    for ours, theirs in getattr(net, "published", {}).items():
+        if own.startswith(ours):
+            return theirs + own[len(ours) :]
+    return own if getattr(net, "published", {}) else name
+
+
+def _fill(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    own = net.state_dict()
+    ours = {_published(name, net): name for name in own}
+    given = {ours.get(name, name): tensor for name, tensor in state.items()}
+    is_head = {name: name.startswith("stages.head.") for name in own}
+    misfit = [name for name in given if name in own and given[name].shape != own[name].shape]
+    if left_out := [name for name in misfit if is_head[name]]:
+        log.info("%s: its head has another size (%s) and is left out", source, list(given[left_out[0]].shape))
+        given = {name: tensor for name, tensor in given.items() if not is_head.get(name, False)}
+    missing = [n for n in own if n not in given and not is_head[n] and not n.endswith("num_batches_tracked")]
     problems = [
         f"{len(names)} {what}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", misfit))
+        for what, names in (
+            ("missing", sorted(_published(name, net) for name in missing)),
+            ("unknown", sorted(name for name in given if name not in own)),
+            ("of another shape", [
+                f"{_published(name, net)} {tuple(given[name].shape)} for {tuple(own[name].shape)}"
+                for name in misfit if name not in left_out
+            ]),
+        )
         if names
-    ]
+    ]  # fmt: skip
     if problems:
         raise InputError(
-            f"model.net.weights={source} does not fit this network: {'; '.join(problems)}. Is it of another depth?"
+            f"model.net.weights={source} does not fit this network: {'; '.join(problems)}. Is it of another network?"
         )
-    model.net.load_state_dict(
-        {**own, **{name: tensor.to(own[name].dtype) for name, tensor in given.items() if name in own}}
-    )
+    net.load_state_dict({**own, **{name: tensor.to(own[name].dtype) for name, tensor in given.items()}})

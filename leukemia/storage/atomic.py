@@ -9,11 +9,11 @@ from typing import BinaryIO
 
 from leukemia.errors import PlaceError, unusable_place
 
-UNFINISHED = ".tmp"  # how the names of files end that are being written
+UNFINISHED = ".tmp"  # suffix of files that are being written
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove a folder, and then the one around it, where nothing is in them."""
+    """Remove a folder and then its parent, where they are empty."""
     for empty in (folder, folder.parent):
         try:
             empty.rmdir()
@@ -28,17 +28,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_left_behind(folder: Path) -> None:
-    """Remove what killed writers left in a folder that nobody writes to now."""
+    """Remove the unfinished files of killed writers. Nobody may be writing to the folder."""
     for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its place only once it is complete and on the disk: a killed writer leaves the old one.
+    """A file that replaces the old one only once it is complete and on the disk.
 
     Raises:
-        PlaceError: if it cannot be written, or the disk is full; the old file stays.
+        PlaceError: if it cannot be written, or the disk is full. The old file stays.
     """
     temporary = None
     try:

@@ -1,4 +1,4 @@
-"""What is computed once and kept: folders under the cache, each written whole or not at all."""
+"""The cache: folders of results that are computed once, each written whole or not at all."""
 
 import logging
 import os
@@ -15,8 +15,8 @@ from leukemia.errors import UNUSABLE_PLACE, InputError
 from leukemia.storage.checksums import damage, write_checksums
 
 log = logging.getLogger(__name__)
-KINDS = ("pixels-", "features-", "shapes-", "demo-", "precision-")  # how the names of cache folders begin
-_found_whole: set[tuple[str, int]] = set()  # folders that this process has read to the end, by path and inode
+KINDS = ("pixels-", "features-", "handcrafted-", "demo-")  # the first part of a cache folder's name
+_found_whole: set[tuple[str, int]] = set()  # folders that this process has compared, by path and inode
 
 
 class UnusableCacheError(InputError):
@@ -31,12 +31,12 @@ def cache_dir() -> Path:
 
 
 def cached_folder(name: str, build: Callable[[Path], None], max_gb: float | None = None) -> Path:
-    """The cache folder `name`, filled by `build(folder)` when it is first asked for.
+    """The cache folder `name`, filled by `build(folder)` at the first request.
 
-    One process builds while others that ask for the same name wait. The folder appears under its name only
-    when it is complete; what a killed builder left behind is removed by the next. When a process opens a folder
-    for the first time it reads it once and compares checksums, and what is damaged is built again. With
-    `max_gb` the folders that were longest unused make room.
+    One process builds while others that need the same folder wait. The folder appears under its name only when it
+    is complete; the next builder removes the remains of a killed one. When a process opens a folder for the first
+    time, it compares the folder's checksums, and a damaged folder is built again. With `max_gb` the least recently
+    used folders make room.
 
     Raises:
         UnusableCacheError: if the cache cannot be written, or its disk is full.
@@ -60,13 +60,12 @@ def cached_folder(name: str, build: Callable[[Path], None], max_gb: float | None
             ) from None
         _evict(folder, max_gb)
     elif os.access(folder, os.W_OK):
-        os.utime(folder)  # the mark by which the longest unused is found
+        os.utime(folder)  # marks it as used
     return folder
 
 
 def preallocate_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A new npy file as a writable memory map, its room on the disk claimed: a map that runs out of disk later
-    dies of SIGBUS."""
+    """A new npy file as a writable memory map, its disk space allocated. Without that, a full disk ends in SIGBUS."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -94,7 +93,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a folder is there as it was written. Its contents are read the first time that this process asks."""
+    """Whether a folder is as it was written. Its contents are compared once in each process."""
     try:
         known = (str(folder), folder.stat().st_ino)
     except OSError:
@@ -108,7 +107,7 @@ def _is_whole(folder: Path) -> bool:
 def _remove_damaged(folder: Path) -> None:
     if folder.is_dir():
         log.warning("the cache %s is damaged: %s. It is built again", folder, damage(folder))
-        shutil.rmtree(folder)  # readers that have it mapped keep their pages
+        shutil.rmtree(folder)  # readers that mapped it keep their pages
 
 
 def _build(folder: Path, build: Callable[[Path], None]) -> None:
@@ -132,7 +131,7 @@ def _evict(keep: Path, max_gb: float | None) -> None:
     entries = []
     for path in keep.parent.iterdir():
         with suppress(FileNotFoundError):  # another process evicts too
-            if path.name.startswith(KINDS):  # and nothing else that lies in this folder
+            if path.name.startswith(KINDS):  # leave everything else in this folder alone
                 size = sum(file.stat().st_size for file in path.rglob("*"))
                 entries.append((path.stat().st_mtime, size, path))
     total = sum(size for _, size, _ in entries)
@@ -140,5 +139,5 @@ def _evict(keep: Path, max_gb: float | None) -> None:
         if total <= max_gb * 1e9:
             return
         if path != keep:
-            shutil.rmtree(path, ignore_errors=True)  # readers that have it mapped keep their pages
+            shutil.rmtree(path, ignore_errors=True)  # readers that mapped it keep their pages
             total -= size

@@ -1,4 +1,4 @@
-"""Checksums of what a folder holds, block by block: what a disk, a cable or a cut-off write has changed is noticed."""
+"""Checksums of a folder's files, block by block, to notice damage by a disk, a cable or a cut-off write."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "checksums.json"
-BLOCK = 4 << 20  # bytes: large enough that reading is not slowed, small enough to bound what waits in memory
+BLOCK = 4 << 20  # bytes: large enough to read fast, small enough to bound the memory
 
 
 def write_checksums(folder: Path) -> None:
@@ -21,11 +21,11 @@ def write_checksums(folder: Path) -> None:
 
 
 def damage(folder: Path, contents: bool = True) -> str | None:
-    """What is wrong with a folder, in words, or None where it is as `write_checksums` found it.
+    """The damage of a folder in words, or None where it is as `write_checksums` found it.
 
     Args:
         folder: with its checksums.json.
-        contents: read every block; else only whether every file is there with its size, which costs nothing.
+        contents: compare every block; else only the names and sizes of the files, which costs nothing.
     """
     try:
         files: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
@@ -54,13 +54,13 @@ def damage(folder: Path, contents: bool = True) -> str | None:
 
 
 def _files(folder: Path) -> list[str]:
-    """Every file below a folder but the checksums, as paths below it."""
+    """Every file below a folder except the checksums, as paths below it."""
     below = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
     return sorted(name for name in below if name != NAME)
 
 
 def _sums(folder: Path, files: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
-    """The CRC-32 of each block of each file. Reading and summing release the interpreter's lock: threads pay."""
+    """The CRC-32 of each block of each file. Threads help: reading and summing release the lock."""
     parts = [(name, start) for name, file in files.items() for start in range(0, max(file["size"], 1), BLOCK)]
 
     def checksum(part: tuple[str, int]) -> int:
@@ -70,7 +70,7 @@ def _sums(folder: Path, files: dict[str, Any]) -> Iterator[tuple[str, list[int]]
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         sums: dict[str, list[int]] = {name: [] for name in files}
-        for first in range(0, len(parts), 256):  # bounds what is queued
+        for first in range(0, len(parts), 256):  # bounds the queue
             some = parts[first : first + 256]
             for (name, _), value in zip(some, pool.map(checksum, some), strict=True):
                 sums[name].append(value)

@@ -11,15 +11,15 @@ from leukemia.errors import PlaceError, unusable_place
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keep every other process out of a folder; the lock goes with the process, however it ends.
+    """Keep every other process out of a folder. The lock ends with the process, even if it is killed.
 
     Raises:
-        PlaceError: if another process has it, or the place cannot be written to.
+        PlaceError: if another process has the lock, or the place cannot be written to.
     """
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=1)  # who only looks whether it is held has let go of it by then
+        lock.acquire(timeout=1)  # a process that only tests the lock releases it by then
     except Timeout:
         raise PlaceError(
             f"{folder} is in the hands of another process: wait for it, or choose another folder"

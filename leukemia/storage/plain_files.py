@@ -1,4 +1,4 @@
-"""Texts, YAML and JSON from a folder that may come from a stranger: bounded in size, and nothing but data."""
+"""Texts, YAML and JSON from a folder of unknown origin: bounded in size, and read as plain data only."""
 
 import json
 from pathlib import Path
@@ -8,23 +8,19 @@ import yaml
 
 from leukemia.errors import InputError
 
-LARGEST = {
-    ".yaml": 1e6,
-    ".json": 1e7,
-    ".csv": 1e9,
-}  # bytes; a table of a million cells has about a tenth of that
+LARGEST = {".yaml": 1e6, ".json": 1e7, ".csv": 1e9}  # bytes; a table of a million cells has about 1e8
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8 that is no larger than files of its kind can be.
+    """A text file in UTF-8, at most as large as LARGEST allows.
 
     Raises:
-        InputError: if it cannot be read, is larger, or is no file (a pipe would be waited for).
-        FileNotFoundError: if it is not there.
+        InputError: if it cannot be read, is larger, or is not a file (a pipe would block).
+        FileNotFoundError: if it does not exist.
     """
     try:
         if path.exists() and not path.is_file():
-            raise InputError(f"{path} is no file")
+            raise InputError(f"{path} is not a file")
         size, most = path.stat().st_size, LARGEST.get(path.suffix, 1e7)
         if size > most:
             raise InputError(
@@ -34,13 +30,13 @@ def read_text(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(str(path)) from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is no text in UTF-8") from None
+        raise InputError(f"{path} is not a text in UTF-8") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def parse_yaml(text: str, name: str) -> dict[str, Any]:
-    """A YAML mapping of plain values. Aliases are refused: a few lines of them stand for gigabytes.
+    """A YAML mapping of plain values. Aliases are refused, because a few lines of them can expand to gigabytes.
 
     Raises:
         InputError: if it is anything else; `name` says which.
@@ -50,7 +46,7 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"{name} is not YAML of plain values: {_short(error)}") from None
     if not isinstance(value, dict):
-        raise InputError(f"{name} holds no configuration")
+        raise InputError(f"{name} does not hold a configuration")
     return value
 
 
@@ -65,12 +61,12 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not JSON: {_short(error)}") from None
     if not isinstance(value, dict):
-        raise InputError(f"{name} holds no JSON object")
+        raise InputError(f"{name} does not hold a JSON object")
     return value
 
 
 def dump_yaml(value: dict[str, Any]) -> str:
-    """A mapping of plain values as YAML that `parse_yaml` reads, in its own order."""
+    """A mapping of plain values as YAML for `parse_yaml`, in its own order."""
     return yaml.dump(value, Dumper=_PlainDumper, sort_keys=False)
 
 

@@ -1,4 +1,4 @@
-"""Files of tensors from wherever they come: read without running what they carry, and with every byte compared."""
+"""Files of tensors of unknown origin: read without running code in them, and with their checksums compared."""
 
 import pickle
 import re
@@ -33,14 +33,14 @@ UNREADABLE = (
 
 
 def read_torch_file(path: Path) -> Any:
-    """The content of a file of `torch.save` or of safetensors, its tensors mapped from the file where that can be.
+    """The content of a file of `torch.save` or of safetensors, its tensors mapped from the file where possible.
 
-    Only tensors and plain values are opened (`weights_only=True`). torch itself does not compare the checksums that
-    it writes, so they are compared here: a tenth of a second for 300 MB. Files in the format of torch before 1.6,
-    and safetensors, carry none.
+    Only tensors and plain values are opened (`weights_only=True`). torch does not compare the checksums that it
+    writes, so they are compared here, in a tenth of a second for 300 MB. Files in the format before torch 1.6 and
+    safetensors have none.
 
     Raises:
-        InputError: if the file is damaged, carries anything else, or is none of these; the reason only, in words.
+        InputError: if the file is damaged, holds anything else, or has another format; with the reason only.
     """
     try:
         if path.suffix == ".safetensors":
@@ -57,13 +57,15 @@ def read_torch_file(path: Path) -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a file could not be opened, on one line, without torch's advice to open it all the same."""
+    """The reason why a file could not be opened, on one line, without torch's advice to open it anyway."""
     text = str(error)
     if isinstance(error, pickle.UnpicklingError):
         if named := re.search(r"GLOBAL (\S+)", text):
-            return f"it carries {named.group(1)}, and what is no tensor or plain value is never run"
+            return (
+                f"it carries {named.group(1)}, and only tensors and plain values are read: code is never run"
+            )
         if said := re.search(r"WeightsUnpickler error:\s*(.+)", text):
-            return f"it is no file of tensors and plain values: {said.group(1).strip()}"
+            return f"it is not a file of tensors and plain values: {said.group(1).strip()}"
         if "Weights only load failed" in text:
             return "it holds more than tensors and plain values"
     return text.splitlines()[0] if text.strip() else type(error).__name__

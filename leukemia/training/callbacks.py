@@ -1,4 +1,4 @@
-"""What a run shows while it trains: history.csv, a line an epoch, and pictures in TensorBoard."""
+"""What a run shows while it trains: history.csv, a row an epoch, and pictures in its loggers."""
 
 import logging
 import sys
@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from leukemia.data.loader import Batch
 from leukemia.data.transforms import augment
 from leukemia.models.classifier import CellClassifier
 from leukemia.runs import Run
+from leukemia.training.loggers import log_figure, log_images
 
 log = logging.getLogger(__name__)
 PICTURED = 16  # cells of the first batch
@@ -38,33 +38,34 @@ class HistoryFile(Checkpoint):
         self.run.write_table("history.csv", pd.DataFrame(pl_module.history))
         if not sys.stderr.isatty():
             row = pl_module.history[-1]
-            figures = ", ".join(
-                f"{name} {row[name]:.4f}" for name in ("train/loss", "val/loss", "val/accuracy")
-            )
-            log.info("epoch %d: %s", row["epoch"], figures)
+            names = [name for name in ("train/loss", "val/loss", "val/accuracy") if name in row]
+            log.info("epoch %d: %s", row["epoch"], ", ".join(f"{name} {row[name]:.4f}" for name in names))
 
 
 class Pictures(pl.Callback):
-    """Shows TensorBoard the first batch as the network sees it, and the confusion matrix of each epoch."""
+    """Shows the first batch as the network sees it and each epoch's confusion matrix, in loggers that take pictures."""
 
     @rank_zero_only
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        if batch_idx == 0 and trainer.current_epoch == 0 and isinstance(trainer.logger, TensorBoardLogger):
-            seen = _as_seen(trainer, batch).round().to(torch.uint8)
-            trainer.logger.experiment.add_images("train/batch", seen, 0, dataformats="NHWC")
+        if batch_idx == 0 and trainer.current_epoch == 0 and trainer.loggers:
+            seen = _as_seen(trainer, batch).round().to(torch.uint8).cpu().numpy()
+            for logger in trainer.loggers:
+                log_images(logger, "train/batch", seen, 0)
 
     @rank_zero_only
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CellClassifier)
-        if isinstance(trainer.logger, TensorBoardLogger) and pl_module.confusion is not None:
-            figure = _confusion_figure(pl_module.confusion.tolist(), pl_module.hparams["classes"])
-            trainer.logger.experiment.add_figure("val/confusion", figure, trainer.global_step)
+        if trainer.sanity_checking or pl_module.confusion is None or not trainer.loggers:
+            return
+        figure = _confusion_figure(pl_module.confusion.tolist(), pl_module.hparams["classes"])
+        for logger in trainer.loggers:
+            log_figure(logger, "val/confusion", figure, trainer.global_step)
 
 
 def _as_seen(trainer: pl.Trainer, batch: Batch) -> Tensor:
-    """The first pictures of a batch as the network sees them; features were computed of the same views."""
+    """The first pictures of a batch as the network sees them; features were computed of the same D4 transforms."""
     if "pixels" in batch:
         return batch["pixels"][:PICTURED]
     data = trainer.datamodule  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, found again where the run folder lies now, opened without Hydra and without code."""
+"""Checkpoints of a run: written whole, and found again where the run folder lies now."""
 
 import logging
 import os
@@ -17,9 +17,15 @@ from leukemia.storage.atomic import atomic_write
 log = logging.getLogger(__name__)
 
 
-def checkpoint_to_continue(run: Run) -> Path:
-    """last.ckpt; where that is damaged best.ckpt, an earlier epoch of the same run: it then only takes longer to
-    come to the same figures, because all randomness derives from seed, epoch and batch.
+def checkpoint_to_continue(run: Run, needs_best: bool = True) -> Path:
+    """last.ckpt; where that is missing or damaged best.ckpt, an earlier epoch of the same run.
+
+    From best.ckpt a run takes longer to come to the same metrics, because all randomness derives from seed, epoch and
+    batch.
+
+    Args:
+        run: that goes on.
+        needs_best: whether the run will be scored by its best.ckpt.
 
     Raises:
         InputError: if neither can be read, or last.ckpt can and the best epoch is lost.
@@ -27,13 +33,32 @@ def checkpoint_to_continue(run: Run) -> Path:
     try:
         content = read_checkpoint(run.last_checkpoint)
     except InputError as error:
-        epoch = len(read_checkpoint(run.best_checkpoint)["history"])
-        reason = str(error).partition(": run again")[0]
-        log.warning("%s: the run goes on from best.ckpt, after epoch %d", reason, epoch)
+        epoch = len(_read_best(run)["history"])
+        log.warning("%s: the run goes on from best.ckpt, after epoch %d", error, epoch)
         return run.best_checkpoint
-    if content["history"]:
-        read_checkpoint(run.best_checkpoint)  # better refused now than at the end
+    if content["history"] and needs_best:
+        _read_best(run)  # better refused now than at the end
     return run.last_checkpoint
+
+
+def _read_best(run: Run) -> dict[str, Any]:
+    try:
+        return read_checkpoint(run.best_checkpoint)
+    except InputError as error:
+        raise InputError(f"{error}: run again with resume=restart, which moves the run aside") from None
+
+
+def stopped_early(checkpoint: Path) -> int:
+    """The epoch (from 1) at which a callback ended training; 0 where none did."""
+    callbacks = read_checkpoint(checkpoint)["callbacks"].values()
+    stopped = [state.get("stopped_epoch") for state in callbacks if isinstance(state, dict)]
+    return len(read_checkpoint(checkpoint)["history"]) if any(stopped) else 0
+
+
+def is_over(checkpoint: Path, max_epochs: int | None) -> bool:
+    """Whether training had come to its end when the checkpoint was written."""
+    epochs = len(read_checkpoint(checkpoint)["history"])
+    return bool(stopped_early(checkpoint)) or epochs >= (max_epochs or float("inf"))
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

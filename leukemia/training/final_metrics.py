@@ -1,46 +1,51 @@
-"""The figures of a fitted run: predictions.csv, baseline.csv, metrics.json, and the settings beside them in
-TensorBoard."""
+"""The metrics of a fitted run: predictions.csv, baseline.csv and metrics.json, and the same in the loggers."""
 
 import logging
+from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
 
+from leukemia.config import Settings
 from leukemia.data.datamodule import CellDataModule
 from leukemia.evaluation.baseline import against_majority, baseline_logits
 from leukemia.evaluation.metrics import cell_metrics, subject_metrics
-from leukemia.identity import flatten, is_identity
+from leukemia.identity import flatten, is_identity, network_name
 from leukemia.inference.torch_predictor import predict_logits, predictions_table
-from leukemia.models.checkpoint import load_classifier
+from leukemia.models.checkpoint import fill, read_checkpoint
+from leukemia.models.classifier import CellClassifier
 from leukemia.runs import Run
+from leukemia.training.loggers import log_final
 
 log = logging.getLogger(__name__)
 
 
-def write_final_metrics(run: Run, data: CellDataModule, trainer: pl.Trainer) -> None:
-    """Predict with the best checkpoint, on one device, and write predictions.csv and metrics.json."""
-    model = load_classifier(run.best_checkpoint)
-    best = model.history[-1]
-    device, precision = trainer.strategy.root_device.type, trainer.precision
+def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, trainer: pl.Trainer) -> None:
+    """Predict with the tensors of best.ckpt, on one device, and write predictions.csv, baseline.csv and metrics.json."""
+    content = read_checkpoint(run.best_checkpoint)
+    fill(model.net, content)
+    best_epoch = int(content["history"][-1]["epoch"])
+    device, precision = trainer.strategy.root_device.type, str(trainer.precision)
 
-    def predictions(split: str, views: int = 1) -> pd.DataFrame:
-        batches = data.batches(split, net=model.net if views == 1 else None)
-        logits = predict_logits(model, batches, device, str(precision), views)
+    def predictions(split: str, tta: str = "none") -> pd.DataFrame:
+        batches = data.batches(split, model=model if tta == "none" else None)
+        logits = predict_logits(model.logits, batches, device, precision, tta)
         return predictions_table(data.cells[data.cells["split"] == split], logits)
 
+    model.to(device).eval()
     split = data.reported_split
     table = predictions(split, data.tta)
     run.write_table("predictions.csv", table)
     run.write_table("baseline.csv", _baseline(data))
     train_accuracy = cell_metrics(predictions("train"))["accuracy"]
-    as_reported = split == "val" and data.tta == 1
+    as_reported = split == "val" and data.tta == "none"
     val_accuracy = cell_metrics(table if as_reported else predictions("val"))["accuracy"]
     metrics = {
         **cell_metrics(table),
         "split": split,
         "epoch_chosen_here": split == "val",
         **against_majority(table.assign(group=table["path"].map(data.cells.set_index("path")["group"]))),
-        "best_epoch": int(best["epoch"]),
+        "best_epoch": best_epoch,
         "train_accuracy": train_accuracy,
         "train_val_gap": train_accuracy - val_accuracy,
         "leaks": data.leaks,
@@ -49,27 +54,34 @@ def write_final_metrics(run: Run, data: CellDataModule, trainer: pl.Trainer) -> 
         "subjects": subject_metrics(table),
     }
     run.write_json("metrics.json", metrics)
-    if trainer.logger is not None:
-        figures = {f"final/{name}": value for name, value in metrics.items() if isinstance(value, float)}
-        settings = {
-            key: value if isinstance(value, int | float) else str(value)
-            for key, value in flatten(run.config).items()
-            if is_identity(key) and key.startswith(("seed", "data.", "model.")) and "_target_" not in key
-        }
-        trainer.logger.log_hyperparams(settings, figures)
-        trainer.logger.finalize("success")
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
+    log_final(trainer.loggers, logged_settings(run.config), numbers)
     notes = ["the epoch was chosen on these cells"] * (split == "val")
     notes += [f"{data.leaks} of these cells leak"] * (data.leaks > 0)
     said = f" ({'; '.join(notes)})" if notes else ""
     log.info(
         "%s is done: %s accuracy %.4f at epoch %d%s, in %s",
-        run.name, split, metrics["accuracy"], best["epoch"], said, run.folder,
+        run.name, split, metrics["accuracy"], best_epoch, said, run.folder,
     )  # fmt: skip
 
 
+def logged_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that loggers show, flat, the network and its freezing first."""
+    first = {
+        "network": network_name(settings["model"]["net"]),
+        "trainable_from": settings["model"]["trainable_from"],
+    }
+    return first | {
+        key: value if isinstance(value, int | float) else str(value)
+        for key, value in flatten(settings).items()
+        if is_identity(key)
+        and key.startswith(("seed", "data.", "model.", "trainer.max_epochs", "trainer.precision"))
+    }
+
+
 def _baseline(data: CellDataModule) -> pd.DataFrame:
-    """Predictions on the reported split by size, colour and roundness alone, fitted on the training split."""
+    """Predictions on the reported split from handcrafted features alone, fitted on the training split."""
     split = data.reported_split
     of_train = data.cells["label"][data.cells["split"] == "train"]
-    logits = baseline_logits(data.shapes("train"), of_train, data.shapes(split))
+    logits = baseline_logits(data.handcrafted("train"), of_train, data.handcrafted(split))
     return predictions_table(data.cells[data.cells["split"] == split], logits)

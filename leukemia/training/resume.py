@@ -1,4 +1,4 @@
-"""Whether a run may have a folder: to start in it, to go on with what is there, or not at all."""
+"""Whether a run may have a folder: to start in it, to go on with the run in it, or not at all."""
 
 import logging
 import os
@@ -14,21 +14,29 @@ from leukemia.storage.atomic import remove_left_behind
 
 log = logging.getLogger(__name__)
 WRITTEN_FIRST = {"config.yaml", "cells.csv"}
-RESUMES = ("auto", "never", "restart")
+RESUMES = ("auto", "never", "restart", "extend")
+REMEDY = "choose another folder (hydra.run.dir=DIR or name=NAME), or move it aside with resume=restart"
 
 
-def claim(run: Run, config: dict[str, Any], cells: pd.DataFrame, resume: str = "auto") -> str:
+def stored_settings(run: Run, resume: str) -> dict[str, Any]:
+    """The settings of the run that a command may go on with; empty where there is none."""
+    if resume not in ("auto", "extend") or not (run.folder / "config.yaml").is_file():
+        return {}
+    return run.config
+
+
+def claim(run: Run, settings: dict[str, Any], cells: pd.DataFrame, resume: str = "auto") -> str:
     """Decide what becomes of a run folder, and move an old run aside where that is asked for.
 
     Args:
         run: the folder.
-        config: the settings of the run that wants it; `auto` fits whatever the stored run chose.
+        settings: of the run that wants it.
         cells: its cells.
         resume: `auto` continues an unfinished run of the same settings and cells, `never` takes no folder with
-            a run in it, `restart` moves the run that is there aside.
+            a run in it, `restart` moves the run that is there aside, `extend` trains a run for more epochs.
 
     Returns:
-        `start`, `continue` (from last.ckpt) or `done` (nothing is left to do).
+        `start`, `continue` or `extend` (from a checkpoint), or `done` (nothing is left to do).
 
     Raises:
         InputError: if the folder holds something else; the message says what and the remedy.
@@ -39,7 +47,7 @@ def claim(run: Run, config: dict[str, Any], cells: pd.DataFrame, resume: str = "
     remove_left_behind(run.last_checkpoint.parent)
     if not (run.folder / "status.json").is_file():
         found = sorted(path.name for path in run.folder.glob("*")) if run.folder.exists() else []
-        if not set(found) <= WRITTEN_FIRST:  # else a run was killed before it said what it does
+        if not set(found) <= WRITTEN_FIRST:  # else a run was killed before it wrote its status
             raise InputError(
                 f"{run.folder} holds {', '.join(found[:3])} and no run: choose an empty output folder"
             )
@@ -50,18 +58,38 @@ def claim(run: Run, config: dict[str, Any], cells: pd.DataFrame, resume: str = "
         run.folder.mkdir()
         log.info("the run that was in %s lies in %s now", run.folder, aside)
         return "start"
-    remedy = "choose another folder (hydra.run.dir=DIR or name=NAME), or move it aside with resume=restart"
     if resume == "never":
-        raise InputError(f"{run.folder} holds a run already: {remedy}")
-    if not run.last_checkpoint.is_file() and run.status["status"] != "done":
+        raise InputError(f"{run.folder} holds a run already: {REMEDY}")
+    done = run.status["status"] == "done"
+    if not done and not run.last_checkpoint.is_file() and not run.best_checkpoint.is_file():
         return "start"  # it never finished an epoch: nothing can be lost
-    if changed := differences(run.config, config):
-        raise InputError(f"{run.folder} holds a run with other settings ({'; '.join(changed[:5])}): {remedy}")
+    stored, extended = dict(run.config), False
+    if resume == "extend":
+        extended = _more_epochs(run, stored, settings, done)
+        stored = {**stored, "trainer": {**stored["trainer"], "max_epochs": settings["trainer"]["max_epochs"]}}
+    if changed := differences(stored, settings):
+        raise InputError(f"{run.folder} holds a run with other settings ({'; '.join(changed[:5])}): {REMEDY}")
     if moved := _changed_cells(run.cells, cells):
         raise PlaceError(
-            f"the data of the run in {run.folder} have changed ({moved}): bring them back, or {remedy}"
+            f"the data of the run in {run.folder} have changed ({moved}): bring them back, or {REMEDY}"
         )
-    return "done" if run.status["status"] == "done" else "continue"
+    return "extend" if extended else "done" if done else "continue"
+
+
+def _more_epochs(run: Run, stored: dict[str, Any], settings: dict[str, Any], done: bool) -> bool:
+    """Whether a run is asked to train for more epochs than it was.
+
+    Raises:
+        InputError: if it cannot be.
+    """
+    before, after = stored["trainer"]["max_epochs"], settings["trainer"]["max_epochs"]
+    if after < before or (after == before and done):
+        raise InputError(
+            f"{run.folder} has {before} epochs already: resume=extend needs a larger trainer.max_epochs than that"
+        )
+    if done and not run.last_checkpoint.is_file():
+        raise InputError(f"{run.folder} has no checkpoints/last.ckpt, so it cannot be extended: {REMEDY}")
+    return after > before
 
 
 def _changed_cells(stored: pd.DataFrame, wanted: pd.DataFrame) -> str:

@@ -1,30 +1,50 @@
 """Train one run: decide, build, fit, evaluate."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from pytorch_lightning.profilers import PassThroughProfiler
 
-from leukemia.config import absolute_paths, build, resolve_auto
+from leukemia.config import Settings, build, build_data, build_model, compose, resolve
 from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import InputError, clear_about_limits
-from leukemia.models.checkpoint import read_checkpoint
 from leukemia.models.classifier import CellClassifier
+from leukemia.models.optim import depends_on_epochs
 from leukemia.runs import Run
 from leukemia.storage.locks import exclusive_lock
-from leukemia.training.checkpoints import checkpoint_to_continue
-from leukemia.training.distributed import Meeting, meeting
-from leukemia.training.final_metrics import write_final_metrics
+from leukemia.training.checkpoints import checkpoint_to_continue, is_over, stopped_early
+from leukemia.training.distributed import end_after_rank_zero, is_rank_zero, rank_zero_decision
+from leukemia.training.final_metrics import logged_settings, write_final_metrics
+from leukemia.training.loggers import build_loggers, log_settings
 from leukemia.training.memory import keep_freed_memory
-from leukemia.training.resume import claim
+from leukemia.training.resume import claim, stored_settings
 from leukemia.training.status import begun_by_this_job, recorded
 from leukemia.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
+
+
+def fit(overrides: Sequence[str] = ()) -> Run:
+    """Train one run, as the command `leukemia-train` does; for notebooks.
+
+    Args:
+        overrides: as on the command line; `hydra.run.dir=DIR` names the folder.
+
+    Returns:
+        The run; one that was finished before is given as it is.
+
+    Raises:
+        InputError: see `train`.
+    """
+    config = compose(overrides, with_hydra=True)
+    return train(config, Path(config.hydra.run.dir), skip_done=True)
 
 
 def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
@@ -38,102 +58,123 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
     Raises:
         InputError: if the settings, the data or the folder cannot be used; nothing is lost then.
     """
-    with meeting(config.trainer.num_nodes) as processes, clear_about_limits(folder, _less_memory(config)):
-        if processes.first:
+    run = Run(folder)
+    settings = resolve(config, stored_settings(run, str(config.get("resume"))))
+    batch_size, image_size = settings["data"]["batch_size"], settings["data"]["image_size"]
+    less_memory = (
+        f"take a smaller data.batch_size (it is {batch_size}) or data.image_size (it is {image_size}), "
+        "or a machine with more; finished epochs are kept"
+    )
+    with clear_about_limits(folder, less_memory):
+        if is_rank_zero():
             with exclusive_lock(folder):
-                return _train(config, Run(folder), processes, skip_done)
-        return _train(config, Run(folder), processes, skip_done)
+                return _train(settings, run, skip_done)
+        try:
+            return _train(settings, run, skip_done)
+        except InputError:
+            end_after_rank_zero()
 
 
-def _train(config: DictConfig, run: Run, processes: Meeting, skip_done: bool) -> Run:
-    first = processes.first
-    config = absolute_paths(config)
-    wanted = _plain(config)
-    if not first:
-        decided = processes.hear()
-        state = decided["state"]
-        if state == "refused":
-            processes.end_after_first()
-        run = Run(Path(decided["folder"]))
-        if state == "done":
-            return run
-        config.trainer.precision = decided["precision"]
-        config.data.cache_features = decided["features"]
-    config = resolve_auto(config)
+def _train(settings: Settings, run: Run, skip_done: bool) -> Run:
     keep_freed_memory()
-    pl.seed_everything(config.seed, verbose=False)
+    pl.seed_everything(settings["seed"], verbose=False)
     torch.backends.cudnn.deterministic = True
-    data: CellDataModule = build(config.data, seed=config.seed, max_gb=config.cache.max_gb)
-    model: CellClassifier = build(config.model, classes=list(data.classes))
-    if config.compile and config.trainer.accelerator == "cpu":
-        log.info("compile=true: left out, because on a processor it takes a minute or two and gains nothing")
-    elif config.compile:
-        model.net.compile()
-    if first:
-        data.prepare_data()
-        resume = "auto" if begun_by_this_job(run) else config.resume
-        state = claim(run, wanted, data.cells, resume)
-        if state == "done":
-            done = _already_done(run, skip_done)
-            processes.tell({"state": "done", "folder": str(run.folder.absolute())}, await_others=True)
-            return done
-        log.info("%s %s\n%s", run.name, "goes on" if state == "continue" else "starts", data.describe())
-        if state == "continue":  # as it was chosen then
-            config.trainer.precision = run.config["trainer"]["precision"]
-            data.cache_features = run.config["data"].get("features", "off")
-    trainer = build_trainer(config, run)
-    device = trainer.strategy.root_device.type
-    config.data.cache_features = data.choose_features(model, device, str(trainer.precision))
-    if first and state == "start":
-        config.data.root = str(data.root.absolute())
-        run.write_config(_plain(config))
-        run.write_table("cells.csv", data.cells)
-    if first:
-        chosen = {"precision": str(config.trainer.precision), "features": config.data.cache_features}
-        processes.tell({"state": state, "folder": str(run.folder.absolute()), **chosen})
-    with recorded(run) if first else nullcontext(), clear_about_limits(run.folder, _less_memory(config)):
-        checkpoint = checkpoint_to_continue(run) if state == "continue" else None
-        if checkpoint is None or not _is_over(checkpoint, trainer.max_epochs):
+    data = build_data(settings)
+    model = build_model(settings, data.classes)
+    trainer = build_trainer(settings, run)
+    _compile(model, settings)
+    if settings["trainer"].get("fast_dev_run"):
+        trainer.fit(model, datamodule=data)
+        log.info("fast_dev_run: training and validation work on a batch each; no run is written")
+        return run
+    data.prepare_data()
+    decision = rank_zero_decision(trainer, partial(_decide, settings, run, data, model, trainer))
+    run, state = Run(Path(decision["folder"])), decision["state"]
+    if state == "done":
+        return _already_done(run, skip_done)
+    data.cache_features = decision["cache_features"]
+    trainer.loggers = build_loggers(settings["logger"], run.folder, build)
+    log_settings(trainer.loggers, logged_settings(settings))
+    first = is_rank_zero()
+    with recorded(run) if first else nullcontext():
+        checkpoint = (
+            None if state == "start" else checkpoint_to_continue(run, "best" in settings["callbacks"])
+        )
+        if checkpoint is None or not is_over(checkpoint, trainer.max_epochs):
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            _tell_profile(trainer)
+            if "best" not in settings["callbacks"]:  # the last epoch is scored
+                trainer.save_checkpoint(run.best_checkpoint)
         if first:
-            write_final_metrics(run, data, trainer)
+            write_final_metrics(run, data, model, trainer)
     return run
 
 
-def _less_memory(config: DictConfig) -> str:
-    return (
-        f"take a smaller data.batch_size (it is {config.data.batch_size}) or data.image_size "
-        f"(it is {config.data.image_size}), or a machine with more; what was finished is kept"
-    )
+def _decide(
+    settings: Settings, run: Run, data: CellDataModule, model: CellClassifier, trainer: pl.Trainer
+) -> dict[str, Any]:
+    """Rank zero's decision: to start, to go on, or that nothing is left to do; and the settings of a new run, written."""
+    resume = "auto" if begun_by_this_job(run) else settings["resume"]
+    state = claim(run, settings, data.cells, resume)
+    decision = {"state": state, "folder": str(run.folder.absolute()), "cache_features": data.cache_features}
+    if state == "done":
+        return decision
+    if state == "extend":
+        _say_whether_equal(run, model)
+    words = {"start": "starts", "continue": "goes on", "extend": f"goes on to epoch {trainer.max_epochs}"}
+    log.info("%s %s\n%s", run.name, words[state], data.describe())
+    if "last" not in settings["callbacks"]:
+        log.warning("callbacks.last is left out: this run cannot be resumed")
+    device, precision = trainer.strategy.root_device.type, str(trainer.precision)
+    decision["cache_features"] = data.choose_cache(model, device, precision)
+    if state in ("start", "extend"):
+        found = {
+            "root": str(data.root.absolute()),
+            "classes": list(data.classes),
+            "native_size": data.native_size,
+        }
+        written = {**settings["data"], **found, "cache_features": decision["cache_features"]}
+        run.write_config({**settings, "data": written})
+    if state == "start":
+        run.write_table("cells.csv", data.cells)
+    return decision
 
 
-def _is_over(checkpoint: Path, max_epochs: int | None) -> bool:
-    """Whether training had come to its end when the checkpoint was written."""
-    state = read_checkpoint(checkpoint)
-    stopped = any(callback.get("stopped_epoch") for callback in state["callbacks"].values())
-    return bool(stopped) or len(state["history"]) >= (max_epochs or float("inf"))
+def _say_whether_equal(run: Run, model: CellClassifier) -> None:
+    """Say where an extended run differs from one that had as many epochs from the start.
+
+    Raises:
+        InputError: if early stopping ended the run, for it would end a longer one at the same epoch.
+    """
+    if epoch := stopped_early(run.last_checkpoint):
+        raise InputError(
+            f"{run.folder} was stopped early after epoch {epoch}: more epochs change nothing; start another run with "
+            "callbacks.early_stopping=null or a larger callbacks.early_stopping.patience"
+        )
+    if depends_on_epochs(model.make_scheduler):
+        log.warning(
+            "the schedule depends on trainer.max_epochs: the extended run is not equal to a run of as many epochs"
+        )
+
+
+def _compile(model: CellClassifier, settings: Settings) -> None:
+    if settings["compile"] and settings["trainer"]["accelerator"] == "cpu":
+        log.info("compile=true: left out, because on a processor it takes a minute or two and gains nothing")
+    elif settings["compile"]:
+        model.compile_parts()
+
+
+def _tell_profile(trainer: pl.Trainer) -> None:
+    profiler = trainer.profiler  # type: ignore[attr-defined]
+    if not isinstance(profiler, PassThroughProfiler):
+        log.info("%s", profiler.summary())
 
 
 def _already_done(run: Run, skip_done: bool) -> Run:
     if not skip_done:
         raise InputError(
             f"{run.folder} holds this run, finished: see its metrics.json, choose another folder "
-            "(hydra.run.dir=DIR or name=NAME), or run it again with resume=restart"
+            "(hydra.run.dir=DIR or name=NAME), train it longer with resume=extend, or again with resume=restart"
         )
     log.info("%s is done already", run.name)
     return run
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return plain  # type: ignore[return-value]
-
-
-def best_monitored(run: Run) -> float | None:
-    """The monitored figure of a finished run at its best epoch; None where there is none."""
-    try:
-        monitor = run.config["callbacks"]["early_stopping"]["monitor"]
-        return float(run.history.set_index("epoch").loc[run.metrics["best_epoch"], monitor])
-    except (InputError, KeyError, TypeError, ValueError):
-        return None

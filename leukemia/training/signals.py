@@ -43,10 +43,14 @@ class LeaveWithCheckpoint(Checkpoint):
     on a step: then the run goes on from its last whole epoch.
 
     A Checkpoint by type and the last of them in the list, for Lightning calls it when the others have written theirs.
+
+    Args:
+        run: whose last.ckpt is written.
+        resumable: whether it is; without, the program ends and keeps nothing of this epoch.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, resumable: bool = True) -> None:
+        self.run, self.resumable = run, resumable
         self._handed_out = 0  # batches of the epoch, in a checkpoint that was written within it
 
     def state_dict(self) -> dict[str, int]:
@@ -69,8 +73,11 @@ class LeaveWithCheckpoint(Checkpoint):
     ) -> None:
         if _State.received and trainer.world_size == 1 and not trainer.is_last_batch:
             self._handed_out = batch_idx + 1
-            trainer.save_checkpoint(self.run.last_checkpoint)
-            log.info("last.ckpt holds epoch %d up to its batch %d", trainer.current_epoch + 1, batch_idx + 1)
+            if self.resumable:
+                trainer.save_checkpoint(self.run.last_checkpoint)
+                log.info(
+                    "last.ckpt holds epoch %d up to its batch %d", trainer.current_epoch + 1, batch_idx + 1
+                )
             leave_if_asked()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

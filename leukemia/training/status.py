@@ -74,6 +74,15 @@ def record_refusal(run: Run, config: dict[str, Any], error: Exception) -> None:
         run.write_json("status.json", {"status": "failed", "error": f"{type(error).__name__}: {error}"})
 
 
+def best_monitored(run: Run) -> float | None:
+    """The monitored metric of a finished run at its best epoch; None where there is none."""
+    try:
+        monitor = run.config["monitor"]
+        return float(run.history.set_index("epoch").loc[run.metrics["best_epoch"], monitor])
+    except (InputError, KeyError, TypeError, ValueError):
+        return None
+
+
 def _overwrite(path: Path, told: dict[str, Any]) -> None:
     """On a full disk the block that the file has already is all there is to write to."""
     with suppress(OSError), open(path, "r+", encoding="utf-8") as file:

@@ -1,51 +1,118 @@
-"""How a sweep ends: what failed, figures of its pooled folds, a triage policy of them, and the report."""
+"""A sweep of runs: what keeps its folder, how each job ends, and its report at the end."""
 
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
-from leukemia.commands.evaluate import evaluated
-from leukemia.commands.triage import triage
-from leukemia.errors import DivergedError, InputError, OutOfMemoryError
-from leukemia.identity import grid_names
-from leukemia.reporting.evidence import setting_results
-from leukemia.reporting.html import write_report
-from leukemia.reporting.results import read_status
+from leukemia.errors import DivergedError, InputError, OutOfMemoryError, exit_readably
+from leukemia.identity import slug
 from leukemia.runs import PLAN, STUDY, Run, Sweep
 from leukemia.storage.atomic import remove_if_empty, remove_left_behind
 from leukemia.storage.locks import exclusive_lock
 from leukemia.terminal import emphasised
+from leukemia.training import signals
+from leukemia.training.status import record_refusal
 
 log = logging.getLogger(__name__)
-Ended = tuple[Path, Exception | None]  # a run's folder, and why it failed
+GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+SUBDIR = "${leukemia.slug:${hydra.overrides.task}}"
 
 
-def end_sweep(folder: Path, ended: Sequence[Ended], held: ExitStack) -> int:
+class SweepCallback(Callback):
+    """Hydra's callback around the jobs of a command: a failing run leaves the others alone, and a sweep ends in a report.
+
+    Hydra only warns of exceptions in callbacks, so the program is ended by SystemExit here.
+    """
+
+    def __init__(self) -> None:
+        self.failures: dict[Path, Exception] = {}  # of the runs of this process
+        self.held = ExitStack()  # the lock of the sweep folder
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir).absolute()
+        with exit_readably():
+            self.held.enter_context(exclusive_lock(folder))
+        remove_left_behind(folder)
+        with suppress(HydraException, InputError):  # the sweep itself meets it, and says so
+            if names := grid_names(config):
+                Sweep(folder).plan(names, len(names))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        folder = Path(config.hydra.runtime.output_dir)
+        error = job_return._return_value if job_return.status == JobStatus.FAILED else None
+        job_return.cfg = job_return.hydra_cfg = None  # Hydra keeps each JobReturn to the end of a sweep
+        if error is not None and config.hydra.mode != RunMode.MULTIRUN:
+            remove_if_empty(folder)
+            self._end_with(error)
+        if error is not None:
+            self._note(error, folder, config)
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+        signals.leave_if_asked()
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        with exit_readably():
+            sys.exit(end_sweep(Path(config.hydra.sweep.dir).absolute(), self.failures, self.held))
+
+    def _note(self, error: Exception, folder: Path, config: DictConfig) -> None:
+        settings = OmegaConf.to_container(
+            OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        )
+        assert isinstance(settings, dict)
+        with suppress(InputError):  # of a full disk
+            record_refusal(Run(folder), {str(key): value for key, value in settings.items()}, error)
+        log.error("%s failed: %s", folder.name, error)
+        if not isinstance(error, InputError):
+            traceback.print_exception(error)
+        error.__traceback__ = error.__context__ = error.__cause__ = None  # they hold what the run held
+        self.failures[folder] = error
+
+    def _end_with(self, error: Exception) -> None:
+        with exit_readably():
+            try:
+                raise error
+            except (InputError, OSError):
+                raise
+            except Exception:
+                traceback.print_exc()
+                sys.exit(1)
+
+
+def end_sweep(folder: Path, failures: Mapping[Path, Exception], held: ExitStack) -> int:
     """Write the report of a sweep and list what failed.
 
     Args:
         folder: of the sweep.
-        ended: its runs and why they failed, as far as this process ran them.
-        held: what keeps others out of the folder.
+        failures: of runs in this process; those of other processes are read from their folders.
+        held: keeps others out of the folder.
 
     Returns:
         The exit code: 0, or 1 where runs failed.
     Raises:
         InputError: if every run was refused; what they left is removed.
     """
-    ended = ended or _ended_elsewhere(Sweep(folder))
-    errors = [error for _, error in ended if error is not None]
+    sweep = Sweep(folder)
+    ended = {run.folder: _failure(run) for run in [*sweep.begun, *sweep.pending] if run.name in sweep.planned}
+    ended |= failures
+    errors = [error for error in ended.values() if error is not None]
     if errors and len(errors) == len(ended) and all(_is_refusal(error) for error in errors):
-        for run_folder, _ in ended:
-            if {path.name for path in run_folder.iterdir()} == {"config.yaml", "status.json"}:
+        for run_folder in ended:
+            if run_folder.is_dir() and {path.name for path in run_folder.iterdir()} == {
+                "config.yaml",
+                "status.json",
+            }:
                 shutil.rmtree(run_folder)
         if not any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
             for about_nothing in ("multirun.yaml", PLAN, STUDY):
@@ -54,71 +121,59 @@ def end_sweep(folder: Path, ended: Sequence[Ended], held: ExitStack) -> int:
             remove_if_empty(folder)
         raise InputError("; ".join(dict.fromkeys(map(str, errors))))
     print(finish_sweep(folder))
-    for run_folder, error in ended:
+    for run_folder, error in ended.items():
         if error is not None:
             print(emphasised(f"failed: {run_folder.name}: {error}", sys.stderr), file=sys.stderr)
     return 1 if errors else 0
 
 
 def finish_sweep(folder: Path) -> Path:
-    """Write the report of a sweep. Where folds are pooled, first print their figures with intervals, and where they
+    """Write the report of a sweep. Where folds are pooled, first print their metrics with intervals, and where they
     are of one setting, choose a policy too, which says that it is not certified.
 
     Returns:
         The path of report.html.
     """
+    from leukemia.commands.evaluate import evaluated
+    from leukemia.commands.triage import triage
+    from leukemia.reporting.evidence import setting_results
+    from leukemia.reporting.html import write_report
+
     try:
-        models = setting_results(folder)
-        if any(model.pooled for model in models):
+        results = setting_results(folder)
+        if any(result.pooled for result in results):
             print(evaluated(folder))
-            if len(models) == 1:
+            if len(results) == 1:
                 triage(folder)
-    except InputError as problem:  # of what is pooled; the report says what is wrong with runs
+    except InputError as problem:  # of pooled folds; the report says what is wrong with runs
         log.warning("pooled folds are not evaluated: %s", problem)
     return write_report(folder)
 
 
-def _ended_elsewhere(sweep: Sweep) -> list[Ended]:
-    """What became of a sweep's runs whose launcher had them run by other processes, by their folders."""
-    ended: list[Ended] = []
-    for name in sweep.planned:
-        run = Run(sweep.folder / name)
-        status = read_status(run)
-        kind, _, reason = str(status.get("error") or "").partition(": ")
-        failure: Exception | None = None
-        if status["status"] == "failed" and kind in ("InputError", "PlaceError", "DivergedError"):
-            failure = (DivergedError if kind == "DivergedError" else InputError)(reason)
-        elif status["status"] != "done":
-            failure = RuntimeError(f"{status['status']}: {status.get('error') or 'see its job'}")
-        ended.append((run.folder, failure))
-    return ended
+def grid_names(config: DictConfig) -> list[str]:
+    """The names of the run folders of a multirun's grid; none where it is not a grid, or names them in another way."""
+    hydra_config = OmegaConf.to_container(config.hydra, resolve=False)
+    assert isinstance(hydra_config, dict)
+    if hydra_config["sweeper"]["_target_"] != GRID or hydra_config["sweep"]["subdir"] != SUBDIR:
+        return []
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return list(dict.fromkeys(slug(job) for job in jobs))
+
+
+def _failure(run: Run) -> Exception | None:
+    """Why a run has no result, by its folder; None where it is done."""
+    from leukemia.reporting.results import read_status
+
+    status = read_status(run)
+    kind, _, reason = str(status.get("error") or "").partition(": ")
+    if status["status"] == "failed" and kind in ("InputError", "PlaceError", "DivergedError"):
+        return (DivergedError if kind == "DivergedError" else InputError)(reason)
+    if status["status"] != "done":
+        return RuntimeError(f"{status['status']}: {status.get('error') or 'see its job'}")
+    return None
 
 
 def _is_refusal(error: Exception) -> bool:
     return isinstance(error, InputError) and not isinstance(error, DivergedError | OutOfMemoryError)
-
-
-class SweepWatch(Callback):
-    """What this process saw of a sweep, whose folder it keeps others out of; Hydra builds it and calls it."""
-
-    folder: ClassVar[Path | None] = None
-    ended: ClassVar[list[tuple[Path, Exception | None]]] = []  # run folder, and why it failed
-    held: ClassVar[ExitStack] = ExitStack()  # what is given back when the program ends
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir).absolute()
-        try:
-            SweepWatch.held.enter_context(exclusive_lock(folder))
-        except InputError as error:  # of exceptions Hydra would only warn, and go on
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        remove_left_behind(folder)
-        with suppress(HydraException, InputError):  # which the sweep itself meets, and tells
-            if names := grid_names(config):
-                Sweep(folder).plan(names, len(names))
-
-    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
-        job_return.cfg = job_return.hydra_cfg = None  # Hydra keeps what a job returns to the end of a sweep
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        SweepWatch.folder = Path(config.hydra.sweep.dir).absolute()

@@ -1,47 +1,73 @@
-"""The Lightning trainer of a run: its callbacks, its logger, and how it writes checkpoints."""
+"""The Lightning trainer of a run: its callbacks, and how it writes checkpoints."""
 
+import logging
 import sys
+from inspect import signature
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 
-from leukemia.config import build
+from leukemia.config import Settings, build
+from leukemia.errors import InputError
+from leukemia.models.targets import TARGET, locate
 from leukemia.runs import Run
-from leukemia.training import signals
+from leukemia.training.averaging import adapted, check_callbacks
 from leukemia.training.callbacks import HistoryFile, Pictures
 from leukemia.training.checkpoints import WholeCheckpointIO
 from leukemia.training.distributed import cluster_plugins
+from leukemia.training.signals import LeaveWithCheckpoint
+
+log = logging.getLogger(__name__)
 
 
-def build_trainer(config: DictConfig, run: Run) -> pl.Trainer:
-    """The trainer that a configuration describes, with the callbacks that write the run's folder.
+def build_trainer(settings: Settings, run: Run) -> pl.Trainer:
+    """The trainer of a run, with the callbacks that write its folder; its loggers come later.
 
     Raises:
-        InputError: for what `build` refuses.
+        InputError: for settings that a callback or the trainer refuses.
     """
-    logger = build(config.logger, save_dir=str(run.folder)) if config.get("logger") else False
-    without = {"progress"} if not sys.stderr.isatty() else set()
-    without |= {"learning_rate"} if not logger else set()  # it has nowhere to write to
-    callbacks: list[pl.Callback] = [HistoryFile(run), Pictures()]
-    for name, node in config.callbacks.items():
-        if node is not None and name not in without:
-            callbacks.append(build(node, **_place(name, run)))
-    callbacks.append(signals.LeaveWithCheckpoint(run))
-    plugins = [WholeCheckpointIO(), *cluster_plugins()]
-    shown = {"enable_progress_bar": "progress" in config.callbacks and sys.stderr.isatty()}
+    trainer = settings["trainer"]
+    if trainer.get("enable_checkpointing") is False:
+        raise InputError(
+            "trainer.enable_checkpointing=false: leave them out with callbacks.best=null callbacks.last=null"
+        )
+    shown = sys.stderr.isatty() and trainer.get("enable_progress_bar", True)
+    callbacks = _callbacks(settings, run)
+    if not shown:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    if not settings["logger"]:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
+    if not trainer.get("fast_dev_run"):
+        callbacks = [
+            HistoryFile(run),
+            Pictures(),
+            *callbacks,
+            LeaveWithCheckpoint(run, "last" in settings["callbacks"]),
+        ]
+    given = {key: value for key, value in trainer.items() if key != "enable_progress_bar"}
     return build(
-        config.trainer,
+        given,
+        "trainer",
         callbacks=callbacks,
-        logger=logger,
+        logger=False,
         default_root_dir=str(run.folder),
-        plugins=plugins,
-        **shown,
+        plugins=[WholeCheckpointIO(), *cluster_plugins(trainer["num_nodes"])],
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
     )
 
 
-def _place(callback: str, run: Run) -> dict[str, Any]:
-    """What a callback of this name is told of the run's folder."""
-    if callback in ("best", "last"):
-        return {"dirpath": str(run.best_checkpoint.parent)}
-    return {"folder": str(run.folder)} if callback == "pruning" else {}
+def _callbacks(settings: Settings, run: Run) -> list[pl.Callback]:
+    """The callbacks of the configuration; each is told of the run folder where its constructor asks for it."""
+    callbacks = []
+    for name, node in settings["callbacks"].items():
+        key = f"callbacks.{name}"
+        kind = locate(node[TARGET], key)
+        place: dict[str, Any] = {}
+        if issubclass(kind, ModelCheckpoint):
+            place["dirpath"] = str(run.best_checkpoint.parent)
+        elif "folder" in signature(kind).parameters:
+            place["folder"] = str(run.folder)
+        callbacks.append(adapted(build(node, key, **place)))
+    check_callbacks(callbacks)
+    return callbacks

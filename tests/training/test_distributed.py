@@ -37,6 +37,7 @@ def torchrun(*overrides: str, program: tuple[str, ...] = ("-m", "leukemia.train"
     return subprocess.run([*command, *overrides, *several], capture_output=True, text=True, timeout=280)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, "running"), (signal.SIGTERM, "interrupted")])
 def test_two_processes_of_torchrun_train_a_head_as_one_does_and_go_on_together(
     small, tmp_path, number, status
@@ -77,6 +78,7 @@ def test_two_processes_of_torchrun_train_a_head_as_one_does_and_go_on_together(
     assert Run(tmp_path / "two").metrics == second.metrics
 
 
+@pytest.mark.slow
 def test_two_agents_of_torchrun_train_as_two_nodes(small, tmp_path):
     settings = [*small, "model.trainable_from=head", "data.protocol=subject_kfold"]
     one = train(compose([*settings, "data.batch_size=16"]), tmp_path / "one")
@@ -100,6 +102,7 @@ def test_two_agents_of_torchrun_train_as_two_nodes(small, tmp_path):
     np.testing.assert_allclose(one.predictions["logit"], two.predictions["logit"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_odd_number_of_cells_is_filled_up_in_training_and_counted_once_in_every_figure(small, tmp_path):
     """What two processes log of a split with an odd number of cells is what one process finds there."""
     done = torchrun(*small, "data.protocol=image", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")

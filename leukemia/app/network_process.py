@@ -1,0 +1,137 @@
+"""A run's network in a process of its own.
+
+Importing torch takes seconds and holds the interpreter; a Grad-CAM heat map occupies a processor. In another process
+neither delays the page. The process starts with the first request, and starts again if it has died.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from leukemia.app.png import png_bytes
+from leukemia.errors import InputError
+from leukemia.runs import Run
+
+OPACITY = 0.7  # of the overlay at the highest value of the heat map
+_loaded: dict[str, Any] = {}  # in the network's process: run, predictor, net
+
+
+class NetworkProcess:
+    """The best checkpoint of a run, in another process.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._pool: ProcessPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Logits of the positive class, (n,), of pixels as the network sees them, uint8 (n, s, s, 3).
+
+        Raises:
+            InputError: if the network cannot be used.
+        """
+        return np.asarray(self._call(_logits, pixels))
+
+    def overlay(self, pixels: NDArray[np.uint8], positive: bool) -> bytes:
+        """The Grad-CAM heat map of one cell, as a PNG to lay over it.
+
+        Args:
+            pixels: uint8 (s, s, 3), as the network sees them; the PNG has this size.
+            positive: whether to explain the positive or the negative class.
+
+        Raises:
+            InputError: if the network cannot be used.
+        """
+        found: bytes = self._call(_overlay, pixels, positive)
+        return found
+
+    def close(self) -> None:
+        with self._lock:
+            if self._pool is not None:
+                self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        for _ in range(2):  # a process may die for a reason that passes
+            pool = self._started()
+            try:
+                return pool.submit(function, *arguments).result()
+            except BrokenProcessPool:
+                self._drop(pool)
+        raise InputError(
+            "the network's process ended twice, as it does when memory runs out: close other programs and try again; "
+            "the page still runs and every decision is saved"
+        )
+
+    def _started(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                context = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(
+                    1, context, initializer=_start, initargs=(str(self._folder),)
+                )
+            return self._pool
+
+    def _drop(self, pool: ProcessPoolExecutor) -> None:
+        """Forget a broken pool, unless another thread has replaced it already."""
+        with self._lock:
+            if self._pool is pool:
+                self._pool = None
+        pool.shutdown(wait=False)
+
+
+def _start(folder: str) -> None:
+    """Prepare the process: leave Ctrl-C to the page, and end when the page's process ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _loaded["run"] = Run(Path(folder))
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    if "predictor" not in _loaded:
+        from leukemia.inference.torch_predictor import TorchPredictor
+
+        _loaded["predictor"] = TorchPredictor(_loaded["run"])
+    logits: NDArray[np.float64] = _loaded["predictor"].logits(pixels)
+    return logits
+
+
+def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:
+    from leukemia.inference.gradcam import heat_maps
+
+    if "net" not in _loaded:
+        from leukemia.models.checkpoint import load_network
+
+        _loaded["net"] = load_network(_loaded["run"].best_checkpoint).net
+    (heat,) = heat_maps(_loaded["net"], pixels[None], [positive])
+    return coloured(heat)
+
+
+def coloured(heat: NDArray[np.float32]) -> bytes:
+    """A heat map from 0 to 1, (h, w), as a PNG: transparent at 0, dark red to pale yellow above."""
+    from matplotlib import colormaps
+
+    heat = np.clip(heat, 0, 1)
+    picture = colormaps["inferno"](0.25 + 0.75 * heat, bytes=True)
+    picture[..., 3] = np.rint(255 * OPACITY * heat).astype(np.uint8)
+    return png_bytes(Image.fromarray(picture, "RGBA"))

@@ -1,0 +1,62 @@
+"""The queues of a review: which cells each one holds, and which comes next."""
+
+import hashlib
+from collections.abc import Container, Iterable, Sequence
+
+import numpy as np
+
+from leukemia.app.cells import Cell
+from leukemia.evaluation.policy import REVIEW, Policy
+
+QUEUES = ("review", "check", "added")
+
+
+def build_queues(
+    cells: Iterable[Cell], policy: Policy | None, classes: tuple[str, str], salt: str
+) -> dict[str, list[str]]:
+    """The cell ids of each queue, first to last.
+
+    - `review`: the cells that triage does not release (without a policy, all cells). The cell whose calibrated
+      probability is nearest to 0.5 comes first.
+    - `check`: the released cells, in a random order that `salt` seeds. At any time, the cells that a reviewer has seen
+      are a random sample.
+    - `added`: the cells that reviewers added, the least certain first.
+    """
+    cells = list(cells)
+    ids = np.array([cell.id for cell in cells])
+    logit = np.array([cell.logit for cell in cells], dtype=float)
+    decisions = triage(logit, policy, classes)
+    by_certainty = np.lexsort((ids, np.abs(calibrated_logit(logit, policy))))
+    at_random = sorted(range(len(cells)), key=lambda row: _random_key(salt, cells[row].id))
+    return {
+        "review": [cells[row].id for row in by_certainty if decisions[row] == REVIEW],
+        "check": [cells[row].id for row in at_random if decisions[row] != REVIEW],
+        "added": [cells[row].id for row in by_certainty if cells[row].added],
+    }
+
+
+def next_cell(queue: Sequence[str], done: Container[str], after: str | None = None) -> str | None:
+    """The first cell of a queue that is not done: first those after a given cell, then from the start.
+
+    The given cell itself comes last.
+    """
+    start = queue.index(after) + 1 if after in queue else 0
+    return next((cell for cell in [*queue[start:], *queue[:start]] if cell not in done), None)
+
+
+def triage(logit: np.ndarray, policy: Policy | None, classes: tuple[str, str]) -> np.ndarray:
+    """A class or `review` for each logit (n,); `review` for all without a policy."""
+    if policy is None:
+        return np.full(len(logit), REVIEW, dtype=object)
+    return policy.decide(logit, classes)
+
+
+def calibrated_logit(logit: np.ndarray, policy: Policy | None) -> np.ndarray:
+    """Logits (n,), recalibrated where the policy has a calibration."""
+    if policy is None or policy.slope is None or policy.intercept is None:
+        return logit
+    return policy.slope * logit + policy.intercept
+
+
+def _random_key(salt: str, cell: str) -> bytes:
+    return hashlib.blake2b(f"{salt} {cell}".encode(), digest_size=8).digest()

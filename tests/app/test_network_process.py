@@ -1,0 +1,98 @@
+"""The network behind the page, in its own process, on a trained run."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukemia.app.network_process import NetworkProcess, coloured
+from leukemia.app.review import Review
+from leukemia.errors import InputError
+from leukemia.runs import Run
+
+
+def test_logits_are_those_of_the_run_and_overlays_are_pngs(leukemia_train, small, tmp_path):
+    folder = tmp_path / "run"
+    code, _, said = leukemia_train(
+        *small,
+        "data.protocol=holdout",
+        "data.cache_features=off",
+        "trainer.max_epochs=1",
+        f"hydra.run.dir={folder}",
+    )
+    assert code == 0, said
+    review = Review(Run(folder))
+    cells = [review.cells[cell_id] for cell_id in review.queues["review"][:4]]
+    pixels = np.stack([review.network_pixels(review.picture(cell)) for cell in cells])
+    network = NetworkProcess(folder)
+    try:
+        np.testing.assert_allclose(network.logits(pixels), [cell.logit for cell in cells], atol=1e-4)
+        overlay = np.asarray(Image.open(io.BytesIO(network.overlay(pixels[0], True))))
+        assert overlay.shape == (32, 32, 4)
+        (folder / "checkpoints" / "best.ckpt").unlink()
+        other = NetworkProcess(folder)
+        with pytest.raises(InputError, match=r"best\.ckpt"):
+            other.logits(pixels)
+        other.close()
+    finally:
+        network.close()
+        review.store.close()
+
+
+def test_opacity_grows_with_the_heat_map():
+    picture = np.asarray(Image.open(io.BytesIO(coloured(np.array([[0.0, 0.5, 1.0]], np.float32)))))
+    opacity = picture[0, :, 3].tolist()
+    assert opacity[0] == 0
+    assert opacity == sorted(opacity)
+    assert opacity[2] < 255  # the cell can still be seen
+
+
+def test_a_process_that_died_is_started_again(tmp_path):
+    network = NetworkProcess(tmp_path)
+    try:
+        assert network._call(len, "abc") == 3
+        (process,) = network._pool._processes
+        os.kill(process, signal.SIGKILL)  # as the kernel does when memory runs out
+        assert network._call(len, "abcd") == 4
+        with pytest.raises(InputError, match="memory runs out: close other programs"):
+            network._call(os._exit, 1)
+        assert network._call(len, "abcde") == 5
+    finally:
+        network.close()
+
+
+def test_the_network_process_ends_when_the_page_is_killed(tmp_path):
+    code = f"""
+import pathlib, time
+import numpy as np
+from leukemia.app.network_process import NetworkProcess
+if __name__ == "__main__":
+    network = NetworkProcess(pathlib.Path({str(tmp_path)!r}))
+    network._call(len, np.zeros(3, np.uint8))
+    print(*network._pool._processes, flush=True)
+    time.sleep(60)
+"""
+    (tmp_path / "page.py").write_text(code)
+    page = subprocess.Popen([sys.executable, str(tmp_path / "page.py")], stdout=subprocess.PIPE, text=True)
+    child = int(page.stdout.readline())
+    os.kill(child, 0)  # exists
+    page.send_signal(signal.SIGKILL)
+    page.communicate()
+    end = time.monotonic() + 10
+    while time.monotonic() < end and _runs(child):
+        time.sleep(0.05)
+    assert not _runs(child)
+
+
+def _runs(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
