@@ -295,7 +295,7 @@ def test_balanced_needs_cells_of_both_classes(make, tmp_path):
     with pytest.raises(InputError, match="both classes"):
         trainer(tmp_path).fit(make(class_weights="balanced"), datamodule=Cells((1, 1)))
     with pytest.raises(InputError, match="train with datamodule="):
-        trainer(tmp_path).fit(make(class_weights="balanced"), cells())
+        trainer(tmp_path).fit(make(class_weights="balanced"), cells(), cells())
 
 
 # Optimizers and schedules
