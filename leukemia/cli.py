@@ -1,4 +1,4 @@
-"""The `leukemia` command: what is done before and after training."""
+"""The `leukemia` command: every step before and after training."""
 
 import argparse
 import json
@@ -12,8 +12,8 @@ from leukemia.terminal import emphasised
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command: exit 0 done, 1 done with failures listed, 2 refused."""
-    options = _parser().parse_args(arguments)
     with exit_readably():
+        options = _parser().parse_args(arguments)
         sys.exit(options.run(options))
 
 
@@ -25,8 +25,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="""examples:
   leukemia data demo demo-cells                       synthetic cells, to try it
   leukemia-train data.root=demo-cells model.net.weights=none name=try
-  leukemia report outputs/try                         figures and plots of all runs
-  leukemia COMMAND --help                             what a command takes, with an example""",
+  leukemia report outputs/try                         metrics and plots of all runs
+  leukemia COMMAND --help                             the arguments of a command, with an example""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         verbs,
         "evaluate",
         _evaluate,
-        "figures with intervals of a run, a sweep or a table of predictions",
+        "metrics with intervals of a run, a sweep or a table of predictions",
         "evaluate outputs/paper --json",
     )
     evaluate.add_argument(
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         verbs,
         "triage",
         _triage,
-        "release what is certain within bounds, send the rest to review",
+        "release the certain cells within bounds, send the rest to review",
         "triage outputs/paper/RUN --max-missed 0.1 --max-false-alarm 0.2",
     )
     triage.add_argument("folder", type=Path, metavar="RUN|SWEEP")
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     triage.add_argument("--max-missed", type=float, default=0.10, metavar="SHARE", help="default 0.10")
     triage.add_argument("--max-false-alarm", type=float, default=0.20, metavar="SHARE", help="default 0.20")
     triage.add_argument("--confidence", type=float, default=0.95, metavar="SHARE", help="default 0.95")
-    triage.add_argument("--unit", choices=["subject", "cell"], default="subject", help="what is independent")
+    triage.add_argument("--unit", choices=["subject", "cell"], default="subject", help="the independent unit")
     triage.add_argument("--prevalence", type=float, metavar="SHARE", help="print predictive values for it")
 
     predict = _verb(
@@ -124,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv"
     )
     predict.add_argument(
-        "--views", type=int, choices=[1, 8], help="8: mean logits over flips and quarter turns"
+        "--tta",
+        choices=["none", "d4"],
+        help="d4: mean logits over flips and quarter turns; default: the run's data.tta",
     )
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     predict.add_argument(
@@ -138,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         verbs,
         "explain",
         _explain,
-        "heat maps: what speaks for the decision (extra: explain)",
+        "heat maps of the evidence for a decision, by Grad-CAM (extra: explain)",
         "explain outputs/paper/RUN new_cells -o pictures",
     )
     explain.add_argument("run_folder", type=Path, metavar="RUN")
@@ -169,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format",
         choices=["onnx", "state_dict"],
         default="onnx",
-        help="state_dict: under torchvision's names",
+        help="state_dict: under the published names, torchvision's for ResNets",
     )
 
     app = _verb(
@@ -263,34 +265,38 @@ def _predict(options: argparse.Namespace) -> int:
     from leukemia.commands.predict import predict
 
     return predict(
-        options.model, options.paths, options.output, options.views, options.device, options.subjects,
+        options.model, options.paths, options.output, options.tta, options.device, options.subjects,
         options.challenge,
     )  # fmt: skip
 
 
 def _explain(options: argparse.Namespace) -> int:
     from leukemia.commands.explain import explain
-    from leukemia.runs import Run
+    from leukemia.runs import open_run
 
-    return explain(Run(options.run_folder), options.paths, options.output, options.sample, options.device)
+    return explain(
+        open_run(options.run_folder), options.paths, options.output, options.sample, options.device
+    )
 
 
 def _export(options: argparse.Namespace) -> int:
     from leukemia.inference.export import export
-    from leukemia.runs import Run
+    from leukemia.runs import open_run
 
-    export(Run(options.run_folder), options.output, options.format)
+    export(open_run(options.run_folder), options.output, options.format)
     return 0
 
 
 def _app(options: argparse.Namespace) -> int:
+    from leukemia.runs import open_run
+
     try:
         from leukemia.app.serve import serve
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
-    return serve(options.folder, options.images, options.host, options.port)
+    return serve(open_run(options.folder).folder, options.images, options.host, options.port)
 
 
 if __name__ == "__main__":

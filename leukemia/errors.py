@@ -1,10 +1,14 @@
 """The one exception for a user's mistake, and how the command line shows it."""
 
 import errno
+import os
+import select
+import signal
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 from leukemia.terminal import emphasised
 
@@ -84,17 +88,36 @@ def clear_about_limits(place: Path, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def exit_readably() -> Iterator[None]:
-    """End the program on a user's mistake with its message and exit code 2, and on Ctrl-C with 130."""
+    """End the program on a user's mistake with its message and exit code 2, on Ctrl-C with 130, and without a word with
+    141 when nobody reads its output any more, as after `| head`."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # a closed pipe shows now, and not when the interpreter ends
     except InputError as error:
-        print(emphasised(f"error: {error}", sys.stderr), file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+    except BrokenPipeError:
+        closed = [stream for stream in (sys.stdout, sys.stderr) if _nobody_reads(stream)]
+        if not closed:
+            raise
+        for stream in closed:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(128 + signal.SIGPIPE)  # as a shell says of a program that the signal ended
     except OSError as error:
         if error.errno not in UNUSABLE_PLACE:
             raise
-        problem = f"error: {error.filename}: {error.strerror}; choose another place"
-        print(emphasised(problem, sys.stderr), file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"{error.filename or 'the output'}: {error.strerror}; choose another place")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _refuse(problem: str) -> NoReturn:
+    print(emphasised(f"error: {problem}", sys.stderr), file=sys.stderr)
+    sys.exit(2)
+
+
+def _nobody_reads(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return bool(poll.poll(0))

@@ -132,7 +132,7 @@ class Run:
 
     @property
     def gradcam(self) -> dict[str, Any] | None:
-        """The summary of `leukemia explain` over the run's own cells; None where it was not run. Read afresh each time."""
+        """The summary that `leukemia explain` wrote of the run's own cells; None without one. Read afresh each time."""
         return self._json("gradcam.json") if (self.folder / "gradcam.json").is_file() else None
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
@@ -237,3 +237,23 @@ class Sweep:
             return parse_json(read_text(self.folder / PLAN), PLAN)
         except (FileNotFoundError, InputError):
             return {}
+
+
+def open_run(folder: Path | str) -> Run:
+    """The run in a folder.
+
+    Raises:
+        InputError: if this is not a run folder; the message says which folder to give.
+    """
+    folder = Path(folder)
+    if (folder / "status.json").is_file():
+        return Run(folder)
+    around = [place for place in folder.absolute().parents if (place / "status.json").is_file()]
+    inside = sorted(path.parent for path in folder.glob("*/status.json"))
+    if around or folder.suffix == ".ckpt":
+        remedy = ", ".join(["give the run folder that holds it", *map(str, around[:1])])
+    elif inside:
+        remedy = f"it holds {len(inside)} of them, give one, as {inside[0]}"
+    else:
+        remedy = "give the folder of a run" if folder.exists() else "there is no such folder"
+    raise InputError(f"{folder} is not a run folder (a folder with a status.json): {remedy}")

@@ -43,6 +43,60 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def untrained_run(demo_root):
+    """A function that writes the run folder of an untrained network on the synthetic set: config.yaml, cells.csv,
+    predictions.csv, status.json and best.ckpt. It takes the folder, a network, and settings of the data."""
+
+    def write(folder, net=None, *, trainable_from="last", **settings):
+        from leukemia.data.datamodule import CellDataModule
+        from leukemia.inference.torch_predictor import predict_logits, predictions_table
+        from leukemia.models.network import pixel_logits
+        from leukemia.models.resnet import resnet
+        from leukemia.runs import Run
+
+        torch.manual_seed(0)
+        net = net or resnet(18, weights="none")
+        data = CellDataModule(
+            str(demo_root), protocol="holdout", **{"image_size": 32, "batch_size": 20, **settings}
+        )
+        net.train()
+        with torch.no_grad():
+            for batch in data.batches("train"):
+                pixel_logits(net, batch["pixels"])  # BatchNorm statistics, so that logits are of usual size
+        net.eval()
+        logits = predict_logits(
+            lambda batch: pixel_logits(net, batch["pixels"]), data.batches("test"), tta=data.tta
+        )
+        run = Run(Path(folder))
+        plain = {"root": str(demo_root), "protocol": "holdout", "resize": data.resize, "tta": data.tta}
+        plain |= {
+            "image_size": data.image_size,
+            "classes": list(data.classes),
+            "native_size": data.native_size,
+        }
+        run.write_config({
+            "seed": 0, "name": run.name, "data": plain, "trainer": {"precision": "32-true"},
+            "model": {"net": net.node or {"_target_": "mylab.Net"}, "trainable_from": trainable_from},
+        })  # fmt: skip
+        run.write_table("cells.csv", data.cells)
+        run.write_table(
+            "predictions.csv", predictions_table(data.cells[data.cells["split"] == "test"], logits)
+        )
+        run.write_json("status.json", {"status": "done"})
+        run.best_checkpoint.parent.mkdir()
+        torch.save({
+            "state_dict": {f"net.{name}": tensor for name, tensor in net.state_dict().items()},
+            "hyper_parameters": {"trainable_from": trainable_from, "unfreeze": None, "stage_lr": None,
+                                 "class_weights": "none", "classes": list(data.classes), "monitor": "val/loss"},
+            "network": {"node": net.node, "native_size": data.native_size},
+            "history": [{"epoch": 1}],
+        }, run.best_checkpoint)  # fmt: skip
+        return run
+
+    return write
+
+
 SMALL = (  # a run of seconds
     "model.net.weights=none",
     "data.image_size=32",

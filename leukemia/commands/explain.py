@@ -1,4 +1,4 @@
-"""`leukemia explain`: heat maps of cells as pictures, and how much of a run's attention falls on the background."""
+"""`leukemia explain`: Grad-CAM maps of cells as pictures, and their share on the black background."""
 
 import json
 import re
@@ -16,38 +16,33 @@ from leukemia.commands.predict import decoded
 from leukemia.data.files import find_pictures
 from leukemia.errors import InputError
 from leukemia.evaluation.predictions import sigmoid
-from leukemia.inference.gradcam import PLACE, background, cell_alone, heat_maps, on_background
-from leukemia.inference.predictor import Predictor
-from leukemia.inference.torch_predictor import torch_predictor
-from leukemia.models.checkpoint import load_classifier
-from leukemia.models.classifier import CellClassifier
+from leukemia.inference.gradcam import background, cell_alone, find_target, heat_maps, on_background
+from leukemia.inference.torch_predictor import TorchPredictor
 from leukemia.reporting.overlays import THUMBNAIL, contact_sheet, side_by_side
 from leukemia.runs import Run
 from leukemia.storage.atomic import atomic_write, write_text
 
 SAMPLE = 200  # of a run's reported cells
 ON_SHEET = 16  # cells of a class
-TELLABLE = 0.05  # between a map of the cell alone and an even one
+TELLABLE = 0.05  # the least difference between an even map and a map of the cell alone that a mean can lie in
 
 
 @dataclass(frozen=True)
-class Explained:
-    """A cell, its heat map, and what is said of them."""
+class ExplainedCell:
+    """A cell, its heat map, and the numbers of both."""
 
     path: str
     pixels: NDArray[np.uint8]  # (S, S, 3)
     heat: NDArray[np.float32]  # (S, S)
     logit: float
-    decision: str  # at probability 0.5, which the map explains
+    decision: str  # at probability 0.5; the map explains this one
     on_background: float
     cell_alone: float
     background: float
 
     @property
     def caption(self) -> list[str]:
-        share = (
-            "nothing speaks for it" if np.isnan(self.on_background) else f"{self.on_background:.0%} on black"
-        )
+        share = "no evidence for it" if np.isnan(self.on_background) else f"{self.on_background:.0%} on black"
         return [Path(self.path).name, f"{self.decision}, p {sigmoid(self.logit):.2f}, {share}"]
 
 
@@ -60,35 +55,34 @@ def explain(
 ) -> int:
     """Write gradcam.json, the contact sheet gradcam.png, and for paths a picture of each cell.
 
-    Without paths it is about a random sample of the cells that the run's figures are of, and both files lie in the
-    run folder, where the report finds them.
+    Without paths the cells are a random sample of the run's reported split, and both files lie in the run folder, where
+    the report finds them.
 
     Args:
         run: finished.
         paths: files, folders (everything in them) or globs.
-        output: a folder, made where there is none; by default `explained` in the current one.
-        sample: how many of the run's cells.
+        output: a folder, made where there is none. For paths it is `explained` in the current folder by default.
+        sample: the number of the run's cells.
         device: `auto`, `cpu`, `cuda`, ...
 
     Returns:
         0, or 1 where pictures could not be read.
+
     Raises:
-        InputError: if there is no picture, or the run, its cells or the output cannot be used.
+        InputError: if there is no picture, the run, its cells or the output cannot be used, or its network has no
+            activation for Grad-CAM.
     """
     if paths:
         files, about, folder = find_pictures(paths), {"sample": "the pictures given"}, Path("explained")
     else:
         (files, about), folder = _of_the_run(run, sample), run.folder
     folder = folder if output is None else Path(output)
-    predictor, unread = torch_predictor(run, device), []  # type: ignore[var-annotated]
-    if predictor.image_size <= PLACE:
-        raise InputError(
-            f"{run.folder}: with data.image_size={predictor.image_size} a cell is a single place to layer4, and there is "
-            f"nothing to map: take a run of more than {PLACE} pixels"
-        )
-    model = load_classifier(run.best_checkpoint)
-    rows, tiles = [], {name: [] for name in predictor.classes}  # type: ignore[var-annotated]
-    for number, cell in _explained(predictor, model, files, unread):
+    predictor = TorchPredictor(run, device)
+    target = find_target(predictor.net, predictor.image_size)
+    rows: list[dict[str, Any]] = []
+    unread: list[str] = []
+    tiles: dict[str, list[Image.Image]] = {name: [] for name in predictor.classes}
+    for number, cell in _explained(predictor, target.places, files, unread):
         rows.append({name: value for name, value in vars(cell).items() if name not in ("pixels", "heat")})
         if len(tiles[cell.decision]) < ON_SHEET:
             tiles[cell.decision].append(side_by_side(cell.pixels, cell.heat, cell.caption, THUMBNAIL))
@@ -101,32 +95,29 @@ def explain(
         "run": run.name,
         **about,
         "cells": len(rows),
-        "layer": "layer4",
+        "layer": target.stage,
         "image_size": predictor.image_size,
         "classes": gradcam_by_class(pd.DataFrame(rows), predictor.classes),
     }
     sections = {f"Decided {name}": pictures for name, pictures in tiles.items() if pictures}
     _save(folder / "gradcam.png", contact_sheet(sections, f"{run.name}: {about['sample']}"))
     write_text(folder / "gradcam.json", json.dumps(found, indent=2) + "\n")
-    print(
-        "\n".join(
-            [*_told(found), *(f"not read: {problem}" for problem in unread), str(folder / "gradcam.png")]
-        )
-    )
+    problems = [f"not read: {problem}" for problem in unread]
+    print("\n".join([*_summary(found), *problems, str(folder / "gradcam.png")]))
     return 1 if unread else 0
 
 
 def gradcam_by_class(cells: pd.DataFrame, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How much of the attention falls on the black background, by the class that a network decides on.
+    """The share of the heat maps on the black background, by the class that the network decides on.
 
     Args:
         cells: `decision, on_background` (missing where a map is empty), `cell_alone, background`, a row a cell.
-        classes: to tell of.
+        classes: the names of class 0 and class 1.
 
     Returns:
-        For each class `cells`; `empty` (how many maps are); the means over the others of `on_background`, of
-        `cell_alone` (a map that follows the cell, the least to expect) and of `background` (an even map), and
-        `quartiles` of `on_background`; None where there is no cell.
+        For each class `cells`, the number of cells; `empty`, the number of empty maps; over the other maps the means of
+        `on_background`, of `cell_alone` (a map that follows the cell, the least to expect) and of `background` (an even
+        map), and the `quartiles` of `on_background`; None where there is no cell.
     """
     found = {}
     for name in classes:
@@ -147,9 +138,9 @@ def gradcam_by_class(cells: pd.DataFrame, classes: Sequence[str]) -> dict[str, d
 
 
 def _of_the_run(run: Run, sample: int) -> tuple[list[str], dict[str, Any]]:
-    """A random sample of the reported cells, as files, and what it is in words."""
+    """A random sample of the reported cells, as files, and the sample in words."""
     if sample < 1:
-        raise InputError(f"--sample {sample}: a sample has a cell at least")
+        raise InputError(f"--sample {sample}: use 1 or more")
     table = run.predictions
     root = Path(run.config["data"]["root"])
     chosen = table.sample(min(sample, len(table)), random_state=0).sort_index()
@@ -168,27 +159,28 @@ def _of_the_run(run: Run, sample: int) -> tuple[list[str], dict[str, Any]]:
 
 
 def _explained(
-    predictor: Predictor, model: CellClassifier, files: Sequence[str], unread: list[str]
-) -> Iterator[tuple[int, Explained]]:
-    """The cells that can be read, with their number from 1; the others' problems go to `unread`."""
+    predictor: TorchPredictor, places: tuple[int, int], files: Sequence[str], unread: list[str]
+) -> Iterator[tuple[int, ExplainedCell]]:
+    """The readable cells, with their number from 1; the reasons of the others go to `unread`."""
     for start, items in decoded(predictor, files):
         good = {place: item for place, item in enumerate(items) if not isinstance(item, InputError)}
         unread += [str(item) for item in items if isinstance(item, InputError)]
         if not good:
             continue
         pixels = np.stack(list(good.values()))
-        logits, heat = predictor.logits(pixels), heat_maps(model, pixels)
-        shares = on_background(heat, pixels), on_background(cell_alone(pixels), pixels), background(pixels)
+        logits, heat = predictor.logits(pixels), heat_maps(predictor.net, pixels)
+        alone = cell_alone(pixels, places)
+        shares = on_background(heat, pixels), on_background(alone, pixels), background(pixels)
         for row, place in enumerate(good):
             logit = float(logits[row])
             decision = predictor.classes[1] if logit >= 0 else predictor.classes[0]
             of_cell = (float(share[row]) for share in shares)
             number = start + place
-            yield number + 1, Explained(files[number], pixels[row], heat[row], logit, decision, *of_cell)
+            yield number + 1, ExplainedCell(files[number], pixels[row], heat[row], logit, decision, *of_cell)
 
 
-def _told(found: dict[str, Any]) -> Iterator[str]:
-    yield f"Attention on the black background, {found['sample']}:"
+def _summary(found: dict[str, Any]) -> Iterator[str]:
+    yield f"Share of the Grad-CAM maps on the black background, {found['sample']}:"
     for name, of_class in found["classes"].items():
         seen, least, even = (of_class[column] for column in ("on_background", "cell_alone", "background"))
         if seen is None:
@@ -196,9 +188,9 @@ def _told(found: dict[str, Any]) -> Iterator[str]:
             continue
         note = ""
         if even - least < TELLABLE:
-            note = " (too coarse to tell: a larger data.image_size would)"
+            note = " (too coarse to judge: take a larger data.image_size)"
         elif seen > even:
-            note = " WARNING: it looks at the mask more than at the cell"
+            note = " WARNING: the evidence lies on the mask more than on the cell"
         yield (
             f"  {name}, {of_class['cells']:,} cells: {seen:.0%}; a map of the cell alone has {least:.0%}, "
             f"an even one {even:.0%}{note}"

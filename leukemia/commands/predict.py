@@ -15,9 +15,7 @@ from leukemia.errors import InputError
 from leukemia.evaluation.policy import REVIEW
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.evaluation.subjects import summary_by_subject
-from leukemia.inference.onnx_predictor import SUFFIX, onnx_predictor
-from leukemia.inference.predictor import Predictor
-from leukemia.runs import Run
+from leukemia.inference.predictor import Predictor, open_predictor
 from leukemia.storage.atomic import write_text
 
 CHALLENGE = "isbi_valid.predict"
@@ -28,25 +26,26 @@ def predict(
     target: Path,
     paths: Sequence[str],
     output: Path = Path("predictions.csv"),
-    views: int | None = None,
+    tta: str | None = None,
     device: str = "auto",
     subjects: str | None = None,
     challenge: bool = False,
 ) -> int:
-    """Score picture files, write the table and say what was decided.
+    """Score picture files, write the table and print the counts of decisions.
 
     Args:
         target: a run folder, or a file that `leukemia export` wrote.
         paths: files, folders (everything in them) or globs.
-        output: the csv; a summary by subject lies beside it as NAME_subjects.csv, the challenge's file under its
+        output: the csv. A summary by subject goes beside it as NAME_subjects.csv, and the challenge's file under its
             own name.
-        views: 1 or 8; None for what the model's own predictions took.
+        tta: `none` or `d4`; None for that of the model's own predictions.
         device: `auto`, `cpu`, `cuda`, ...
-        subjects: how to tell the subject of a cell, see `owners_of`.
+        subjects: the source of each cell's subject, see `owners_of`.
         challenge: also write the file of the ISBI 2019 challenge: a label (1 ALL, 0 HEM) a line, in image order.
 
     Returns:
         0, or 1 where files could not be read: each is a row with its `error`.
+
     Raises:
         InputError: if there is no picture, or the model, the output or the subjects cannot be used.
     """
@@ -54,13 +53,13 @@ def predict(
     _check_place(output)
     files = find_pictures(paths)
     owners = owners_of(subjects, files) if subjects else None
-    predictor = _scorer(Path(target), device, views)
+    predictor = open_predictor(Path(target), device, tta)
     table = score(predictor, files)
     if owners is not None:
         for place, name in enumerate(owners.columns, start=1):
             table.insert(place, name, owners[name])
     write_text(output, table.to_csv(index=False))
-    print("\n".join(_told(table, predictor)))
+    print("\n".join(_summary(table, predictor)))
     if owners is not None:
         beside = output.with_name(f"{output.stem}_subjects.csv")
         summary = summary_by_subject(table[table["error"].isna()], predictor.classes)
@@ -83,8 +82,8 @@ def predict(
 
 def score(predictor: Predictor, files: Sequence[str]) -> pd.DataFrame:
     """The table of `leukemia predict`: `path, logit, probability, calibrated_probability` (missing where no
-    calibration is known), `decision` (a class or `review`), `decided_by`, `views`, `error` (missing where there is
-    none), a row a file."""
+    calibration is known), `decision` (a class or `review`), `decided_by`, `tta`, `error` (missing where there is none), a
+    row a file."""
     logit = np.full(len(files), np.nan)
     errors: list[str | None] = [None] * len(files)
     with tqdm(desc="predicting", total=len(files), unit="cell", disable=None) as bar:
@@ -101,7 +100,7 @@ def score(predictor: Predictor, files: Sequence[str]) -> pd.DataFrame:
             bar.update(len(items))
     read = np.isfinite(logit)
     for place in np.flatnonzero(~read).tolist():
-        errors[place] = errors[place] or f"{files[place]}: the model gives no finite number"
+        errors[place] = errors[place] or f"{files[place]}: its logit is not a finite number"
     calibrated = None if predictor.policy is None else predictor.policy.calibrated(logit)
     return pd.DataFrame({
         "path": list(files),
@@ -110,7 +109,7 @@ def score(predictor: Predictor, files: Sequence[str]) -> pd.DataFrame:
         "calibrated_probability": np.nan if calibrated is None else calibrated,
         "decision": pd.Series(predictor.decide(logit), dtype=object).where(read),
         "decided_by": pd.Series([predictor.decided_by] * len(files), dtype=object).where(read),
-        "views": predictor.views,
+        "tta": predictor.tta,
         "error": errors,
     })  # fmt: skip
 
@@ -118,7 +117,10 @@ def score(predictor: Predictor, files: Sequence[str]) -> pd.DataFrame:
 def decoded(
     predictor: Predictor, files: Sequence[str]
 ) -> Iterator[tuple[int, list[NDArray[np.uint8] | InputError]]]:
-    """Each AT_ONCE files as pixels, or the reason why not; the next are read while these are in use."""
+    """Each AT_ONCE files as pixels, or as the reason why one cannot be read, with the number of the first.
+
+    The next files are read while these are in use.
+    """
 
     def one(file: str) -> NDArray[np.uint8] | InputError:
         try:
@@ -136,16 +138,8 @@ def decoded(
             yield start, [future.result() for future in waiting]
 
 
-def _scorer(target: Path, device: str, views: int | None) -> Predictor:
-    if target.suffix == SUFFIX:
-        return onnx_predictor(target, device, views)
-    from leukemia.inference.torch_predictor import torch_predictor
-
-    return torch_predictor(Run(target), device, views)
-
-
 def _check_place(output: Path) -> None:
-    """Refuse what would only fail at the end, or write into a run."""
+    """Refuse an output that would fail only at the end, or that lies in a run."""
     folder = output.absolute().parent
     inside = [place for place in (folder, *folder.parents) if (place / "status.json").is_file()]
     if inside:
@@ -155,10 +149,10 @@ def _check_place(output: Path) -> None:
     if output.is_dir():
         raise InputError(f"{output} is a folder: name a file with -o FILE")
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: make it, or choose another place with -o FILE")
+        raise InputError(f"{folder} is not a folder: make it, or choose another place with -o FILE")
 
 
-def _told(table: pd.DataFrame, predictor: Predictor) -> list[str]:
+def _summary(table: pd.DataFrame, predictor: Predictor) -> list[str]:
     counts = table["decision"].value_counts()
     said = [f"{int(counts.get(name, 0)):,} {name}" for name in (*predictor.classes, REVIEW)]
     lines = [f"{len(table):,} cells, decided by {predictor.decided_by}: {', '.join(said)}"]

@@ -1,4 +1,4 @@
-"""`leukemia export`: a run's network as one file that is used without this package, or without torch."""
+"""`leukemia export`: a run's network as one file, for use without this package or without torch."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,21 @@ from torch import Tensor, nn
 
 from leukemia.data.pixels import decode, fit
 from leukemia.data.synthetic import Traits, draw_cell
-from leukemia.data.transforms import IMAGENET_MEAN, IMAGENET_STD, view
+from leukemia.data.transforms import TTA, d4
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import sigmoid
-from leukemia.inference.onnx_predictor import FORMAT, SUFFIX, needs
-from leukemia.inference.predictor import Predictor
-from leukemia.inference.torch_predictor import torch_predictor
-from leukemia.models.checkpoint import load_classifier
-from leukemia.models.classifier import CellClassifier
+from leukemia.identity import network_name
+from leukemia.inference.onnx_predictor import FORMAT, needs
+from leukemia.inference.predictor import ONNX, Predictor
+from leukemia.inference.torch_predictor import TorchPredictor, mean_logits
+from leukemia.models.checkpoint import load_network
+from leukemia.models.network import pixel_logits
+from leukemia.models.weights import published_state
 from leukemia.runs import Run
 from leukemia.storage.atomic import atomic_write
 
-FORMATS = {"onnx": SUFFIX, "state_dict": ".safetensors"}
+FORMATS = {"onnx": ONNX, "state_dict": ".safetensors"}
 IMAGES, TOLERANCE = 64, 1e-4
 
 
@@ -37,27 +40,28 @@ def export(run: Run, output: Path | None = None, form: str = "onnx") -> Path:
     """Write the best checkpoint of a run as one file.
 
     `onnx`: from pixels, uint8 (N, S, S, 3) as `leukemia.data.pixels.fit` gives them, to `logit` and calibrated
-    `probability` of the positive class, float32 (N,); normalisation, the mean over the run's views and calibration
-    are in the graph. Its metadata hold what else a prediction needs. It computes in full precision whatever the run
-    did, and is kept only if onnxruntime and torch agree on IMAGES pictures to TOLERANCE.
+    `probability` of the positive class, float32 (N,). Normalisation, test-time augmentation and calibration are in the
+    graph; the metadata hold all else that a prediction needs. It computes in full precision whatever the run did, and
+    is kept only if onnxruntime and torch agree on IMAGES pictures to TOLERANCE.
 
-    `state_dict`: safetensors under torchvision's own names of the parameters.
+    `state_dict`: safetensors under the published names of the parameters, torchvision's for ResNets.
 
     Args:
-        run: finished, or with one finished epoch at least.
+        run: finished, or with at least one finished epoch.
         output: the file; by default one with the run's name in the current folder.
         form: a key of FORMATS.
 
     Returns:
         The file.
+
     Raises:
-        InputError: if the run cannot be read, the file not be written, a package is missing, or the two disagree.
+        InputError: if the run cannot be read, its network is not trusted or cannot be exported, the file cannot be
+            written, a package is missing, or onnxruntime and torch disagree.
     """
     output = Path(f"{run.name}{FORMATS[form]}") if output is None else Path(output)
     if output.suffix != FORMATS[form]:
         raise InputError(f"{output}: a file of --format {form} ends in {FORMATS[form]}")
-    model = load_classifier(run.best_checkpoint)
-    content = _onnx(run, model) if form == "onnx" else _safetensors(run, model)
+    content = _onnx(run) if form == "onnx" else _safetensors(run)
     with atomic_write(output) as file:
         file.write(content)
     print(output)
@@ -65,29 +69,36 @@ def export(run: Run, output: Path | None = None, form: str = "onnx") -> Path:
 
 
 class FromPixels(nn.Module):
-    """What is exported: pixels, uint8 (N, S, S, 3), to logits and calibrated probabilities, float32 (N,) each."""
+    """The exported graph: pixels, uint8 (N, S, S, 3), to logits and calibrated probabilities, float32 (N,) each.
 
-    def __init__(self, model: CellClassifier, views: int, slope: float, intercept: float) -> None:
+    Args:
+        net: a network of the seam.
+        tta: `none` or `d4`.
+        slope, intercept: of the calibration.
+    """
+
+    def __init__(self, net: Any, tta: str, slope: float = 1.0, intercept: float = 0.0) -> None:
         super().__init__()
-        self.resnet, self.views = model.net.net, views
+        self.stages, self.transforms = net.stages, TTA[tta]
         self.slope, self.intercept = slope, intercept
         self.offset: Tensor
         self.scale: Tensor
-        self.register_buffer("offset", 255 * torch.tensor(IMAGENET_MEAN))
-        self.register_buffer("scale", 255 * torch.tensor(IMAGENET_STD))
+        for name, values in zip(("offset", "scale"), net.normalisation, strict=True):
+            self.register_buffer(name, 255 * torch.tensor(values, dtype=torch.float32))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        seen = torch.cat([view(pixels, number) for number in range(self.views)]) if self.views > 1 else pixels
-        images = ((seen.float() - self.offset) / self.scale).permute(0, 3, 1, 2)
-        logit = self.resnet(images).reshape(self.views, -1).mean(dim=0)
+        seen = torch.cat([d4(pixels, n) for n in range(self.transforms)]) if self.transforms > 1 else pixels
+        # The stages as one sequence: `prefix` and `suffix` switch gradients and autocast, and the graph has neither.
+        values = self.stages(((seen.float() - self.offset) / self.scale).permute(0, 3, 1, 2))
+        logit = values.reshape(self.transforms, -1).mean(dim=0)
         return logit, torch.sigmoid(self.slope * logit + self.intercept)
 
 
 def policy_in_full_precision(policy: Policy | None, precision: str) -> Policy | None:
     """A run's policy as it holds for logits in full precision.
 
-    Thresholds that were certified on logits of a lower precision keep their numbers, but not their guarantee: near
-    a threshold the other logits may fall on its other split.
+    Thresholds that were certified on logits of a lower precision keep their numbers and lose their guarantee: logits
+    near a threshold may move across it.
     """
     if policy is None or precision == "32-true" or not policy.certified:
         return policy
@@ -98,33 +109,33 @@ def policy_in_full_precision(policy: Policy | None, precision: str) -> Policy | 
     return replace(policy, certified=False, why_not=why_not)
 
 
-def _onnx(run: Run, model: CellClassifier) -> bytes:
+def _onnx(run: Run) -> bytes:
     onnx, onnxruntime = needs("onnx"), needs("onnxruntime")
     needs("onnxscript")  # torch's exporter imports it
-    predictor = torch_predictor(run, "cpu")
-    precision = str(run.config["trainer"]["precision"])
-    policy = policy_in_full_precision(predictor.policy, precision)
+    predictor = TorchPredictor(run, "cpu")
+    policy = policy_in_full_precision(predictor.policy, predictor.precision)
     slope, intercept, source = 1.0, 0.0, "identity"
     if policy is not None and policy.slope is not None and policy.intercept is not None:
         slope, intercept, source = policy.slope, policy.intercept, "triage.json"
     pixels, of_run = _pictures(run, predictor)
-    proto = _graph(FromPixels(model, predictor.views, slope, intercept).eval(), pixels)
+    proto = _graph(FromPixels(predictor.net, predictor.tta, slope, intercept).eval(), pixels)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     given = session.run(["logit", "probability"], {"pixels": pixels})
-    expected = _in_torch(model, pixels, predictor.views)
+    with torch.inference_mode():
+        expected = mean_logits(partial(pixel_logits, predictor.net), torch.from_numpy(pixels), predictor.tta)
     apart = _largest_difference(given, (expected, sigmoid(slope * expected + intercept)))
     checked = {"images": IMAGES, "of_the_run": of_run, "largest_difference": apart}
     said = [f"onnxruntime agrees with torch on {IMAGES} pictures ({of_run} of them the run's) to {apart:.1e}"]
     if source == "identity":
         said.append("The probability is the plain sigmoid: no triage.json calibrates it (`leukemia triage`)")
-    if precision != "32-true":
+    if predictor.precision != "32-true":
         in_run = predictor.logits(pixels)
         moved = int((predictor.decide(in_run) != predictor.decide(expected)).sum())
         off = float(np.abs(in_run - expected).max())
         checked |= {"largest_difference_from_run": off, "decisions_moved": moved}
         said.append(
-            f"NOTE: the run computed in {precision}, this file computes in 32-true: logits differ by up to {off:.2g}, "
-            f"and {moved} of {IMAGES} decisions with them"
+            f"NOTE: the run computed in {predictor.precision}, this file computes in 32-true: logits differ by up to "
+            f"{off:.2g}, and {moved} of {IMAGES} decisions with them"
         )
     if policy is not None and not policy.certified:
         said.append(f"NOTE: the policy is not certified: {policy.why_not}")
@@ -136,12 +147,12 @@ def _onnx(run: Run, model: CellClassifier) -> bytes:
         "image_size": predictor.image_size,
         "resize": predictor.resize,
         "native_size": predictor.native_size,
-        "views": predictor.views,
+        "tta": predictor.tta,
         "calibration": {"slope": slope, "intercept": intercept, "source": source},
         "thresholds": None if policy is None else {"low": policy.low, "high": policy.high},
         "policy": None if policy is None else policy.to_json(),
         "precision": "32-true",
-        "run_precision": precision,
+        "run_precision": predictor.precision,
         "checked": checked,
         "versions": _versions("leukemia", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"),
     }
@@ -162,7 +173,7 @@ def _largest_difference(given: Sequence[NDArray[Any]], expected: Sequence[NDArra
 
 
 def run_hash(run: Run) -> str:
-    """Names what was exported: SHA-256 of config.yaml and of the best checkpoint."""
+    """Identifies the exported network: SHA-256 of config.yaml and of the best checkpoint."""
     digest = hashlib.sha256((run.folder / "config.yaml").read_bytes())
     with open(run.best_checkpoint, "rb") as file:
         while block := file.read(1 << 20):
@@ -176,7 +187,7 @@ def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's own about torch's inner changes
+            warnings.simplefilter("ignore")  # about torch's internals
             program = torch.onnx.export(
                 module,
                 (torch.from_numpy(pixels[:2].copy()),),
@@ -186,11 +197,16 @@ def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
                 dynamo=True,
                 verbose=False,
             )
+    except Exception as error:  # of torch's tracer, or of a user's own network
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(
+            f"torch cannot export this network to ONNX ({reason}): use --format state_dict"
+        ) from error
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
     assert program is not None
     proto = program.model_proto
-    for node in proto.graph.node:  # the exporter's notes: names of files on this machine
+    for node in proto.graph.node:  # the exporter's notes name files of this machine
         del node.metadata_props[:]
     return proto
 
@@ -217,25 +233,18 @@ def _pictures(run: Run, predictor: Predictor) -> tuple[NDArray[np.uint8], int]:
     return np.stack(found), of_run
 
 
-def _in_torch(model: CellClassifier, pixels: NDArray[np.uint8], views: int) -> NDArray[np.float64]:
-    """The logits (N,) in full precision, by the path that predictions take."""
-    batch = torch.from_numpy(pixels)
-    with torch.inference_mode():
-        seen = [model(view(batch, number) if number else batch) for number in range(views)]
-    return torch.stack(seen).double().mean(dim=0).numpy()
-
-
-def _safetensors(run: Run, model: CellClassifier) -> bytes:
+def _safetensors(run: Run) -> bytes:
     save = needs("safetensors.torch").save
-    state = {name: tensor.contiguous() for name, tensor in model.net.net.state_dict().items()}
+    loaded, config = load_network(run.best_checkpoint), run.config
     about = {
-        "format": "pt",  # what other readers look for
-        "architecture": f"resnet{model.hparams['depth']}",
-        "classes": json.dumps(list(model.hparams["classes"])),
+        "format": "pt",  # other readers look for it
+        "architecture": network_name(config["model"]["net"]),
+        "classes": json.dumps(list(loaded.classes)),
         "run": run.name,
         "run_hash": run_hash(run),
         "versions": json.dumps(_versions("leukemia", "torch", "torchvision")),
     }
+    state = {name: tensor.contiguous() for name, tensor in published_state(loaded.net).items()}
     return bytes(save(state, about))
 
 

@@ -1,6 +1,8 @@
-"""Where a network looks: Grad-CAM heat maps, and how much of them falls on the black background."""
+"""Grad-CAM: where in a picture a network finds its evidence, and the share of it on the black background."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,66 +14,119 @@ from torch.nn import functional
 from leukemia.data.handcrafted import is_background
 from leukemia.data.transforms import normalise
 from leukemia.errors import InputError
-from leukemia.models.classifier import CellClassifier
-from leukemia.models.resnet import STAGES, StagedResNet
 
-AT_ONCE = 32  # cells: a graph of layer4 is kept for each
-PLACE = 32  # pixels of the picture for one value of layer4, each way
+AT_ONCE = 32  # cells: the graph behind the target is kept for each
 
 
-def heat_maps(
-    model: CellClassifier, pixels: NDArray[np.uint8], positive: ArrayLike | None = None
-) -> NDArray[np.float32]:
-    """Grad-CAM of what speaks for a class (Selvaraju et al., ICCV 2017, eq. 1 and 2).
+@dataclass(frozen=True)
+class Target:
+    """The activation that Grad-CAM weighs.
 
-    It is taken at the end of `layer4`, whatever trains: the last stage that trains and has a place for each part
-    of the picture. With `trainable_from=head` only the linear layer behind it trains, and `layer4`, though frozen,
-    is the last that has places. A map has one value for 32 pixels of the picture each way (7x7 at 224) and is
-    enlarged smoothly.
+    Attributes:
+        stage: the name of the stage that it is in.
+        module: whose output it is.
+        places: its height and width.
+    """
+
+    stage: str
+    module: nn.Module
+    places: tuple[int, int]
+
+
+def heat_maps(net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = None) -> NDArray[np.float32]:
+    """Grad-CAM maps of the evidence for a class (Selvaraju et al., ICCV 2017, eq. 1 and 2).
+
+    They are taken at the last activation that has places, see `find_target`, also where its stage is frozen. For a
+    ResNet that is the end of `layer4`, with one value for 32 pixels each way (7x7 at 224). Maps are enlarged smoothly.
 
     Args:
-        model: its mode and gradients are left as they were found; it is explained in eval mode and full precision.
+        net: a network of the seam (`leukemia.models.network`). It is explained in eval mode and full precision; its
+            mode and gradients are left as they were.
         pixels: uint8 (N, S, S, 3), as `leukemia.data.pixels.fit` gives them.
-        positive: bool (N,), whether the positive class is explained, or the negative one; None for the class that
-            the network decides on, which is the sign of its logit. A recalibrated probability can be on the other
-            split of 0.5: say then which class it names.
+        positive: bool (N,), whether the positive class is explained, or the negative one. None for the network's own
+            decision, the sign of its logit; a recalibrated probability can name the other class.
 
     Returns:
-        float32 (N, S, S): each cell's map from 0, its lowest value, to 1, its highest; all 0 where nothing speaks
-        for the class, or where the picture is a single place (32 pixels).
+        float32 (N, S, S): each cell's map from 0, its lowest value, to 1, its highest; all 0 where there is no evidence
+        for the class.
 
     Raises:
-        InputError: if the package `grad-cam` is not installed.
+        InputError: if the package `grad-cam` is not installed, or see `find_target`.
     """
     grad_cam = _grad_cam()
     if not len(pixels):
         return np.zeros(pixels.shape[:3], np.float32)
-    targets: list[Callable[[Tensor], Tensor]] = [torch.abs] * len(pixels)  # the decision is the sign
+    evidence: list[Callable[[Tensor], Tensor]] = [torch.abs] * len(
+        pixels
+    )  # of the decision, the logit's sign
     if positive is not None:
-        targets = [torch.positive if named else torch.negative for named in np.asarray(positive, dtype=bool)]
-    was_training, device = model.training, next(model.parameters()).device
-    with torch.inference_mode(False), torch.enable_grad():
-        traced = _TracedFromLayer4(model.net)
-        gradients = [parameter.grad for parameter in traced.parameters()]
-        cam = grad_cam(model=traced, target_layers=[model.net.net.layer4])
+        evidence = [torch.positive if named else torch.negative for named in np.asarray(positive, dtype=bool)]
+    target = find_target(net, pixels.shape[1])
+    traced, maps = _GraphFrom(net, target.stage), []
+    device = next(net.parameters()).device
+    with _left_as_it_was(net), torch.inference_mode(False), torch.enable_grad():
+        cam = grad_cam(model=traced, target_layers=[target.module])
         try:
-            maps = []
             for start in range(0, len(pixels), AT_ONCE):
                 chunk = torch.from_numpy(np.ascontiguousarray(pixels[start : start + AT_ONCE])).to(device)
-                maps.append(cam(normalise(chunk), targets=targets[start : start + AT_ONCE]))
+                images = normalise(chunk, *net.normalisation)
+                maps.append(cam(images, targets=evidence[start : start + AT_ONCE]))
         finally:
             cam.activations_and_grads.release()
-            for parameter, gradient in zip(traced.parameters(), gradients, strict=True):
-                parameter.grad = gradient
-            model.train(was_training)
     return np.clip(np.concatenate(maps), 0, 1).astype(np.float32)
+
+
+def find_target(net: Any, size: int) -> Target:
+    """The last activation (N, C, H, W) of more than one place before the head, of a module that is called once.
+
+    Args:
+        net: a network of the seam.
+        size: height and width of its pictures.
+
+    Raises:
+        InputError: if there is none.
+    """
+    found: list[Target] = []
+    around: list[
+        bool
+    ] = []  # whether each module that runs now was given a map, so that attention within tokens is not
+    hooks = []
+    for name, stage in list(net.stages.named_children())[:-1]:
+
+        def ended(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+            if all(around) and _is_map(output):
+                found.append(Target(name, module, (output.shape[2], output.shape[3])))
+            around.pop()
+
+        for module in stage.modules():
+            hooks.append(
+                module.register_forward_pre_hook(lambda _, inputs: around.append(_is_map(*inputs[:1])))
+            )
+            hooks.append(module.register_forward_hook(ended))
+    image = torch.zeros(1, size, size, 3, device=next(net.parameters()).device)
+    try:
+        with _left_as_it_was(net), torch.no_grad():
+            values = normalise(image, *net.normalisation)
+            for stage in list(net.stages)[:-1]:
+                values = stage(values)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    modules = [target.module for target in found]
+    found = [target for target in found if modules.count(target.module) == 1]
+    if not found:
+        raise InputError(
+            f"Grad-CAM needs an activation (N, C, H, W) of more than one place before the head, and {type(net).__name__} "
+            f"has none at {size} pixels: take another network, or a larger data.image_size"
+        )
+    return found[-1]
 
 
 def on_background(heat: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The share of each heat map that lies on black background: (N,), from 0 to 1, nan for an empty map.
 
-    A network that looks there has learned the mask and not the cell. Compare with that of `cell_alone`, the least
-    to expect, and with `background`, the share that a map of one even value has.
+    A network with a large share has learned the mask and not the cell. Compare with the share of `cell_alone`, the
+    least to expect, and with `background`, the share of an even map.
 
     Args:
         heat: (N, S, S), 0 or more.
@@ -82,18 +137,19 @@ def on_background(heat: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArr
     return np.divide(outside, total, out=np.full(len(heat), np.nan), where=total > 0)
 
 
-def cell_alone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The heat map of a network that looks at the cell, at all of it and at nothing else: (N, S, S), 0 to 1.
+def cell_alone(pixels: NDArray[np.uint8], places: tuple[int, int]) -> NDArray[np.float32]:
+    """The heat map of a network that looks at the whole cell and at nothing else: (N, S, S), 0 to 1.
 
-    As coarse as `heat_maps` are, for a map of 7x7 values reaches over the edge of a cell however well it is meant:
-    what `on_background` gives for this one is the least to expect.
+    It is as coarse as `heat_maps`, and a map of 7x7 values reaches over the edge of a cell. So its share on the
+    background is the least to expect.
 
     Args:
         pixels: uint8 (N, S, S, 3).
+        places: of the network's `Target`.
     """
     cell = torch.from_numpy(~is_background(pixels)).float()[:, None]
-    places = functional.adaptive_avg_pool2d(cell, -(-pixels.shape[1] // PLACE))
-    enlarged = functional.interpolate(places, size=pixels.shape[1:3], mode="bilinear", align_corners=False)
+    coarse = functional.adaptive_avg_pool2d(cell, places)
+    enlarged = functional.interpolate(coarse, size=pixels.shape[1:3], mode="bilinear", align_corners=False)
     return enlarged[:, 0].numpy()
 
 
@@ -102,18 +158,46 @@ def background(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return is_background(pixels).mean(axis=(1, 2))
 
 
-class _TracedFromLayer4(nn.Module):
-    """The network with a graph from layer4 on, also where that is frozen, and none before."""
+class _GraphFrom(nn.Module):
+    """A network with a graph from one stage on, also where that stage is frozen, and none before."""
 
-    def __init__(self, net: StagedResNet) -> None:
+    def __init__(self, net: Any, first: str) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.first = net, first
 
     def forward(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            for stage in STAGES[:4]:
-                images = self.net.run_stage(stage, images)
-        return self.net.run_stage("head", self.net.run_stage("layer4", images.requires_grad_())).flatten()
+        values = images.detach()
+        for name, stage in self.net.stages.named_children():
+            if name == self.first:
+                values = values.requires_grad_().clone()  # not a leaf, which no layer may change in place
+            with torch.set_grad_enabled(values.requires_grad):
+                values = stage(values)
+        return values.flatten()
+
+
+@contextmanager
+def _left_as_it_was(net: nn.Module) -> Iterator[None]:
+    """The network in eval mode; modes and gradients come back."""
+    modes = [(module, module.training) for module in net.modules()]
+    gradients = [(parameter, parameter.grad) for parameter in net.parameters()]
+    try:
+        net.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+def _is_map(values: Any = None) -> bool:
+    """Whether a module's input or output has places; maps of square pictures are square."""
+    return (
+        isinstance(values, Tensor)
+        and values.ndim == 4
+        and values.shape[2] == values.shape[3]
+        and values.shape[2] > 1
+    )
 
 
 def _grad_cam() -> Any:

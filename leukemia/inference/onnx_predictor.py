@@ -12,58 +12,49 @@ from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
 from leukemia.inference.predictor import Predictor
 
-FORMAT = "leukemia.onnx.1"
-SUFFIX = ".onnx"
+FORMAT = "leukemia.onnx.2"
 
 
-def onnx_predictor(path: Path, device: str = "auto", views: int | None = None) -> Predictor:
-    """The predictor in a file that `leukemia export` wrote; its logits are those of the file's own views.
+class OnnxPredictor(Predictor):
+    """The model in a file that `leukemia export` wrote.
 
     Args:
         path: the file.
         device: `auto` or `cpu`, where it was compared with torch.
-        views: None, or the file's own number.
+        tta: None, or the file's own.
 
     Raises:
-        InputError: if there is no such file, it is none of ours, or other views or another device are asked for.
+        InputError: if there is no such file, `leukemia export` of this version did not write it, or another device or
+            `tta` is asked for.
     """
-    if device not in ("auto", "cpu"):
-        raise InputError(
-            f"--device {device}: an exported model runs on the processor; take cpu, or the run itself"
-        )
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    onnxruntime = needs("onnxruntime")
-    try:
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own classes have no common base but this
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path} is no model that onnxruntime can open ({reason}): export it again"
-        ) from None
-    about = _metadata(session.get_modelmeta().custom_metadata_map, path)
-    if views not in (None, about["views"]):
-        raise InputError(
-            f"--views {views}: {path} gives mean logits over {about['views']} views; predict with the run itself, or "
-            "leave --views out"
-        )
 
-    def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return np.asarray(session.run(["logit"], {"pixels": pixels})[0], dtype=np.float64)
+    def __init__(self, path: Path, device: str = "auto", tta: str | None = None) -> None:
+        if device not in ("auto", "cpu"):
+            raise InputError(
+                f"--device {device}: an exported model runs on the processor; take cpu, or the run itself"
+            )
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        onnxruntime = needs("onnxruntime")
+        try:
+            self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no other base class in common
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{path} is not a model that onnxruntime can open ({reason}): export it again"
+            ) from None
+        about = _metadata(self.session.get_modelmeta().custom_metadata_map, path)
+        if tta not in (None, about["tta"]):
+            raise InputError(
+                f"--tta {tta}: the logits of {path} are those of tta={about['tta']}; predict with the run itself, or "
+                "leave --tta out"
+            )
+        super().__init__(**about)
 
-    negative, positive = about["classes"]
-    return Predictor(
-        name=str(about["run"]),
-        classes=(negative, positive),
-        policy=None if about["policy"] is None else Policy.from_json(about["policy"]),
-        image_size=about["image_size"],
-        resize=about["resize"],
-        native_size=about["native_size"],
-        views=about["views"],
-        logits=logits,
-    )
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return np.asarray(self.session.run(["logit"], {"pixels": pixels})[0], dtype=np.float64)
 
 
 def needs(name: str) -> Any:
@@ -79,17 +70,23 @@ def needs(name: str) -> Any:
 
 
 def _metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
+    """The settings of the predictor."""
     if texts.get("format") != FORMAT:
         raise InputError(
-            f"{path} says {texts.get('format', 'nothing')!r} of its format, not {FORMAT!r}: give a file that "
-            "`leukemia export` of this version wrote"
+            f"{path} says {texts.get('format', 'nothing')!r} of its format, not {FORMAT!r}: export it again with this "
+            "version"
         )
     try:
-        read = ("classes", "image_size", "native_size", "views", "policy")
+        plain = {key: json.loads(texts[key]) for key in ("classes", "image_size", "native_size", "policy")}
+        negative, positive = plain.pop("classes")
+        policy = plain.pop("policy")
         return {
-            "run": texts["run"],
+            "name": texts["run"],
+            "classes": (negative, positive),
+            "policy": None if policy is None else Policy.from_json(policy),
             "resize": texts["resize"],
-            **{key: json.loads(texts[key]) for key in read},
+            "tta": texts["tta"],
+            **plain,
         }
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError) as error:  # InputError and JSONDecodeError among them
         raise InputError(f"{path}: its metadata are damaged ({error}): export it again") from None

@@ -1,8 +1,9 @@
-"""What turns picture files into decisions, wherever its logits come from. No torch."""
+"""From picture files to decisions, whatever gives the logits. No torch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,43 +11,57 @@ from numpy.typing import NDArray
 from leukemia.data.pixels import decode, fit
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
+from leukemia.runs import open_run
+
+ONNX = ".onnx"  # the suffix of an exported model
+TRANSFORMS = {
+    "none": 1,
+    "d4": 8,
+}  # by test-time augmentation; leukemia.data.transforms.TTA, which needs torch
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """A model that is ready to score cells.
+class Predictor(ABC):
+    """A trained network that is ready to score cells.
 
     Attributes:
-        name: of the run or file that it comes from.
+        name: of the run or file.
         classes: the names of class 0 and class 1.
         policy: the triage policy beside it; None where there is none.
         image_size, resize, native_size: how a picture becomes pixels, see `leukemia.data.pixels.fit`.
-        views: over how many views of a cell its logit is the mean, 1 or 8.
-        logits: pixels, uint8 (N, S, S, 3), to the logits of the positive class, float64 (N,).
+        tta: `none`, or `d4` for the mean logit over the 8 D4 transforms.
 
     Raises:
-        InputError: if the policy's thresholds are of another number of views.
+        InputError: for another `tta`, or one that the policy's thresholds are not for.
     """
 
-    name: str
-    classes: tuple[str, str]
-    policy: Policy | None
-    image_size: int
-    resize: str
-    native_size: int | None
-    views: int
-    logits: Callable[[NDArray[np.uint8]], NDArray[np.float64]]
-
-    def __post_init__(self) -> None:
-        of_policy = int(self.policy.fitted_on.get("views", self.views)) if self.policy else self.views
-        if of_policy != self.views:
+    def __init__(
+        self,
+        name: str,
+        classes: tuple[str, str],
+        policy: Policy | None,
+        image_size: int,
+        resize: str,
+        native_size: int | None,
+        tta: str,
+    ) -> None:
+        if tta not in TRANSFORMS:
+            raise InputError(f"tta={tta} is unknown: use one of {', '.join(TRANSFORMS)}")
+        self.name, self.classes, self.policy = name, classes, policy
+        self.image_size, self.resize, self.native_size, self.tta = image_size, resize, native_size, tta
+        fitted = policy.fitted_on.get("views", TRANSFORMS[tta]) if policy else TRANSFORMS[tta]
+        if fitted != TRANSFORMS[tta]:
+            other = next(known for known, count in TRANSFORMS.items() if count == fitted)
             raise InputError(
-                f"the triage policy of {self.name} is for mean logits over {of_policy} views and not {self.views}: "
-                f"use {of_policy}, or move its triage.json aside"
+                f"the triage policy of {name} is for logits with tta={other} and not with tta={tta}: "
+                f"use {other}, or move its triage.json aside"
             )
 
+    @abstractmethod
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Pixels, uint8 (N, S, S, 3), to the logits of the positive class, float64 (N,)."""
+
     def pixels(self, path: Path) -> NDArray[np.uint8]:
-        """The pixels of a picture file as the network sees them, (S, S, 3).
+        """The pixels of a picture file as the network takes them, (S, S, 3).
 
         Raises:
             InputError: if it cannot be read.
@@ -61,7 +76,29 @@ class Predictor:
 
     @property
     def decided_by(self) -> str:
-        """What decides, in words."""
+        """The rule behind `decide`, in words."""
         if self.policy is None:
             return "probability 0.5"
         return "triage.json" if self.policy.certified else "triage.json (not certified)"
+
+
+def open_predictor(target: Path, device: str = "auto", tta: str | None = None) -> Predictor:
+    """The predictor of a run folder, or of a file that `leukemia export` wrote.
+
+    Args:
+        target: the run folder or file.
+        device: `auto`, `cpu`, `cuda`, ...
+        tta: `none` or `d4`; None for that of the model's own predictions.
+
+    Raises:
+        InputError: see `TorchPredictor` and `OnnxPredictor`.
+    """
+
+    def of(
+        module: str,
+    ) -> Any:  # by name: both modules build on this one, and an exported model needs no torch
+        return import_module(f"leukemia.inference.{module}")
+
+    if target.suffix == ONNX:
+        return cast(Predictor, of("onnx_predictor").OnnxPredictor(target, device, tta))
+    return cast(Predictor, of("torch_predictor").TorchPredictor(open_run(target), device, tta))

@@ -1,99 +1,109 @@
-"""A trained network's logits on cells."""
+"""The logits of a trained network on cells. No Lightning."""
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
-from leukemia.data.loader import CellLoader
-from leukemia.data.pixels import CNMC_SIZE
-from leukemia.data.transforms import VIEWS, view
+from leukemia.data.loader import Batch, CellLoader
+from leukemia.data.transforms import TTA, d4
 from leukemia.errors import InputError
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.inference.predictor import Predictor
-from leukemia.models.checkpoint import load_classifier
-from leukemia.models.classifier import CellClassifier
+from leukemia.models.checkpoint import load_network
+from leukemia.models.network import pixel_logits
 from leukemia.precision import autocast
 from leukemia.runs import Run
 
 
+class TorchPredictor(Predictor):
+    """The network of a run's best checkpoint, in the precision of its training.
+
+    Args:
+        run: finished, or with at least one finished epoch.
+        device: `cpu`, `cuda`, ..., or `auto` for a GPU where there is one.
+        tta: `none` or `d4`; None for that of the run's own predictions (`data.tta`).
+
+    Attributes:
+        net: the network, on the device and in eval mode.
+
+    Raises:
+        InputError: if the run cannot be read, its network is not trusted, the device is not there, or the triage policy
+            is for another `tta`.
+    """
+
+    def __init__(self, run: Run, device: str = "auto", tta: str | None = None) -> None:
+        try:
+            data, self.precision = run.config["data"], str(run.config["trainer"]["precision"])
+            image_size, resize, own_tta = int(data["image_size"]), str(data["resize"]), str(data["tta"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{run.folder}: its config.yaml is damaged ({error!r})") from None
+        loaded = load_network(run.best_checkpoint)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.device = torch.device(device)
+            self.net = loaded.net.to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device={device} cannot be used ({error}): take cpu") from None
+        super().__init__(
+            name=run.name,
+            classes=loaded.classes,
+            policy=run.policy,
+            image_size=image_size,
+            resize=resize,
+            native_size=loaded.native_size,
+            tta=own_tta if tta is None else tta,
+        )
+
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        with torch.inference_mode(), autocast(self.device.type, self.precision):
+            batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+            return mean_logits(partial(pixel_logits, self.net), batch, self.tta)
+
+
 def predict_logits(
-    model: CellClassifier,
+    logits_of: Callable[[Batch], Tensor],
     batches: CellLoader,
     device: str = "cpu",
     precision: str = "32-true",
-    views: int = 1,
-) -> np.ndarray:
-    """The logit of each cell, in the order of the batches: float64, (cells,).
-
-    The network is in eval mode and the pictures are not varied.
+    tta: str = "none",
+) -> NDArray[np.float64]:
+    """The logit of each cell, in the order of the batches: (cells,).
 
     Args:
-        model: is moved to the device.
-        batches: not shuffled; of pixels where there are several views.
+        logits_of: a batch to logits (N,), as `CellClassifier.logits`; its network is on the device and in eval mode.
+        batches: not shuffled; of pixels for `tta=d4`.
         device: `cpu`, `cuda`, ...
         precision: as in training, see `leukemia.precision.autocast`.
-        views: 1, or 8 for the mean logit over the flips and quarter turns.
+        tta: `none`, or `d4` for the mean logit over the 8 D4 transforms.
     """
-    model = model.to(device).eval()
-    name = batches.stored.name
-    assert views == 1 or name == "pixels"
-    logits = []
+    name, found = batches.stored.name, [np.empty(0)]
+    assert tta == "none" or name == "pixels"
     with torch.inference_mode(), autocast(device, precision):
         for batch in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
-            values = batch[name].to(device)
-            seen = [
-                model.logits({name: view(values, number) if number else values}) for number in range(views)
-            ]
-            logits.append(torch.stack(seen).double().mean(dim=0).cpu())
-    return torch.cat(logits).numpy() if logits else np.empty(0)
+            found.append(mean_logits(lambda seen: logits_of({name: seen}), batch[name].to(device), tta))
+    return np.concatenate(found)
 
 
-def predictions_table(cells: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
+def mean_logits(logits_of: Callable[[Tensor], Tensor], values: Tensor, tta: str) -> NDArray[np.float64]:
+    """The mean logit of each cell over its D4 transforms: (N,). The mean is taken in double precision.
+
+    Args:
+        logits_of: values to logits (N,).
+        values: (N, ...), pixels where there are several transforms.
+        tta: `none` or `d4`.
+    """
+    seen = [logits_of(d4(values, number) if number else values) for number in range(TTA[tta])]
+    return np.asarray(torch.stack(seen).double().mean(dim=0).cpu().numpy(), dtype=np.float64)
+
+
+def predictions_table(cells: pd.DataFrame, logits: NDArray[np.float64]) -> pd.DataFrame:
     """`path, subject, split, label, logit, probability` of cells and their logits, (cells,) both."""
     table = cells[["path", "subject", "split", "label"]].assign(logit=logits)
     return table.assign(probability=sigmoid(table["logit"]))
-
-
-def torch_predictor(run: Run, device: str = "auto", views: int | None = None) -> Predictor:
-    """The best checkpoint of a run as a function from pixels to logits, in the precision that it was trained in.
-
-    Args:
-        run: finished, or with one finished epoch at least.
-        device: `cpu`, `cuda`, ..., or `auto` for a GPU where there is one.
-        views: 1 or 8, see `predict_logits`; None for those of the run's own predictions (`data.tta`).
-
-    Raises:
-        InputError: if the run cannot be read, the device is not there, or its triage policy is of other views.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_classifier(run.best_checkpoint)
-    try:
-        model = model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={device} cannot be used ({error}): take cpu") from None
-    data = run.config["data"]
-    precision = str(run.config["trainer"]["precision"])
-    views = int(data.get("test_views", 1)) if views is None else views
-    if views not in (1, VIEWS):
-        raise InputError(f"views={views} is unknown: use 1 or {VIEWS}")
-
-    def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        with torch.inference_mode(), autocast(device, precision):
-            batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
-            seen = [model(view(batch, number) if number else batch) for number in range(views)]
-            return np.asarray(torch.stack(seen).double().mean(dim=0).cpu().numpy(), dtype=np.float64)
-
-    negative, positive = model.hparams["classes"]
-    return Predictor(
-        name=run.name,
-        classes=(str(negative), str(positive)),
-        policy=run.policy,
-        image_size=int(data["image_size"]),
-        resize=str(data.get("resize", "squash")),
-        native_size=CNMC_SIZE if data.get("layout", "cnmc") == "cnmc" else None,
-        views=views,
-        logits=logits,
-    )

@@ -114,12 +114,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if it cannot be read.
     """
+    if not path.exists():
+        raise InputError(f"{path} cannot be read (no such file; a run writes it after its first epoch)")
     try:
         content = read_torch_file(path)
     except InputError as error:
-        raise InputError(
-            f"{path} cannot be read ({error}): run again with resume=restart, which moves the run aside"
-        ) from None
+        raise InputError(f"{path} cannot be read ({error})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a checkpoint")
     return content

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 320  # pixels of a cell in a picture of its own
+SIZE = 320  # pixels of a cell in a picture of its own
 THUMBNAIL, ACROSS = 140, 4  # of a cell on a contact sheet, and pairs in a row
 STRENGTH = 0.65  # of the hottest place's colour
 MARGIN, LINE, TEXT = 8, 18, 13
@@ -24,17 +24,17 @@ def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.
 
 
 def side_by_side(
-    pixels: NDArray[np.uint8], heat: NDArray[np.float32], caption: Sequence[str], side: int = SIDE
+    pixels: NDArray[np.uint8], heat: NDArray[np.float32], caption: Sequence[str], size: int = SIZE
 ) -> Image.Image:
-    """The cell, and beside it the cell under its heat map, each `side` pixels wide, over lines of text."""
-    width = 2 * side + 3 * MARGIN
-    picture = Image.new("RGB", (width, side + 2 * MARGIN + LINE * len(caption) + MARGIN // 2), GROUND)
+    """The cell, and beside it the cell under its heat map, each `size` pixels wide, over lines of text."""
+    width = 2 * size + 3 * MARGIN
+    picture = Image.new("RGB", (width, size + 2 * MARGIN + LINE * len(caption) + MARGIN // 2), GROUND)
     for place, image in enumerate((pixels, overlay(pixels, heat))):
-        scaled = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
-        picture.paste(scaled, (MARGIN + place * (side + MARGIN), MARGIN))
+        scaled = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)
+        picture.paste(scaled, (MARGIN + place * (size + MARGIN), MARGIN))
     draw = ImageDraw.Draw(picture)
     for number, line in enumerate(caption):
-        at = (MARGIN, side + 2 * MARGIN + number * LINE)
+        at = (MARGIN, size + 2 * MARGIN + number * LINE)
         draw.text(at, _shortened(line, width - 2 * MARGIN), fill=INK, font=_font())
     return picture
 

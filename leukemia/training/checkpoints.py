@@ -33,13 +33,19 @@ def checkpoint_to_continue(run: Run, needs_best: bool = True) -> Path:
     try:
         content = read_checkpoint(run.last_checkpoint)
     except InputError as error:
-        epoch = len(read_checkpoint(run.best_checkpoint)["history"])
-        reason = str(error).partition(": run again")[0]
-        log.warning("%s: the run goes on from best.ckpt, after epoch %d", reason, epoch)
+        epoch = len(_read_best(run)["history"])
+        log.warning("%s: the run goes on from best.ckpt, after epoch %d", error, epoch)
         return run.best_checkpoint
     if content["history"] and needs_best:
-        read_checkpoint(run.best_checkpoint)  # better refused now than at the end
+        _read_best(run)  # better refused now than at the end
     return run.last_checkpoint
+
+
+def _read_best(run: Run) -> dict[str, Any]:
+    try:
+        return read_checkpoint(run.best_checkpoint)
+    except InputError as error:
+        raise InputError(f"{error}: run again with resume=restart, which moves the run aside") from None
 
 
 def stopped_early(checkpoint: Path) -> int:

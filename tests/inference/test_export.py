@@ -15,38 +15,37 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 from torchvision.models import resnet18
 
 from leukemia.cli import main
-from leukemia.config import compose
-from leukemia.data.transforms import IMAGENET_MEAN, IMAGENET_STD, VIEWS, normalise, view
+from leukemia.data.transforms import d4, normalise
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
-from leukemia.inference.export import FromPixels, export, policy_in_full_precision, run_hash
-from leukemia.models.checkpoint import load_classifier
-from leukemia.models.classifier import CellClassifier
+from leukemia.inference.export import FromPixels, _graph, export, policy_in_full_precision, run_hash
+from leukemia.models.checkpoint import load_network
+from leukemia.models.freezing import freeze
+from leukemia.models.network import IMAGENET, StagedNetwork, pixel_logits
+from leukemia.models.resnet import resnet
 from leukemia.runs import Run
-from leukemia.training.run import train
 
-SETTINGS = ("model.net.weights=none", "data.image_size=32", "trainer=cpu", "trainer.precision=32-true",
-            "trainer.max_epochs=1", "data.protocol=holdout", "data.cache_features=off")  # fmt: skip
 POLICY = Policy(-0.2, 0.3, 0.5, 0.1, 0.1, 0.2, 0.95, "subject", certified=True)
 
 
 @pytest.fixture(scope="module")
-def trained(demo_root, tmp_path_factory):
-    return train(compose([f"data.root={demo_root}", *SETTINGS]), tmp_path_factory.mktemp("export") / "run")
+def written(untrained_run, tmp_path_factory):
+    return untrained_run(tmp_path_factory.mktemp("export") / "run")
 
 
 @pytest.fixture
-def run(trained, tmp_path, monkeypatch):
+def run(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Run(shutil.copytree(trained.folder, tmp_path / "runs" / "run"))
+    return Run(shutil.copytree(written.folder, tmp_path / "runs" / "run"))
 
 
 @pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    return export(trained, tmp_path_factory.mktemp("exported") / "run.onnx")
+def exported(written, tmp_path_factory):
+    return export(written, tmp_path_factory.mktemp("exported") / "run.onnx")
 
 
 @pytest.fixture
@@ -71,9 +70,9 @@ def metadata(path):
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
-@pytest.mark.parametrize("views", [1, VIEWS])
-def test_the_same_csv_comes_from_the_run_and_from_the_file(run, demo_root, tmp_path, views, capsys):
-    run = with_data(run, test_views=views)
+@pytest.mark.parametrize("tta", ["none", "d4"])
+def test_the_same_csv_comes_from_the_run_and_from_the_file(run, demo_root, tmp_path, tta, capsys):
+    run = with_data(run, tta=tta)
     run.write_json("triage.json", POLICY.to_json())
     assert leukemia("export", run.folder) == 0
     assert "agrees with torch on 64 pictures" in capsys.readouterr().out
@@ -86,25 +85,25 @@ def test_the_same_csv_comes_from_the_run_and_from_the_file(run, demo_root, tmp_p
     pd.testing.assert_frame_equal(*tables, atol=1e-4, rtol=0)
     assert set(tables[1]["decision"].dropna()) & {"HEM", "ALL", "review"}
     assert tables[1]["calibrated_probability"].notna().sum() == len(tables[1]) - 1
-    assert (tables[1]["views"] == views).all()
+    assert (tables[1]["tta"] == tta).all()
 
 
 def test_the_graph_gives_logit_and_calibrated_probability_for_any_number_of_cells(run):
     run.write_json("triage.json", POLICY.to_json())
     assert leukemia("export", run.folder, "-o", "model.onnx") == 0
     session = onnxruntime.InferenceSession("model.onnx")
-    model, rng = load_classifier(run.best_checkpoint), np.random.default_rng(0)
+    net, rng = load_network(run.best_checkpoint).net, np.random.default_rng(0)
     for count in (1, 3, 70):
         pixels = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         logit, probability = session.run(["logit", "probability"], {"pixels": pixels})
         with torch.no_grad():
-            expected = model(torch.from_numpy(pixels)).numpy()
+            expected = pixel_logits(net, torch.from_numpy(pixels)).numpy()
         assert logit.shape == probability.shape == (count,)
         np.testing.assert_allclose(logit, expected, atol=1e-4)
         np.testing.assert_allclose(probability, 1 / (1 + np.exp(-(0.5 * expected + 0.1))), atol=1e-4)
 
 
-def test_the_metadata_hold_what_a_prediction_needs(run):
+def test_the_metadata_hold_all_that_a_prediction_needs(run):
     run.write_json("triage.json", POLICY.to_json())
     assert leukemia("export", run.folder) == 0
     first = metadata("run.onnx")
@@ -118,12 +117,9 @@ def test_the_metadata_hold_what_a_prediction_needs(run):
     assert about["checked"]["images"] == 64
     assert 0 < about["checked"]["of_the_run"] <= 64
     assert about["checked"]["largest_difference"] <= 1e-4
-    assert (first["image_size"], first["resize"], first["native_size"], first["views"]) == (
-        "32",
-        "squash",
-        "450",
-        "1",
-    )
+    assert first["format"] == "leukemia.onnx.2"
+    shown = [first[key] for key in ("image_size", "resize", "native_size", "tta")]
+    assert shown == ["32", "squash", "450", "none"]
     assert Policy.from_json(json.loads(first["policy"])) == POLICY
     (run.folder / "triage.json").unlink()
     assert leukemia("export", run.folder) == 0
@@ -137,7 +133,7 @@ def test_a_run_of_other_weights_has_another_hash(run):
     before = run_hash(run)
     assert before == run_hash(run)
     checkpoint = torch.load(run.best_checkpoint, weights_only=True)
-    checkpoint["state_dict"]["net.net.fc.bias"] += 1
+    checkpoint["state_dict"]["net.stages.head.bias"] += 1
     torch.save(checkpoint, run.best_checkpoint)
     assert run_hash(run) != before
 
@@ -169,21 +165,43 @@ def test_without_its_pictures_a_run_is_checked_on_synthetic_cells(run, tmp_path)
 
 
 def test_a_file_that_computes_something_else_is_not_kept(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("leukemia.inference.export.IMAGENET_MEAN", (0.48, 0.456, 0.406))
+    monkeypatch.setattr("leukemia.inference.export.d4", lambda pixels, number: pixels + number)
+    with_data(run, tta="d4")
     assert leukemia("export", run.folder) == 2
     assert "nothing is kept" in capsys.readouterr().err
     assert not (tmp_path / "run.onnx").exists()
 
 
-def test_normalisation_and_views_of_the_graph_are_the_packages(trained):
-    model = load_classifier(trained.best_checkpoint)
+def test_normalisation_and_transforms_of_the_graph_are_the_packages():
+    torch.manual_seed(0)
+    net = StagedNetwork({"stem": nn.Conv2d(3, 2, 3), "head": nn.Sequential(nn.Flatten(), nn.Linear(2 * 30 * 30, 1))},
+                        normalisation=((0.5, 0.4, 0.3), (0.2, 0.25, 0.3)))  # fmt: skip
     pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
-        logit, _ = FromPixels(model, VIEWS, 1.0, 0.0)(pixels)
-        expected = torch.stack([model.net(normalise(view(pixels, number))) for number in range(VIEWS)]).mean(
-            0
-        )
-    torch.testing.assert_close(logit, expected, atol=1e-5, rtol=0)
+        logit, _ = FromPixels(net, "d4")(pixels)
+        seen = [net(normalise(d4(pixels, number), *net.normalisation)) for number in range(8)]
+    torch.testing.assert_close(logit, torch.stack(seen).mean(0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("trainable_from", ["stem", "layer4", "head"])
+def test_a_network_is_exported_whatever_is_frozen(trainable_from):
+    torch.manual_seed(0)
+    net = resnet(18, weights="none").eval()
+    freeze(net, trainable_from)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    proto = _graph(FromPixels(net, "none").eval(), pixels)
+    (logit,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(["logit"], {"pixels": pixels})
+    with torch.no_grad():
+        np.testing.assert_allclose(logit, pixel_logits(net, torch.from_numpy(pixels)).numpy(), rtol=1e-4)
+
+
+def test_a_network_that_torch_cannot_trace_is_refused(run, monkeypatch, capsys):
+    def untraceable(self, pixels):
+        return (pixels.sum() if pixels.sum() > 0 else -pixels.sum(),) * 2
+
+    monkeypatch.setattr(FromPixels, "forward", untraceable)
+    assert leukemia("export", run.folder) == 2
+    assert "use --format state_dict" in capsys.readouterr().err
 
 
 def test_predictions_need_no_torch(run, file, demo_root, tmp_path):
@@ -191,7 +209,7 @@ def test_predictions_need_no_torch(run, file, demo_root, tmp_path):
     without = """
 import sys
 BLOCKED = {"torch", "torchvision", "pytorch_lightning", "lightning_fabric", "torchmetrics", "hydra", "omegaconf",
-           "tensorboard", "sklearn", "scipy", "matplotlib", "jinja2", "onnx", "onnxscript", "safetensors"}
+           "tensorboard", "sklearn", "matplotlib", "jinja2", "onnx", "onnxscript", "safetensors"}
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in BLOCKED:
@@ -212,14 +230,16 @@ main(sys.argv[1:])
     ("spoil", "said"),
     [
         (lambda path: path.unlink(), "cannot be read"),
-        (lambda path: path.write_bytes(b"no model"), "no model that onnxruntime can open"),
-        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "no model that onnxruntime can open"),
+        (lambda path: path.write_bytes(b"no model"), "not a model that onnxruntime can open"),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "not a model that onnxruntime can open"),
         (lambda path: with_props(path, {}), "'nothing' of its format"),
-        (lambda path: with_props(path, {"format": "leukemia.onnx.1", "run": "run"}), "metadata are damaged"),
+        (lambda path: with_props(path, {"format": "leukemia.onnx.1"}), "export it again with this version"),
+        (lambda path: with_props(path, {"format": "leukemia.onnx.2", "run": "run"}), "metadata are damaged"),
+        (lambda path: with_props(path, {**metadata(path), "tta": "d5"}), "tta=d5 is unknown"),
     ],
-    ids=["missing", "no model", "cut short", "not ours", "damaged"],
+    ids=["missing", "no model", "cut short", "not ours", "release 0.1", "damaged", "unknown tta"],
 )
-def test_a_file_that_is_no_exported_model_is_refused(file, demo_root, capsys, spoil, said):
+def test_a_file_that_is_not_an_exported_model_is_refused(file, demo_root, capsys, spoil, said):
     spoil(file)
     assert leukemia("predict", "run.onnx", demo_root / "validation_data") == 2
     assert said in capsys.readouterr().err
@@ -234,10 +254,10 @@ def with_props(path, props):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--views", 8], "1 views"), (["--device", "cuda"], "runs on the processor")],
-    ids=["views", "device"],
+    [(["--tta", "d4"], "tta=none"), (["--device", "cuda"], "runs on the processor")],
+    ids=["tta", "device"],
 )
-def test_what_the_file_cannot_do_is_refused(file, demo_root, capsys, arguments, said):
+def test_another_tta_or_device_than_the_files_is_refused(file, demo_root, capsys, arguments, said):
     assert leukemia("predict", "run.onnx", demo_root / "validation_data", *arguments) == 2
     assert said in capsys.readouterr().err
 
@@ -256,13 +276,12 @@ def test_the_ending_of_the_file_is_that_of_the_format(run, capsys):
 def test_torchvision_and_timm_load_the_state_dict_unchanged(run, tmp_path):
     assert leukemia("export", run.folder, "--format", "state_dict") == 0
     state = load_file("run.safetensors")
-    ours = load_classifier(run.best_checkpoint)
+    ours = load_network(run.best_checkpoint).net
     pixels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
-    images = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(
-        IMAGENET_STD
-    )[:, None, None]
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in IMAGENET)
+    images = (pixels.permute(0, 3, 1, 2) / 255 - mean) / deviation
     with torch.no_grad():
-        expected = ours(pixels)
+        expected = pixel_logits(ours, pixels)
         for theirs in (resnet18(num_classes=1), timm.create_model("resnet18", num_classes=1)):
             theirs.load_state_dict(state, strict=True)
             torch.testing.assert_close(theirs.eval()(images).flatten(), expected, atol=1e-5, rtol=1e-5)
@@ -278,8 +297,8 @@ def test_torchvision_and_timm_load_the_state_dict_unchanged(run, tmp_path):
 
 def test_the_state_dict_is_the_start_of_the_next_run(run):
     assert leukemia("export", run.folder, "--format", "state_dict") == 0
-    started = CellClassifier(depth=18, weights="run.safetensors")
-    for name, tensor in load_classifier(run.best_checkpoint).net.state_dict().items():
-        assert torch.equal(started.net.state_dict()[name], tensor), name
-    with pytest.raises(InputError, match="of another depth"):
-        CellClassifier(depth=50, weights="run.safetensors")
+    started = resnet(18, weights="run.safetensors").state_dict()
+    for name, tensor in load_network(run.best_checkpoint).net.state_dict().items():
+        assert torch.equal(started[name], tensor), name
+    with pytest.raises(InputError, match="does not fit this network"):
+        resnet(50, weights="run.safetensors")
