@@ -124,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv"
     )
     predict.add_argument(
-        "--tta", choices=["none", "d4"], help="d4: mean logits over flips and quarter turns; default: the run's data.tta"
+        "--tta",
+        choices=["none", "d4"],
+        help="d4: mean logits over flips and quarter turns; default: the run's data.tta",
     )
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     predict.add_argument(
@@ -288,13 +290,14 @@ def _export(options: argparse.Namespace) -> int:
 def _app(options: argparse.Namespace) -> int:
     from leukemia.runs import open_run
 
+    run = open_run(options.folder)
     try:
         from leukemia.app.serve import serve
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
-    return serve(open_run(options.folder).folder, options.images, options.host, options.port)
+    return serve(run.folder, options.images, options.host, options.port)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ class Run:
 
     @property
     def gradcam(self) -> dict[str, Any] | None:
-        """The summary of `leukemia explain` over the run's own cells; None where it was not run. Read afresh each time."""
+        """The summary of `leukemia explain` over the run's own cells; None where there is none. Read afresh each time."""
         return self._json("gradcam.json") if (self.folder / "gradcam.json").is_file() else None
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
@@ -219,6 +219,8 @@ class Sweep:
     @cached_property
     def begun(self) -> list[Run]:
         """As `runs`, and empty where there is none."""
+        if self.folder.suffix == ".csv" and not self.folder.exists():
+            raise InputError(f"{self.folder}: no such file")
         if not self.folder.is_dir():
             raise InputError(f"{self.folder} is not a folder: give the folder of a run or of a sweep")
         if (self.folder / "status.json").is_file():

@@ -57,22 +57,32 @@ def untrained_run(demo_root):
 
         torch.manual_seed(0)
         net = net or resnet(18, weights="none")
-        data = CellDataModule(str(demo_root), protocol="holdout", **{"image_size": 32, "batch_size": 20, **settings})
+        data = CellDataModule(
+            str(demo_root), protocol="holdout", **{"image_size": 32, "batch_size": 20, **settings}
+        )
         net.train()
         with torch.no_grad():
             for batch in data.batches("train"):
                 pixel_logits(net, batch["pixels"])  # BatchNorm statistics, so that logits are of usual size
         net.eval()
-        logits = predict_logits(lambda batch: pixel_logits(net, batch["pixels"]), data.batches("test"), tta=data.tta)
+        logits = predict_logits(
+            lambda batch: pixel_logits(net, batch["pixels"]), data.batches("test"), tta=data.tta
+        )
         run = Run(Path(folder))
         plain = {"root": str(demo_root), "protocol": "holdout", "resize": data.resize, "tta": data.tta}
-        plain |= {"image_size": data.image_size, "classes": list(data.classes), "native_size": data.native_size}
+        plain |= {
+            "image_size": data.image_size,
+            "classes": list(data.classes),
+            "native_size": data.native_size,
+        }
         run.write_config({
             "seed": 0, "name": run.name, "data": plain, "trainer": {"precision": "32-true"},
             "model": {"net": net.node or {"_target_": "mylab.Net"}, "trainable_from": trainable_from},
         })  # fmt: skip
         run.write_table("cells.csv", data.cells)
-        run.write_table("predictions.csv", predictions_table(data.cells[data.cells["split"] == "test"], logits))
+        run.write_table(
+            "predictions.csv", predictions_table(data.cells[data.cells["split"] == "test"], logits)
+        )
         run.write_json("status.json", {"status": "done"})
         run.best_checkpoint.parent.mkdir()
         torch.save({

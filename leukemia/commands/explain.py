@@ -42,9 +42,7 @@ class ExplainedCell:
 
     @property
     def caption(self) -> list[str]:
-        share = (
-            "no evidence for it" if np.isnan(self.on_background) else f"{self.on_background:.0%} on black"
-        )
+        share = "no evidence for it" if np.isnan(self.on_background) else f"{self.on_background:.0%} on black"
         return [Path(self.path).name, f"{self.decision}, p {sigmoid(self.logit):.2f}, {share}"]
 
 

@@ -33,9 +33,7 @@ class Target:
     places: tuple[int, int]
 
 
-def heat_maps(
-    net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = None
-) -> NDArray[np.float32]:
+def heat_maps(net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = None) -> NDArray[np.float32]:
     """Grad-CAM maps of the evidence for a class (Selvaraju et al., ICCV 2017, eq. 1 and 2).
 
     They are taken at the last activation that has places, see `find_target`, also where its stage is frozen. For a
@@ -58,7 +56,9 @@ def heat_maps(
     grad_cam = _grad_cam()
     if not len(pixels):
         return np.zeros(pixels.shape[:3], np.float32)
-    evidence: list[Callable[[Tensor], Tensor]] = [torch.abs] * len(pixels)  # of the decision, the logit's sign
+    evidence: list[Callable[[Tensor], Tensor]] = [torch.abs] * len(
+        pixels
+    )  # of the decision, the logit's sign
     if positive is not None:
         evidence = [torch.positive if named else torch.negative for named in np.asarray(positive, dtype=bool)]
     target = find_target(net, pixels.shape[1])
@@ -87,7 +87,9 @@ def find_target(net: Any, size: int) -> Target:
         InputError: if there is none.
     """
     found: list[Target] = []
-    around: list[bool] = []  # whether each module that runs now was given a map, so that attention within tokens is not
+    around: list[
+        bool
+    ] = []  # whether each module that runs now was given a map, so that attention within tokens is not
     hooks = []
     for name, stage in list(net.stages.named_children())[:-1]:
 
@@ -97,7 +99,9 @@ def find_target(net: Any, size: int) -> Target:
             around.pop()
 
         for module in stage.modules():
-            hooks.append(module.register_forward_pre_hook(lambda _, inputs: around.append(_is_map(*inputs[:1]))))
+            hooks.append(
+                module.register_forward_pre_hook(lambda _, inputs: around.append(_is_map(*inputs[:1])))
+            )
             hooks.append(module.register_forward_hook(ended))
     image = torch.zeros(1, size, size, 3, device=next(net.parameters()).device)
     try:
@@ -112,8 +116,8 @@ def find_target(net: Any, size: int) -> Target:
     found = [target for target in found if modules.count(target.module) == 1]
     if not found:
         raise InputError(
-            f"Grad-CAM needs an activation (N, C, H, W) of more than one place before the head, and {type(net).__name__} "
-            f"has none at {size} pixels: take another network, or a larger data.image_size"
+            f"Grad-CAM needs an activation (N, C, H, W) of more than one place before the head, and "
+            f"{type(net).__name__} has none at {size} pixels: take another network, or a larger data.image_size"
         )
     return found[-1]
 
@@ -189,7 +193,10 @@ def _left_as_it_was(net: nn.Module) -> Iterator[None]:
 def _is_map(values: Any = None) -> bool:
     """Whether a module's input or output has places; maps of square pictures are square."""
     return (
-        isinstance(values, Tensor) and values.ndim == 4 and values.shape[2] == values.shape[3] and values.shape[2] > 1
+        isinstance(values, Tensor)
+        and values.ndim == 4
+        and values.shape[2] == values.shape[3]
+        and values.shape[2] > 1
     )
 
 

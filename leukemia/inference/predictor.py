@@ -14,7 +14,10 @@ from leukemia.evaluation.policy import Policy
 from leukemia.runs import open_run
 
 ONNX = ".onnx"  # the suffix of an exported model
-TRANSFORMS = {"none": 1, "d4": 8}  # by test-time augmentation; leukemia.data.transforms.TTA, which needs torch
+TRANSFORMS = {
+    "none": 1,
+    "d4": 8,
+}  # by test-time augmentation; leukemia.data.transforms.TTA, which needs torch
 
 
 class Predictor(ABC):
@@ -90,7 +93,10 @@ def open_predictor(target: Path, device: str = "auto", tta: str | None = None) -
     Raises:
         InputError: see `TorchPredictor` and `OnnxPredictor`.
     """
-    def of(module: str) -> Any:  # by name: both modules build on this one, and an exported model needs no torch
+
+    def of(
+        module: str,
+    ) -> Any:  # by name: both modules build on this one, and an exported model needs no torch
         return import_module(f"leukemia.inference.{module}")
 
     if target.suffix == ONNX:
