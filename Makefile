@@ -11,7 +11,7 @@ ROUNDS ?= 3
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
 
-setup: .venv/.ready  ## .venv with the project and what its tests need; nothing when nothing changed
+setup: .venv/.ready  ## .venv with the project and the packages of its tests
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -56,7 +56,7 @@ types: setup  ## mypy
 bench: setup  ## this package, a plain Lightning loop and the limit side by side; writes benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
 
-bench-quick: setup  ## the same in minutes: ResNet18, few images; writes outputs/bench-quick.md
+bench-quick: setup  ## the same in minutes, ResNet18 and few images; writes outputs/bench-quick.md
 	$(BIN)/python benchmarks/run.py --data synthetic --depths 18 --head-images 320 --images 64 --plain-epochs 1 \
 	  --output outputs/bench-quick.md
 

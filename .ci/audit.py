@@ -1,7 +1,7 @@
-"""pip-audit on the pins of constraints.txt: exit 1 for a known vulnerability; offline it says so and ends well.
+"""Run pip-audit on the pins of constraints.txt. Exit 1 for a known vulnerability; offline say so and exit 0.
 
-A service that cannot be reached, or that knows none of the pins (as a mirror without advisories), has audited nothing:
-pip-audit itself then reports "No known vulnerabilities found", which this does not pass on.
+A service that cannot be reached, or a mirror without advisories, has audited nothing. pip-audit then reports "No known
+vulnerabilities found". This script says that it skipped.
 """
 
 import json
@@ -20,17 +20,17 @@ def main() -> int:
     try:
         found = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        reason = (done.stderr.strip().splitlines() or ["pip-audit said nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["pip-audit printed nothing"])[-1]
         print(f"audit: skipped, the advisories cannot be reached ({reason[:200]})")
         return 0
     return told(found)
 
 
 def told(found: list[dict]) -> int:
-    """Print what an audit found, and give the exit code."""
+    """Print the findings of an audit and return the exit code."""
     audited = [one for one in found if "skip_reason" not in one]
     if not audited:
-        print(f"audit: skipped, the service that answers knows none of the {len(found)} pins")
+        print(f"audit: skipped, the service knows none of the {len(found)} pins")
         return 0
     bad = [(one, advisory) for one in audited for advisory in one["vulns"]]
     for one, advisory in bad:

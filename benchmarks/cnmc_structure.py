@@ -1,8 +1,9 @@
-"""A synthetic C-NMC set with the real subjects: who has how many cells, of which class, in which fold, and which
-pictures are there twice, from the file list and the preliminary labels beside the checkout.
+"""A synthetic C-NMC set with the structure of the real one: cells, classes and folds of each subject, and identical
+pictures, from the file list and the preliminary labels beside the checkout.
 
-`python benchmarks/cnmc_structure.py DIR [--size 128]` writes training and preliminary images (12,528; no final ones,
-for their subjects are not public). The pictures are drawn by the demo's generator: no evidence about leukemia.
+`python benchmarks/cnmc_structure.py DIR [--size 128]` writes training and preliminary images (12,528). It writes no
+final ones, because their subjects are not public. The demo's generator draws the pictures: they are not evidence about
+leukemia.
 """
 
 import argparse
@@ -44,12 +45,12 @@ def structure(files: pd.DataFrame, prelim: pd.DataFrame) -> pd.DataFrame:
     train = train.assign(
         name=train["path"].str.rpartition("/")[2],
         fold=train["path"].str.extract(r"fold_(\d)")[0].astype(int),
-        split="train",
+        published_split="train",
         same_as=first.where(first != train["path"]),
     )
     folder = "validation_data/C-NMC_test_prelim_phase_data/"
     tested = pd.DataFrame({"path": folder + prelim["new_names"], "name": prelim["Patient_ID"]}).assign(
-        fold=-1, split="prelim", same_as=None
+        fold=-1, published_split="prelim", same_as=None
     )
     cells = pd.concat([train, tested], ignore_index=True)
     found = cells["name"].str.extract(NAME.pattern, flags=re.IGNORECASE)

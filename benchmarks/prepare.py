@@ -1,6 +1,6 @@
-"""What is there before anything is measured: the data sets, and what the machine is and chooses.
+"""Preparation of a benchmark: write the data sets, and describe the machine and its choices.
 
-`python benchmarks/prepare.py TASK.json` prints a line of JSON. It is a process of its own so that the one that
+`python benchmarks/prepare.py TASK.json` prints a line of JSON. It is a process of its own, so that the process that
 starts the contenders stays small.
 """
 
@@ -26,23 +26,23 @@ def main() -> None:
     for data in task["data"]:
         make = synthetic if data["name"] == "synthetic" else subset
         make(data, Path(data["root"]))
-    os.sync()  # so that nobody waits for the disk to take what was just written
+    os.sync()  # so that no contender waits for these writes
     print(json.dumps(machine()))
 
 
 def synthetic(data: dict, root: Path) -> None:
-    """A synthetic C-NMC set of about so many labelled images, and no others."""
+    """A synthetic C-NMC set of about this many labelled images, without unlabelled ones."""
     table = plan(round(data["images"] * OF_ALL / LABELLED))
     write_demo(root, structure=table[table["published_split"] != "final"].reset_index(drop=True))
 
 
 def subset(data: dict, manifest: Path) -> None:
-    """A manifest of every k-th file of a folder of class folders, so that there are so many."""
+    """A manifest of every k-th file of a folder of class folders."""
     files = sorted(Path(data["source"]).glob("*/*.jpg"))
     images = min(data["images"], len(files))
     chosen = [files[number * len(files) // images] for number in range(images)]
     for file in chosen:
-        file.read_bytes()  # so that nobody is the first to read the disk
+        file.read_bytes()  # so that no contender is the first to read the disk
     table = pd.DataFrame({"path": map(str, chosen), "label": [file.parent.name for file in chosen]})
     table.to_csv(manifest, index=False)
 

@@ -1,10 +1,10 @@
-"""A long sweep of short runs that is killed again and again: nothing may be lost, left over, or grow.
+"""A long sweep of short runs that is killed again and again. It may lose nothing, leave nothing over and not grow.
 
     python benchmarks/soak.py                  200 runs; a quarter to half an hour
     python benchmarks/soak.py --runs 4 --kills 2 --every 2 4
 
 The same command is started until it ends. In between it is killed at random: in three of four cases by SIGKILL, else
-by SIGTERM. Once enough runs are done it is left alone, and the memory of that last process is what counts.
+by SIGTERM. When enough runs are done, the last process runs undisturbed, and its memory is measured.
 """
 
 import argparse
@@ -25,36 +25,36 @@ import numpy as np
 SETTINGS = (
     "data=demo", "data.demo_images=40", "data.image_size=32", "data.batch_size=16", "model.net.weights=none",
     "model.trainable_from=head", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=1",
-    "~logger",
+    "logger=none",
 )  # fmt: skip
-LEFT_ALONE = 0.6  # of the runs: from there on nothing is killed
-COMPARED = 5  # runs that a kill cut off, trained again undisturbed
+LEFT_ALONE = 0.6  # share of the runs that are done before the last process
+COMPARED = 5  # interrupted runs that are trained again undisturbed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the soak, print its figures as JSON, and give 0 if nothing was lost, left over, or grew."""
+    """Run the soak, print its result as JSON, and return 0 if it passed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--kills", type=int, default=10**6, help="at most so many")
+    parser.add_argument("--kills", type=int, default=10**6, help="at most")
     parser.add_argument(
         "--every", type=float, nargs=2, default=(2.0, 12.0), metavar="SECONDS", help="least, most"
     )
     parser.add_argument("--folder", type=Path, default=Path("outputs/soak"), help="emptied first")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
     options = parser.parse_args(arguments)
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
-    figures = soak(options.folder.absolute(), options.runs, options.kills, *options.every, options.seed)
-    text = json.dumps(figures, indent=2)
+    result = soak(options.folder.absolute(), options.runs, options.kills, *options.every, options.seed)
+    text = json.dumps(result, indent=2)
     (options.folder / "soak.json").write_text(text + "\n")
     print(text)
-    return 0 if figures["passed"] else 1
+    return 0 if result["passed"] else 1
 
 
 def soak(folder: Path, runs: int, kills: int, least: float, most: float, seed: int) -> dict[str, Any]:
-    """The figures of a soak in an empty folder; `passed` is whether all is as it should be."""
+    """Run a soak in an empty folder. The result holds `passed`."""
     rng, started = random.Random(seed), time.monotonic()
     environment = {**os.environ, "LEUKEMIA_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     command = _command(folder / "sweep", f"seed=range({runs})")
@@ -75,20 +75,20 @@ def soak(folder: Path, runs: int, kills: int, least: float, most: float, seed: i
         process.send_signal(number)
         try:
             process.wait(60)
-        except subprocess.TimeoutExpired:  # a SIGTERM that is not answered
+        except subprocess.TimeoutExpired:  # SIGTERM was not answered
             unanswered += 1
             process.kill()
             process.wait()
         killed[number.name] += 1
         left_running += len(_session(process.pid))
         cut_off |= {path.parent.name for path in (folder / "sweep").glob("*/status.json") if _cut(path)}
-    megabytes = list({done: round(size, 1) for size, done in memory}.values())  # when the next run was done
+    megabytes = list({done: round(size, 1) for size, done in memory}.values())  # after each run
     grown, per_run = _growth(megabytes)
     other = _differing(folder, sorted(cut_off)[:COMPARED], environment)
     left_over = [
         str(path.relative_to(folder))
         for path in folder.rglob(".*")
-        if not (path.parent.name == "cache" and path.suffix == ".lock")  # empty, one for each entry
+        if not (path.parent.name == "cache" and path.suffix == ".lock")  # empty, one per entry
     ]
     found = {
         "runs": runs,
@@ -121,8 +121,11 @@ def _command(sweep: Path, *more: str) -> list[str]:
 
 
 def _watch(process: subprocess.Popen[bytes], folder: Path, seconds: float | None) -> list[tuple[float, int]]:
-    """Wait for so long from its first step on, or for the end: the memory of the process in MB, and how many runs were
-    done, over time."""
+    """Wait for so long after the first run starts, or for the end.
+
+    Returns:
+        The memory of the process in MB and the number of runs done, over time.
+    """
     before, seen = _begun(folder), []
     end = float("inf")
     while process.poll() is None and time.monotonic() < end:
@@ -144,14 +147,14 @@ def _done(folder: Path) -> int:
 
 
 def _make_room(folder: Path) -> None:
-    """Remove the checkpoints of finished runs, 90 MB each: nobody reads them again."""
+    """Remove the checkpoints of finished runs, 90 MB each. They are not read again."""
     for checkpoint in (folder / "sweep").glob("*/checkpoints/*.ckpt"):
         if not _cut(checkpoint.parents[1] / "status.json"):
             checkpoint.unlink(missing_ok=True)
 
 
 def _begun(folder: Path) -> int:
-    """How often a run was begun or taken up again, by what the sweeps printed."""
+    """How often a run started or continued, by the output of the sweeps."""
     lines = (folder / "log.txt").read_text(errors="replace").splitlines()
     return sum(line.endswith((" starts", " goes on")) for line in lines)
 
@@ -161,7 +164,7 @@ def _cut(status: Path) -> bool:
 
 
 def _session(leader: int) -> list[int]:
-    """The processes that still run in a session."""
+    """The processes of a session that still run."""
     found = []
     for place in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -174,7 +177,7 @@ def _session(leader: int) -> list[int]:
 
 
 def _growth(megabytes: Sequence[float]) -> tuple[float | None, float | None]:
-    """By how many MB the process grew, and how many a run, from its tenth run on, when everything was used once."""
+    """The growth of the process in MB, in all and per run, from its tenth run on: by then everything was used once."""
     settled = megabytes[10:]
     if len(settled) < 5:
         return None, None
@@ -183,7 +186,7 @@ def _growth(megabytes: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def _differing(folder: Path, names: Sequence[str], environment: dict[str, str]) -> list[str]:
-    """Those of the runs whose predictions are others when nothing disturbs them."""
+    """The runs whose result differs when they are trained undisturbed."""
     if not names:
         return []
     seeds = [name.partition("seed-")[2].partition("_")[0] for name in names]

@@ -20,11 +20,11 @@ from scipy.stats import norm
 from leukemia.evaluation.bounds import floor, needed
 from leukemia.evaluation.thresholds import choose
 
-# Positive and negative subjects, as C-NMC's prelim, its training set, and all 118; and the wishes.
-WISHES = {(13, 15): (0.30, 0.30), (47, 26): (0.10, 0.20), (69, 49): (0.10, 0.10)}
+# Positive and negative subjects, as C-NMC's prelim, its training set, and all 118; and the bounds.
+BOUNDS = {(13, 15): (0.30, 0.30), (47, 26): (0.10, 0.20), (69, 49): (0.10, 0.10)}
 CORRELATIONS = (0.0, 0.1, 0.2, 0.4, 0.95)
 # Half of the distance of the class means, in standard deviations of a cell. Deciding every cell at their middle is
-# wrong in 31 % and 21 % of them, so that every wish can be broken. AUROC 0.76 and 0.87.
+# wrong in 31 % and 21 % of them, so that every bound can be broken. AUROC 0.76 and 0.87.
 SKILL = {(13, 15): 0.5, (47, 26): 0.8, (69, 49): 0.8}
 COMPARED = ((15, 0.30, 0.1), (47, 0.10, 0.1), (47, 0.10, 0.4), (69, 0.10, 0.4), (118, 0.05, 0.4))
 STUDIES = 60  # of each row of the comparison
@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     with ProcessPoolExecutor() as pool:
-        for setting in [(subjects, correlation) for subjects in WISHES for correlation in CORRELATIONS]:
+        for setting in [(subjects, correlation) for subjects in BOUNDS for correlation in CORRELATIONS]:
             for found in pool.map(partial(repetition, setting), range(options.repetitions), chunksize=25):
                 rows += found
         compared = list(pool.map(comparison, COMPARED))
@@ -57,17 +57,17 @@ def main() -> None:
 
 
 def repetition(setting: tuple[tuple[int, int], float], number: int) -> list[dict[str, Any]]:
-    """A study, its policy in both units, and whether the true rates break the wishes."""
+    """A study, its policy in both units, and whether the true rates break the bounds."""
     subjects, correlation = setting
     rng = np.random.default_rng([number, *subjects, round(100 * correlation)])
     skill = SKILL[subjects]
     table = study(subjects, skill, correlation, rng)
     rows = []
     for unit in ("subject", "cell"):
-        wishes = WISHES[subjects]
-        policy = choose(table, *wishes, CONFIDENCE, unit)
+        bounds = BOUNDS[subjects]
+        policy = choose(table, *bounds, CONFIDENCE, unit)
         missed, alarm = true_rates(policy.low, policy.high, skill, correlation, rng)
-        broken = missed > wishes[0] or alarm > wishes[1]
+        broken = missed > bounds[0] or alarm > bounds[1]
         rows.append({
             "subjects": subjects, "correlation": correlation, "unit": unit, "broken": broken,
             "released": policy.released,
@@ -131,11 +131,11 @@ def page(results: pd.DataFrame, compared: list[dict[str, Any]], repetitions: int
     rows = []
     for (subjects, correlation), of in results.groupby(level=["subjects", "correlation"], sort=False):
         units = of.droplevel(["subjects", "correlation"])
-        wishes = WISHES[subjects]
+        bounds = BOUNDS[subjects]
         rows.append({
             "subjects": f"{subjects[0]} + {subjects[1]}",
             "auroc": f"{norm.cdf(math.sqrt(2) * SKILL[subjects]):.2f}",
-            "wishes": f"{wishes[0]:g}, {wishes[1]:g}",
+            "bounds": f"{bounds[0]:g}, {bounds[1]:g}",
             "correlation": f"{correlation:g}",
             **{f"{what}_{unit}": f"{100 * units.loc[unit, what]:.1f}"
                for what in ("broken", "released") for unit in ("subject", "cell")},

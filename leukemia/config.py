@@ -4,8 +4,10 @@ From `resolve` on no configuration is passed on: parts are built from settings a
 """
 
 import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,17 @@ from omegaconf.errors import OmegaConfBaseException
 from leukemia.errors import InputError
 from leukemia.evaluation.metrics import direction, monitored_names
 from leukemia.identity import flatten, slug
-from leukemia.models.targets import TARGET, check_settings, did_you_mean, locate, plain_settings
+from leukemia.models.network import check_input, check_network
+from leukemia.models.optim import parameters_of
+from leukemia.models.targets import (
+    FAMILIES,
+    NAMED,
+    TARGET,
+    check_settings,
+    did_you_mean,
+    locate,
+    plain_settings,
+)
 from leukemia.precision import resolve_precision
 
 if TYPE_CHECKING:
@@ -29,6 +41,7 @@ Settings = dict[str, Any]
 ROOT_KEYS = (
     "seed", "name", "monitor", "mode", "resume", "compile", "cache", "data", "model", "trainer", "callbacks", "logger",
 )  # fmt: skip
+TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "auto"}
 PARTS = ("net", "criterion", "optimizer", "scheduler")  # of the model
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 WHOLE_NUMBERS = (  # key, least, most
@@ -48,11 +61,14 @@ TRAINER_ARGUMENTS = (  # of Lightning's Trainer, stored so that a mistyped one i
     "deterministic", "benchmark", "inference_mode", "use_distributed_sampler", "profiler", "detect_anomaly",
     "barebones", "sync_batchnorm", "reload_dataloaders_every_n_epochs", "enable_autolog_hparams", "model_registry",
 )  # fmt: skip
-GIVEN_BY_GROUPS = {
-    "callbacks": "use the group callbacks, as +callbacks.mine._target_=PACKAGE.CLASS",
-    "logger": "use the group logger, as logger=csv or +logger.mine._target_=PACKAGE.CLASS",
-    "plugins": "checkpoints and clusters need the project's own",
-    "default_root_dir": "the run folder is hydra.run.dir=DIR",
+GIVEN_ELSEWHERE = {  # settings that a constructor takes and code gives it
+    "trainer.callbacks": "use the group callbacks, as +callbacks.mine._target_=PACKAGE.CLASS",
+    "trainer.logger": "use the group logger, as logger=csv or +logger.mine._target_=PACKAGE.CLASS",
+    "trainer.plugins": "checkpoints and clusters need the project's own",
+    "trainer.default_root_dir": "the run folder is hydra.run.dir=DIR",
+    "data.seed": "use seed",
+    "data.max_gb": "use cache.max_gb",
+    "model.classes": "the reader names the classes",
 }
 
 
@@ -89,11 +105,11 @@ def with_appended(overrides: Sequence[str]) -> list[str]:
     found = []
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
-        name = key.removeprefix("trainer.").partition(".")[0]
-        if key.startswith("trainer.") and name in GIVEN_BY_GROUPS:
-            raise InputError(f"{key} is not a setting of its own: {GIVEN_BY_GROUPS[name]}")
-        appended = key.startswith("trainer.") and name in TRAINER_ARGUMENTS and override[0] not in "+~"
-        found.append(f"++{override}" if appended else override)
+        group, name = [*key.split("."), ""][:2]
+        if remedy := GIVEN_ELSEWHERE.get(f"{group}.{name}"):
+            raise InputError(f"{group}.{name} is not a setting of its own: {remedy}")
+        appended = group == "trainer" and name in TRAINER_ARGUMENTS and not override.startswith("~")
+        found.append(f"++{override.lstrip('+')}" if appended else override)
     return found
 
 
@@ -117,7 +133,8 @@ def resolve(config: DictConfig, stored: Mapping[str, Any] | None = None) -> Sett
     assert isinstance(settings, dict)
     settings = {str(key): value for key, value in settings.items()}
     _check_keys(settings)
-    _check_numbers(settings)
+    settings["trainer"] = {**TRAINER_DEFAULTS, **settings["trainer"]}
+    _check_values(settings)
     _check_parts(settings)
     _make_absolute(settings)
     for group, key in (("trainer", "precision"), ("data", "cache_features")):
@@ -146,8 +163,9 @@ def build_model(settings: Settings, classes: Sequence[str] = ("HEM", "ALL")) -> 
         InputError: for values that a part refuses.
     """
     model = settings["model"]
-    net = build(model["net"], "model.net")
-    if getattr(net, "node", None) is None:
+    net = check_network(build(model["net"], "model.net"))
+    check_input(net, settings["data"]["image_size"])
+    if model["net"][TARGET] not in FAMILIES:  # a family records a node that needs no weights
         net.node = dict(model["net"])
     criterion = _part(model["criterion"], "model.criterion")
     makers = {key: _part(model[key], f"model.{key}") for key in ("optimizer", "scheduler") if model.get(key)}
@@ -177,16 +195,18 @@ def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
         raise InputError(f"{name} needs the package {error.name}: pip install {error.name}") from None
     except Exception as error:  # of a constructor that may be a user's own
         text = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{name} refuses its settings: {text}") from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = "" if last.filename == __file__ else f" ({Path(last.filename).name}, line {last.lineno})"
+        raise InputError(f"{name} refuses its settings: {type(error).__name__}: {text}{place}") from error
 
 
 def asks_for_several_devices(settings: Settings) -> bool:
     """Whether a run would start several processes."""
-    devices = settings["trainer"]["devices"]
+    devices = settings["trainer"]["devices"] or 1
     if isinstance(devices, str):  # as Lightning reads it: a list of indices, or one index
         several = len([index for index in devices.split(",") if index.strip()]) > 1 or devices.strip() == "-1"
     else:
-        several = devices not in (0, 1) if isinstance(devices, int) else len(devices) > 1
+        several = devices != 1 if isinstance(devices, int) else len(devices) > 1
     return several or settings["trainer"]["num_nodes"] > 1
 
 
@@ -196,20 +216,22 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         reason = text.partition(" See ")[0]
         return f"{error.override} cannot be read as an override ({reason}); quote it, as 'KEY=\"VALUE\"'"
+    if refused := re.search(r"InputError raised while resolving interpolation: (.*?)( full_key: |$)", text):
+        return refused[1]
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]} is not given: set {missing[1]}=VALUE"
     found = re.search(r"Could not override '([^']+)'", text)
     if not found:
         return text
     key = found.group(1).lstrip("+~")
-    settings = _default_settings()
+    settings = _known_settings()
     if key in settings or any(name.startswith(f"{key}.") for name in settings):
         return text
-    if key.startswith("trainer."):
-        settings |= {f"trainer.{name}": None for name in TRAINER_ARGUMENTS}
     if key.startswith("model.scheduler."):
         return f"there is no setting {key}: choose a schedule first, as model/scheduler=cosine"
-    return f"there is no setting {key}{did_you_mean(key, settings)}"
+    own = ("model.net.", "model.criterion.", "model.optimizer.", "callbacks.", "logger.")
+    appended = f", or add what your own class takes as +{key}=VALUE" if key.startswith(own) else ""
+    return f"there is no setting {key}{did_you_mean(key, settings)}{appended}"
 
 
 def kinds() -> dict[str, type]:
@@ -253,7 +275,7 @@ def _part(node: Mapping[str, Any], key: str) -> Any:
     settings = plain_settings(node, key)
     if key in ("model.optimizer", "model.scheduler"):
         return partial(found, **settings)
-    if isinstance(found, type) or (key == "model.criterion" and _needs(found, settings) == 0):
+    if isinstance(found, type) or (key == "model.criterion" and _makes_the_criterion(found, settings)):
         part = build(node, key)
     else:
         part = partial(found, **settings) if settings else found
@@ -262,49 +284,54 @@ def _part(node: Mapping[str, Any], key: str) -> Any:
     return part
 
 
-def _needs(function: Callable[..., Any], settings: Mapping[str, Any]) -> int:
-    """How many arguments a function needs beside its settings."""
-    from inspect import Parameter, signature
-
+def _makes_the_criterion(function: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a function needs nothing beside its settings, as one that makes a criterion; else it is the criterion."""
     try:
-        parameters = signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return 2
-    variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    return sum(
-        parameter.default is Parameter.empty
-        and parameter.kind not in variable
-        and parameter.name not in settings
-        for parameter in parameters
-    )
+        parameters = signature(function).parameters
+    except (TypeError, ValueError):  # a compiled function
+        return False
+    kinds = {parameter.kind for parameter in parameters.values()}
+    required = [name for name, parameter in parameters.items() if parameter.default is Parameter.empty]
+    return kinds <= {*NAMED, Parameter.VAR_KEYWORD} and not {*required} - {*settings, "kwargs"}
 
 
 def _check_keys(settings: Settings) -> None:
-    known = list(ROOT_KEYS)
+    """Refuse unknown keys at the root and missing groups, and leave out callbacks and loggers that are null."""
     for key in settings:
-        if key not in known:
-            raise InputError(f"there is no setting {key}{did_you_mean(key, [*known, *_default_settings()])}")
+        if key not in ROOT_KEYS:
+            raise InputError(
+                f"there is no setting {key}{did_you_mean(key, [*ROOT_KEYS, *_known_settings()])}"
+            )
+    for key in ROOT_KEYS:
+        if key not in settings and key not in ("callbacks", "logger"):
+            raise InputError(f"{key} is missing: every run has {key}")
+    for group in ("data", "model", "trainer", "cache"):
+        if not isinstance(settings[group], Mapping):
+            raise InputError(
+                f"{group}={settings[group]} is not a group of settings: leave it out of the command"
+            )
     for key in settings["cache"]:
         if key != "max_gb":
             raise InputError(f"there is no setting cache.{key}; did you mean cache.max_gb?")
-    for key, remedy in GIVEN_BY_GROUPS.items():
-        if key in settings["trainer"]:
-            raise InputError(f"trainer.{key} is not a setting of its own: {remedy}")
+    for key, remedy in GIVEN_ELSEWHERE.items():
+        group, name = key.split(".")
+        if name in settings[group]:
+            raise InputError(f"{key} is not a setting of its own: {remedy}")
     for group in ("callbacks", "logger"):
-        settings[group] = {
-            name: node for name, node in (settings.get(group) or {}).items() if node is not None
-        }
-        for name, node in settings[group].items():
-            if not isinstance(node, Mapping):
-                raise InputError(
-                    f"{group}.{name}={node} is not a part: use {group}.{name}.{TARGET}=PACKAGE.CLASS"
-                )
-    for group in ("data", "model", "trainer"):
-        if not isinstance(settings.get(group), Mapping):
-            raise InputError(f"the group {group} is missing: every run has {group}")
+        parts = settings.get(group) or {}
+        settings[group] = parts if not isinstance(parts, Mapping) else {
+            name: node for name, node in parts.items() if node is not None
+        }  # fmt: skip
+        if not isinstance(parts, Mapping) or TARGET in parts:
+            raise InputError(f"{group} holds named parts: use +{group}.NAME.{TARGET}=PACKAGE.CLASS")
+    for part in ("net", "criterion", "optimizer"):
+        if not settings["model"].get(part):
+            raise InputError(
+                f"model.{part} is missing: choose one, as model/{part}=own model.{part}.{TARGET}=..."
+            )
 
 
-def _check_numbers(settings: Settings) -> None:
+def _check_values(settings: Settings) -> None:
     flat = flatten(settings)
     for key, least, most in WHOLE_NUMBERS:
         value = flat.get(key)
@@ -318,17 +345,19 @@ def _check_numbers(settings: Settings) -> None:
             f"trainer.precision={precision} is not supported: use one of {', '.join(PRECISIONS)}"
         )
     max_gb = settings["cache"]["max_gb"]
-    if max_gb is not None and not isinstance(max_gb, int | float):
+    if max_gb is not None and (isinstance(max_gb, bool) or not isinstance(max_gb, int | float)):
         raise InputError(f"cache.max_gb={max_gb} is not a number of gigabytes: use a number, or null")
-    if settings["monitor"] not in monitored_names():
+    if settings["mode"] != (mode := _direction(settings["monitor"])):
         raise InputError(
-            f"monitor={settings['monitor']} does not exist: use one of {', '.join(monitored_names())}"
+            f"mode={settings['mode']}: {settings['monitor']} is best at its {mode}; leave mode out"
         )
 
 
 def _check_parts(settings: Settings) -> None:
     """Refuse unknown settings and targets of another kind, before anything is built."""
     model, data = settings["model"], settings["data"]
+    model.setdefault("monitor", settings["monitor"])
+    data.setdefault("reader", {TARGET: "leukemia.data.cnmc.cnmc"})
     nodes = {
         "data": {key: value for key, value in data.items() if key != "reader"},
         "model": {key: value for key, value in model.items() if key not in PARTS},
@@ -336,18 +365,18 @@ def _check_parts(settings: Settings) -> None:
         **{f"model.{part}": model.get(part) for part in PARTS if part != "scheduler" or model.get(part)},
         "trainer": settings["trainer"],
         **{f"callbacks.{name}": node for name, node in settings["callbacks"].items()},
-        **{
-            f"logger.{name}": node
-            for name, node in settings["logger"].items()
-            if name not in ("mlflow", "wandb")
-        },
+        **{f"logger.{name}": node for name, node in settings["logger"].items()},
     }
-    for key, node in nodes.items():
-        _checked_target(node, key)  # type: ignore[arg-type]
+    found = {key: _checked_target(node, key) for key, node in nodes.items()}  # type: ignore[arg-type]
+    for group in ("data", "model"):  # defaults, for a YAML file of the user's own that does not repeat them
+        for name, parameter in parameters_of(found[group]).items():
+            given = name in PARTS or f"{group}.{name}" in GIVEN_ELSEWHERE
+            if not given and isinstance(parameter.default, str | int | float | None):
+                settings[group].setdefault(name, parameter.default)
 
 
 def _make_absolute(settings: Settings) -> None:
-    """Paths that hold wherever the run folder is read."""
+    """Make paths absolute, so that they hold wherever the run folder is read."""
     data, net = settings["data"], settings["model"]["net"]
     if data.get("root") is not None:
         data["root"] = str(Path(str(data["root"])).expanduser().absolute())
@@ -371,10 +400,18 @@ def _choose_hardware(trainer: Settings) -> None:
     trainer["precision"] = resolve_precision(str(trainer["precision"]), trainer["accelerator"])
 
 
-def _default_settings() -> dict[str, Any]:
+def _known_settings() -> dict[str, Any]:
+    """The default settings by dotted name, and each argument of Lightning's Trainer."""
     config = OmegaConf.to_container(compose(), resolve=False)
     assert isinstance(config, dict)
-    return flatten({str(key): value for key, value in config.items()})
+    trainer = {f"trainer.{name}": None for name in TRAINER_ARGUMENTS}
+    return trainer | flatten({str(key): value for key, value in config.items()})
+
+
+def _direction(monitor: str) -> str:
+    if monitor not in monitored_names():
+        raise InputError(f"monitor={monitor} does not exist: use one of {', '.join(monitored_names())}")
+    return direction(monitor)
 
 
 def _register(name: str, function: Callable[..., Any]) -> None:
@@ -382,5 +419,5 @@ def _register(name: str, function: Callable[..., Any]) -> None:
 
 
 _register("leukemia.slug", lambda overrides: slug(list(overrides)))
-_register("leukemia.mode", direction)
-_register("leukemia.direction", lambda monitor: f"{direction(monitor)}imize")
+_register("leukemia.mode", _direction)
+_register("leukemia.direction", lambda monitor: f"{_direction(monitor)}imize")

@@ -85,9 +85,8 @@ def slug(overrides: Sequence[str]) -> str:
     told = [key for key in TOLD_FIRST if key in kept]
     told += sorted(key for key in kept if key not in (*told, "experiment"))
     words = [f"{re.split('[./]', key)[-1]}-{Path(kept[key]).name}" for key in told]
-    clean = [
-        re.sub(r"[^A-Za-z0-9.,]+", "-", word.replace("trainable_from", "from")).strip("-") for word in words
-    ]
+    plain = [re.sub(r"[^A-Za-z0-9.,]+", "-", word.replace("trainable_from", "from")) for word in words]
+    clean = [word for word in (word.strip("-") for word in plain) if word]
     while len("_".join(clean)) > LONGEST:
         clean.remove(max(clean, key=len))
     return f"{'_'.join(clean) or 'default'}-{digest}"

@@ -132,7 +132,7 @@ class Run:
 
     @property
     def gradcam(self) -> dict[str, Any] | None:
-        """The summary of `leukemia explain` over the run's own cells; None where there is none. Read afresh each time."""
+        """The summary that `leukemia explain` wrote of the run's own cells; None without one. Read afresh each time."""
         return self._json("gradcam.json") if (self.folder / "gradcam.json").is_file() else None
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:

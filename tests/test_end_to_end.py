@@ -72,6 +72,7 @@ def test_a_killed_sweep_started_again_goes_on_where_it_was_cut(leukemia_train, s
     assert Run(second.folder).history["epoch"].tolist() == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_paper_experiment_runs_the_grid(leukemia_train, small, tmp_path):
     code, _, err = leukemia_train(
         "-m", "experiment=paper", *small, "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/p"
@@ -164,7 +165,9 @@ def test_a_sweep_that_asks_for_several_devices_is_refused_with_the_remedy(leukem
     assert "a launcher that gives each job a device" in err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_leaves_an_interrupted_run_that_goes_on(leukemia_train, small, tmp_path, number, code):
     overrides = [*small, "trainer.max_epochs=3", f"hydra.run.dir={tmp_path}/run"]
     slow = (

@@ -1,8 +1,8 @@
 """`leukemia app`: the page on which an expert reviews the cells that triage does not release.
 
-Starlette, uvicorn and server-side templates, with one script of our own and SQLite. Page builders such as Gradio and
-NiceGUI draw their widgets in the browser from a description that travels over a socket: a key stroke goes through
-their queue, focus and labels are theirs, and a test has to know their markup. Here a key stroke is one request of some
-milliseconds, the page is plain HTML whose focus order, labels and contrasts a test can check, and the policy of what
-a browser may load is strict, for nothing comes from elsewhere.
+Starlette and uvicorn serve HTML templates and our own scripts; SQLite keeps the decisions. Page builders such as Gradio
+and NiceGUI draw their widgets in the browser and send each key stroke through a socket and a queue. They own the focus
+order, the labels and the markup that a test has to know. Here a key stroke is one request of a few milliseconds. A test
+can check focus order, labels and contrast in plain HTML, and a strict policy keeps the browser from loading anything
+from elsewhere.
 """

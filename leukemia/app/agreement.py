@@ -1,4 +1,4 @@
-"""How far two who judged the same cells agree."""
+"""Agreement of two raters on the cells that both have labelled."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from leukemia.evaluation.kappa import Kappa, cohens_kappa
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two judges on the cells that both judged.
+    """Two raters on the cells that both have labelled.
 
     Attributes:
-        first, second: who, in words.
+        first, second: names of the raters.
         counts: cells by the class of the first (row) and of the second (column), negative before positive: (2, 2).
-        unsure: cells that are left out, because one of the two is unsure.
-        share, low, high: of the cells on which they agree, with Wilson's interval; None without cells.
-        kappa: Cohen's, with its interval.
+        unsure: cells left out because one of the two is unsure.
+        share, low, high: observed agreement with its Wilson interval; None without cells.
+        kappa: Cohen's kappa with its interval.
     """
 
     first: str
@@ -36,10 +36,6 @@ class Agreement:
     def n(self) -> int:
         return int(self.counts.sum())
 
-    @property
-    def differ(self) -> int:
-        return self.n - int(np.trace(self.counts))
-
 
 def agreement(
     first: Mapping[str, str],
@@ -48,23 +44,18 @@ def agreement(
     names: tuple[str, str],
     confidence: float = 0.95,
 ) -> Agreement:
-    """Compare two judges.
+    """Compare two raters.
 
     Args:
-        first, second: by cell, a class or `unsure`; only cells of both count.
+        first, second: a class or `unsure` by cell; only cells of both count.
         classes: negative and positive.
-        names: of the two.
+        names: of the two raters.
         confidence: of the intervals.
     """
-    both = first.keys() & second.keys()
-    unsure = sum(UNSURE in (first[cell], second[cell]) for cell in both)
-    counts = np.array(
-        [
-            [sum(first[cell] == one and second[cell] == other for cell in both) for other in classes]
-            for one in classes
-        ]
-    )
+    pairs = [(first[cell], second[cell]) for cell in first.keys() & second.keys()]
+    counts = np.array([[pairs.count((one, other)) for other in classes] for one in classes])
     n, same = int(counts.sum()), int(np.trace(counts))
     share = same / n if n else None
     low, high = wilson_interval(same, n, confidence) if n else (None, None)
+    unsure = sum(UNSURE in pair for pair in pairs)
     return Agreement(*names, counts, unsure, share, low, high, cohens_kappa(counts, confidence))

@@ -1,13 +1,14 @@
-"""The cells under review: what the model says of each, and its picture."""
+"""The cells under review: identity, data label, logit, and picture file."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
-from leukemia.data.pixels import CNMC_SIZE, FORMATS, at_native_size, decode, pixel_hash
+from leukemia.data.pixels import FORMATS, at_native_size, decode, pixel_hash
 from leukemia.errors import InputError
 from leukemia.runs import Run
 
@@ -17,14 +18,14 @@ class Cell:
     """A cell under review.
 
     Attributes:
-        id: the hash of its pixels: the same picture under two names is one cell.
-        path: of the first file, as the data name it.
-        file: where that lies.
+        id: hash of its pixels. One picture under two names is one cell.
+        path: of its first file, as the data name it.
+        file: where that file is.
         subject: None where unknown.
-        label: of the data, a class; None where unknown. It is shown to nobody who still has to decide.
+        label: class in the data; None where unknown. No reviewer sees it before deciding.
         logit: of the positive class.
-        seen: the split on which the model has seen it, `train` or `val`; None where it has not.
-        added: whether it was added to the page, or lies in a folder that was given.
+        used_in: the split, `train` or `val`, in which the model used the cell; None for a new cell.
+        added: whether a reviewer added it to the page, or it is in a folder given with --images.
     """
 
     id: str
@@ -33,41 +34,40 @@ class Cell:
     subject: str | None
     label: str | None
     logit: float
-    seen: str | None = None
+    used_in: str | None = None
     added: bool = False
 
 
 def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
-    """The cells that a run reports on, in the order of its predictions.
+    """The cells in a run's predictions, in their order.
 
     Args:
         run: finished.
         classes: negative and positive.
-        root: the folder that their paths are relative to.
+        root: the folder that the paths are relative to.
 
     Raises:
-        InputError: if the run's tables cannot be read or do not belong together.
+        InputError: if the run's tables cannot be read, or do not belong together.
     """
     predictions = run.predictions
-    missing = {"path", "label", "logit"} - set(predictions.columns)
+    missing = {"path", "subject", "label", "logit"} - set(predictions.columns)
     if missing:
         raise InputError(f"{run.folder / 'predictions.csv'} has no column {', '.join(sorted(missing))}")
     hashes = dict(zip(run.cells["path"], run.cells["pixel_hash"], strict=True))
     unknown = [path for path in predictions["path"] if path not in hashes]
     if unknown:
         raise InputError(
-            f"{run.folder}: {len(unknown)} cells of predictions.csv are not in cells.csv, as {unknown[0]}: are the two "
-            "of one run?"
+            f"{run.folder}: {len(unknown)} cells of predictions.csv are not in cells.csv, as {unknown[0]}: do both "
+            "files belong to this run?"
         )
-    subjects = predictions["subject"] if "subject" in predictions else [None] * len(predictions)
     cells: dict[str, Cell] = {}
-    columns = (predictions["path"], subjects, predictions["label"], predictions["logit"])
+    columns = (predictions[name] for name in ("path", "subject", "label", "logit"))
     for path, subject, label, logit in zip(*columns, strict=True):
         cell = Cell(
             id=hashes[path],
             path=path,
             file=root / path,
-            subject=subject if isinstance(subject, str) and subject.strip() else None,
+            subject=subject if isinstance(subject, str) else None,
             label=classes[int(label)] if label in (0, 1) else None,
             logit=float(logit),
         )
@@ -75,59 +75,60 @@ def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
     return list(cells.values())
 
 
-def picture_of(cell: Cell, native_size: int | None) -> np.ndarray:
+def read_picture(cell: Cell, native_size: int | None) -> np.ndarray:
     """The pixels of a cell at their own scale: uint8, (height, width, 3).
 
     Raises:
-        InputError: if its file cannot be read, or holds another picture than the one that was scored.
+        InputError: if its file cannot be read, or does not hold the picture that the model scored.
     """
     pixels = at_native_size(decode(cell.file), native_size)
     if pixel_hash(pixels) != cell.id:
-        raise InputError(f"{cell.path} is not the picture any more that the model has scored")
+        raise InputError(f"{cell.path} has changed: it is not the picture that the model scored")
     return pixels
 
 
 def picture_size(file: Path) -> tuple[int, int]:
-    """Width and height of a picture file, of which only the beginning is read.
+    """Width and height of a picture file. Only its header is read.
 
     Raises:
-        InputError: if that cannot be read.
+        InputError: if it cannot be read.
     """
     try:
         with Image.open(file, formats=FORMATS) as picture:
             return picture.size
     except Exception as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{file} cannot be read any more ({reason}): put it there again") from None
+        raise InputError(f"{file} cannot be read any more ({reason}): put the file back") from None
 
 
-def native_size(run: Run) -> int | None:
-    return CNMC_SIZE if run.config["data"].get("layout", "cnmc") == "cnmc" else None
+def used_cells(run: Run) -> pd.DataFrame:
+    """The rows of a run's cells that the model used: training and validation."""
+    return run.cells[run.cells["split"].isin(["train", "val"])]
 
 
-def seen_sides(run: Run) -> Callable[[str], str | None]:
-    """The split, `train` or `val`, on which a model has seen a picture, by its hash; None where it has not."""
-    known = run.cells[run.cells["split"].isin(["train", "val"])]
-    splits = dict(zip(known["pixel_hash"], known["split"], strict=True))
-    return splits.get
+def used_splits(run: Run) -> Callable[[str], str | None]:
+    """A function from a pixel hash to the split, `train` or `val`, in which the model used that cell, else None."""
+    used = used_cells(run)
+    return dict(zip(used["pixel_hash"], used["split"], strict=True)).get
 
 
 def data_root(run: Run, moved: Path | None) -> Path | None:
-    """The folder that the paths of a run's cells are relative to.
+    """The folder that the paths of a run's reported cells are relative to.
 
     Args:
         run: finished.
-        moved: a folder that holds its cells now.
+        moved: a folder that may hold the cells now.
 
     Returns:
-        None where `moved` is given and does not hold the cells of the run.
+        None where `moved` is given and does not hold the run's cells.
     Raises:
-        InputError: if the run's own folder is not there.
+        InputError: if the cells are not in the run's own folder.
     """
+    paths = run.predictions["path"]
     if moved is not None:
-        return moved if _holds(moved, run.predictions["path"]) else None
-    root = _configured(run)
-    if not _holds(root, run.predictions["path"]):
+        return moved if _holds(moved, paths) else None
+    root = _configured_root(run)
+    if not _holds(root, paths):
         raise InputError(
             f"the pictures of {run.folder} are not in {root} any more: name their folder with --images DIR"
         )
@@ -135,18 +136,18 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
 
 
 def training_root(run: Run, reviewed: Path | None) -> Path | None:
-    """The folder that holds the cells that a run was trained on, whatever is reviewed; None where that is unknown.
+    """The folder that holds the run's training and validation cells; None where it is unknown.
 
     Args:
         run: finished.
-        reviewed: the folder of its own cells, if they are under review.
+        reviewed: the folder of the run's reported cells, if those are under review.
     """
-    paths = run.cells.loc[run.cells["split"].isin(["train", "val"]), "path"]
-    places = [_configured(run)] if reviewed is None else [reviewed, _configured(run)]
+    paths = used_cells(run)["path"]
+    places = [_configured_root(run)] if reviewed is None else [reviewed, _configured_root(run)]
     return next((place for place in places if _holds(place, paths)), None)
 
 
-def _configured(run: Run) -> Path:
+def _configured_root(run: Run) -> Path:
     root = Path(str(run.config["data"]["root"]))
     return root.parent if root.is_file() else root
 

@@ -1,4 +1,4 @@
-"""What is known of a decision, and of a picture that a reviewer gave."""
+"""One decision of a reviewer, and one picture that a reviewer added."""
 
 from dataclasses import dataclass, fields
 
@@ -6,19 +6,19 @@ UNSURE = "unsure"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A cell as a reviewer saw it: what is written down beside a decision.
+class DecisionContext:
+    """A cell as the reviewer saw it. It is stored beside the decision.
 
     Attributes:
         cell: its pixel hash.
-        path, subject, data_label: as the data name it; None where unknown.
+        path, subject, data_label: from the data; None where unknown.
         model: name and hash of the run.
-        policy: the thresholds, as JSON; empty where there is none.
+        policy: the triage thresholds, as JSON; empty without a policy.
         logit, probability: of the positive class; the probability as it was shown.
         triage: a class, or `review`.
-        queue: that it came from; `picked` where it was opened by hand.
+        queue: the queue that showed the cell; `picked` where the reviewer opened it by hand.
         blind: whether the model's opinion was hidden until the decision.
-        seconds: for which it was looked at; None where that is unknown.
+        seconds: the time that the reviewer took; None where unknown.
     """
 
     cell: str
@@ -36,9 +36,16 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Decision(Seen):
-    """A row of the history. `old_label` and `new_label` are those of this reviewer, None for none; `undoes` is the
-    decision that this one takes back."""
+class Decision(DecisionContext):
+    """A row of the history.
+
+    Attributes:
+        id: counts up.
+        at: time in UTC, ISO 8601.
+        reviewer: a name.
+        old_label, new_label: of this reviewer; None for no label.
+        undoes: the id of the decision that this row takes back.
+    """
 
     id: int = 0
     at: str = ""
@@ -49,8 +56,8 @@ class Decision(Seen):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that was given by a reviewer, and what a model gave it; None while it waits for that."""
+class AddedPicture:
+    """A picture that a reviewer added. Model and logit are None until it is scored."""
 
     cell: str
     name: str

@@ -1,10 +1,9 @@
 """A run's network in a process of its own.
 
-Importing torch takes seconds and holds the interpreter, and a heat map takes a processor; the page waits for neither,
-because both happen elsewhere. The process starts when it is first asked for something, and again where it has died.
+Importing torch takes seconds and holds the interpreter; a Grad-CAM heat map occupies a processor. In another process
+neither delays the page. The process starts with the first request, and starts again if it has died.
 """
 
-import io
 import multiprocessing
 import os
 import signal
@@ -19,15 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from leukemia.app.png import png_bytes
 from leukemia.errors import InputError
 from leukemia.runs import Run
 
-OPACITY = 0.7  # of the overlay where the heat is greatest
-_network: dict[str, Any] = {}  # of this process, if it is the one of a network
+OPACITY = 0.7  # of the overlay at the highest value of the heat map
+_loaded: dict[str, Any] = {}  # in the network's process: run, predictor, net
 
 
-class Network:
-    """The best checkpoint of a run, elsewhere.
+class NetworkProcess:
+    """The best checkpoint of a run, in another process.
 
     Args:
         folder: of the run.
@@ -39,21 +39,24 @@ class Network:
         self._lock = threading.Lock()
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Of pixels as the network sees them, uint8 (n, s, s, 3): the logits of the positive class, (n,).
+        """Logits of the positive class, (n,), of pixels as the network sees them, uint8 (n, s, s, 3).
 
         Raises:
             InputError: if the network cannot be used.
         """
-        return np.asarray(self._ask(_logits, pixels))
+        return np.asarray(self._call(_logits, pixels))
 
     def overlay(self, pixels: NDArray[np.uint8], positive: bool) -> bytes:
-        """The Grad-CAM heat map of one cell, uint8 (s, s, 3), as a PNG of that size to lay over it: of what speaks for
-        the positive class, or for the negative one.
+        """The Grad-CAM heat map of one cell, as a PNG to lay over it.
+
+        Args:
+            pixels: uint8 (s, s, 3), as the network sees them; the PNG has this size.
+            positive: whether to explain the positive or the negative class.
 
         Raises:
             InputError: if the network cannot be used.
         """
-        found: bytes = self._ask(_overlay, pixels, positive)
+        found: bytes = self._call(_overlay, pixels, positive)
         return found
 
     def close(self) -> None:
@@ -61,16 +64,16 @@ class Network:
             if self._pool is not None:
                 self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, question: Callable[..., Any], *given: Any) -> Any:
-        for _ in range(2):  # the process may have died of something that passes
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        for _ in range(2):  # a process may die for a reason that passes
             pool = self._started()
             try:
-                return pool.submit(question, *given).result()
+                return pool.submit(function, *arguments).result()
             except BrokenProcessPool:
                 self._drop(pool)
         raise InputError(
             "the network's process ended twice, as it does when memory runs out: close other programs and try again; "
-            "the page is still there, and so is what was decided"
+            "the page still runs and every decision is saved"
         )
 
     def _started(self) -> ProcessPoolExecutor:
@@ -83,7 +86,7 @@ class Network:
             return self._pool
 
     def _drop(self, pool: ProcessPoolExecutor) -> None:
-        """The next question starts another process, unless somebody else's has started one already."""
+        """Forget a broken pool, unless another thread has replaced it already."""
         with self._lock:
             if self._pool is pool:
                 self._pool = None
@@ -91,9 +94,9 @@ class Network:
 
 
 def _start(folder: str) -> None:
-    """What the process does first. Ctrl-C is the page's affair, and when that is gone, so is this."""
+    """Prepare the process: leave Ctrl-C to the page, and end when the page's process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _network["folder"] = Path(folder)
+    _loaded["run"] = Run(Path(folder))
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -105,32 +108,30 @@ def _start(folder: str) -> None:
 
 
 def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    if "predictor" not in _network:
-        from leukemia.inference.torch_predictor import torch_predictor
+    if "predictor" not in _loaded:
+        from leukemia.inference.torch_predictor import TorchPredictor
 
-        _network["predictor"] = torch_predictor(Run(_network["folder"]))
-    logits: NDArray[np.float64] = _network["predictor"].logits(pixels)
+        _loaded["predictor"] = TorchPredictor(_loaded["run"])
+    logits: NDArray[np.float64] = _loaded["predictor"].logits(pixels)
     return logits
 
 
 def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:
     from leukemia.inference.gradcam import heat_maps
 
-    if "model" not in _network:
-        from leukemia.models.checkpoint import load_classifier
+    if "net" not in _loaded:
+        from leukemia.models.checkpoint import load_network
 
-        _network["model"] = load_classifier(Run(_network["folder"]).best_checkpoint)
-    (heat,) = heat_maps(_network["model"], pixels[None], [positive])
+        _loaded["net"] = load_network(_loaded["run"].best_checkpoint).net
+    (heat,) = heat_maps(_loaded["net"], pixels[None], [positive])
     return coloured(heat)
 
 
 def coloured(heat: NDArray[np.float32]) -> bytes:
-    """A heat map from 0 to 1, (h, w), as a PNG: clear where there is none, dark red to pale yellow where it grows."""
+    """A heat map from 0 to 1, (h, w), as a PNG: transparent at 0, dark red to pale yellow above."""
     from matplotlib import colormaps
 
     heat = np.clip(heat, 0, 1)
     picture = colormaps["inferno"](0.25 + 0.75 * heat, bytes=True)
     picture[..., 3] = np.rint(255 * OPACITY * heat).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(picture, "RGBA").save(file, "png")
-    return file.getvalue()
+    return png_bytes(Image.fromarray(picture, "RGBA"))

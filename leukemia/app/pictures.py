@@ -1,4 +1,4 @@
-"""Cells as PNG files, by the id of a cell alone."""
+"""Pictures of cells as PNG files, found by the id of a cell alone."""
 
 import io
 from functools import lru_cache
@@ -6,58 +6,60 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from leukemia.app.network_process import Network
+from leukemia.app.network_process import NetworkProcess
+from leukemia.app.png import png_bytes
 from leukemia.app.review import Review
 from leukemia.data.pixels import centre_crop
 
-THUMB = 96
+THUMB = 96  # pixels
 KEPT = 256  # pictures of each kind
+FAST = 1  # zlib's level
 
 
 class Pictures:
-    """Pictures of the cells of a review, the last of them kept in memory.
+    """Pictures of the cells of a review; the last ones stay in memory.
 
     Args:
-        review: whose cells they are.
-        network: that draws the overlays.
+        review: has the cells.
+        network: draws the Grad-CAM overlays.
     """
 
-    def __init__(self, review: Review, network: Network) -> None:
+    def __init__(self, review: Review, network: NetworkProcess) -> None:
         self.review, self.network = review, network
-        self.whole = lru_cache(KEPT)(self._whole)
+        self.full = lru_cache(KEPT)(self._full)
         self.thumb = lru_cache(4 * KEPT)(self._thumb)
         self.overlay = lru_cache(KEPT)(self._overlay)
 
-    def _whole(self, cell_id: str) -> bytes:
-        return _png(Image.fromarray(self.review.picture(self.review.cells[cell_id])))
+    def _full(self, cell_id: str) -> bytes:
+        return png_bytes(self._picture(cell_id), FAST)
 
     def _thumb(self, cell_id: str) -> bytes:
-        picture = Image.fromarray(self.review.picture(self.review.cells[cell_id]))
+        picture = self._picture(cell_id)
         picture.thumbnail((THUMB, THUMB), Image.Resampling.BILINEAR, reducing_gap=2)
-        return _png(picture)
+        return png_bytes(picture, FAST)
 
     def _overlay(self, cell_id: str) -> bytes:
-        """What speaks for the class that the page names; as large as the cell's picture, whatever part of it the
-        network sees."""
+        """The Grad-CAM heat map of the class that the page names, as large as the cell's picture."""
         cell = self.review.cells[cell_id]
-        picture = self.review.picture(cell)
+        pixels = self.review.picture(cell)
         positive = self.review.opinion(cell).label == self.review.classes[1]
-        height, width = picture.shape[:2]
-        heat = Image.open(io.BytesIO(self.network.overlay(self.review.network_pixels(picture), positive)))
-        if self.review.resize != "crop":
-            return _png(heat.resize((width, height), Image.Resampling.BILINEAR))
-        return _png(Image.fromarray(_uncropped(np.asarray(heat), height, width)))
+        height, width = pixels.shape[:2]
+        heat: Image.Image = Image.open(
+            io.BytesIO(self.network.overlay(self.review.network_pixels(pixels), positive))
+        )
+        if self.review.resize == "crop":
+            heat = Image.fromarray(_undo_centre_crop(np.asarray(heat), height, width))
+        else:
+            heat = heat.resize((width, height), Image.Resampling.BILINEAR)
+        return png_bytes(heat, FAST)
+
+    def _picture(self, cell_id: str) -> Image.Image:
+        return Image.fromarray(self.review.picture(self.review.cells[cell_id]))
 
 
-def _uncropped(heat: np.ndarray, height: int, width: int) -> np.ndarray:
-    """What `centre_crop` to (s, s) undone gives: (height, width, channels), clear outside."""
-    size = heat.shape[0]
-    padded = centre_crop(heat, max(size, height, width))
+def _undo_centre_crop(heat: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Place an overlay (s, s, channels) where `centre_crop` cut its pixels from: (height, width, channels), transparent
+    outside."""
+    padded = centre_crop(heat, max(heat.shape[0], height, width))
     top, left = ((padded.shape[axis] - length) // 2 for axis, length in ((0, height), (1, width)))
     return padded[top : top + height, left : left + width]
-
-
-def _png(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "png", compress_level=1)
-    return file.getvalue()

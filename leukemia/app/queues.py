@@ -1,4 +1,4 @@
-"""Which cell comes next."""
+"""The queues of a review: which cells each one holds, and which comes next."""
 
 import hashlib
 from collections.abc import Container, Iterable, Sequence
@@ -11,53 +11,52 @@ from leukemia.evaluation.policy import REVIEW, Policy
 QUEUES = ("review", "check", "added")
 
 
-def orders(
+def build_queues(
     cells: Iterable[Cell], policy: Policy | None, classes: tuple[str, str], salt: str
 ) -> dict[str, list[str]]:
-    """The cells of each queue, as ids, first to last.
+    """The cell ids of each queue, first to last.
 
-    `review` holds what triage does not release (without a policy every cell), least certain first: nearest to the
-    calibrated probability 0.5. `check` holds what it releases, in an order drawn at random by `salt`: however far one
-    comes, what one has seen is a random sample. `added` holds the pictures that were added, least certain first.
+    - `review`: the cells that triage does not release (without a policy, all cells). The cell whose calibrated
+      probability is nearest to 0.5 comes first.
+    - `check`: the released cells, in a random order that `salt` seeds. At any time, the cells that a reviewer has seen
+      are a random sample.
+    - `added`: the cells that reviewers added, the least certain first.
     """
     cells = list(cells)
     ids = np.array([cell.id for cell in cells])
     logit = np.array([cell.logit for cell in cells], dtype=float)
-    certainty = np.abs(calibrated_logit(logit, policy))
-    triaged = triage(logit, policy, classes)
-    by_certainty = np.lexsort((ids, certainty))
-    drawn = sorted(range(len(cells)), key=lambda row: _drawn(salt, cells[row].id))
+    decisions = triage(logit, policy, classes)
+    by_certainty = np.lexsort((ids, np.abs(calibrated_logit(logit, policy))))
+    at_random = sorted(range(len(cells)), key=lambda row: _random_key(salt, cells[row].id))
     return {
-        "review": [cells[row].id for row in by_certainty if triaged[row] == REVIEW],
-        "check": [cells[row].id for row in drawn if triaged[row] != REVIEW],
+        "review": [cells[row].id for row in by_certainty if decisions[row] == REVIEW],
+        "check": [cells[row].id for row in at_random if decisions[row] != REVIEW],
         "added": [cells[row].id for row in by_certainty if cells[row].added],
     }
 
 
-def following(order: Sequence[str], done: Container[str], after: str | None = None) -> str | None:
-    """The first cell of a queue that is not done, looked for after a given cell and then from the start; not that cell
-    itself, unless nothing else is left.
+def next_cell(queue: Sequence[str], done: Container[str], after: str | None = None) -> str | None:
+    """The first cell of a queue that is not done: first those after a given cell, then from the start.
+
+    The given cell itself comes last.
     """
-    start = order.index(after) + 1 if after in order else 0
-    for cell in [*order[start:], *order[:start]]:
-        if cell not in done:
-            return cell
-    return None
+    start = queue.index(after) + 1 if after in queue else 0
+    return next((cell for cell in [*queue[start:], *queue[:start]] if cell not in done), None)
 
 
 def triage(logit: np.ndarray, policy: Policy | None, classes: tuple[str, str]) -> np.ndarray:
-    """A class or `review` for each logit (n,); without a policy everything goes to review."""
+    """A class or `review` for each logit (n,); `review` for all without a policy."""
     if policy is None:
         return np.full(len(logit), REVIEW, dtype=object)
     return policy.decide(logit, classes)
 
 
 def calibrated_logit(logit: np.ndarray, policy: Policy | None) -> np.ndarray:
-    """Logits (n,) recalibrated where a policy knows how."""
+    """Logits (n,), recalibrated where the policy has a calibration."""
     if policy is None or policy.slope is None or policy.intercept is None:
         return logit
     return policy.slope * logit + policy.intercept
 
 
-def _drawn(salt: str, cell: str) -> bytes:
+def _random_key(salt: str, cell: str) -> bytes:
     return hashlib.blake2b(f"{salt} {cell}".encode(), digest_size=8).digest()

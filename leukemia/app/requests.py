@@ -1,4 +1,4 @@
-"""What a request asks for: by whom, in which queue, with which content; each checked."""
+"""Read and check the parts of a request: reviewer, queue, request id, JSON body."""
 
 import json
 import re
@@ -11,61 +11,72 @@ from starlette.requests import Request
 from leukemia.app.queues import QUEUES
 
 COOKIE = "leukemia_reviewer"
-REQUEST = re.compile(r"[0-9A-Za-z-]{8,64}")
+MAX_JSON = 10_000  # bytes
+REQUEST_ID = re.compile(r"[0-9A-Za-z-]{8,64}")
 
 
-def reviewer_of(request: Request) -> str:
-    """The name that the reviewer gave; empty for none."""
+def reviewer_name(request: Request) -> str:
+    """The reviewer's name from the cookie; empty where there is none."""
     return unquote(request.cookies.get(COOKIE, ""))[:60]
 
 
-def check_reviewer(reviewer: str, given: dict[str, Any]) -> None:
-    """Refuse what a window asks for that shows another reviewer than the browser has by now.
+def check_reviewer(reviewer: str, body: dict[str, Any]) -> None:
+    """Refuse a request from a window that still shows another reviewer's name.
 
     Raises:
-        HTTPException: then.
+        HTTPException: if the two names differ.
     """
-    if given.get("reviewer", reviewer) != reviewer:
+    if body.get("reviewer", reviewer) != reviewer:
         raise HTTPException(
             409, f"{reviewer} reviews in this browser now: nothing is written; load the page again."
         )
 
 
-def queue_of(name: Any) -> str:
-    """The queue of this name, or the first."""
+def queue_name(name: Any) -> str:
+    """The name if there is such a queue, else the first queue."""
     return name if name in QUEUES else QUEUES[0]
 
 
-def request_id(given: dict[str, Any]) -> str:
-    """What tells one decision that is sent twice from two.
+def request_id(body: dict[str, Any]) -> str:
+    """The id of a request. A decision that is sent twice has one id; two decisions have two.
 
     Raises:
         HTTPException: if there is none.
     """
-    request = given.get("request")
-    if not isinstance(request, str) or not REQUEST.fullmatch(request):
-        raise HTTPException(400, "a decision comes with an id of its own")
-    return request
+    found = body.get("request")
+    if not isinstance(found, str) or not REQUEST_ID.fullmatch(found):
+        raise HTTPException(400, "a decision needs a request id of its own")
+    return found
 
 
-async def json_of(request: Request) -> dict[str, Any]:
-    """The JSON object that a request brings, of 10,000 bytes at most; only where it says that it is JSON, which no
-    other site's form can.
+async def json_body(request: Request) -> dict[str, Any]:
+    """The JSON object in a request's body.
+
+    The content type has to be JSON: a form of another site cannot send that.
 
     Raises:
-        HTTPException: if it is none.
+        HTTPException: if the body is not a JSON object, or longer than MAX_JSON.
     """
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise HTTPException(415, "this address takes JSON")
+    content = await read_body(request, MAX_JSON, HTTPException(413, "this is too long"))
+    try:
+        body = json.loads(content)
+    except ValueError:
+        raise HTTPException(400, "this is not JSON") from None
+    if not isinstance(body, dict):
+        raise HTTPException(400, "this is not a JSON object")
+    return body
+
+
+async def read_body(request: Request, most: int, error: Exception) -> bytes:
+    """The body of a request. Raises the error if it has more than `most` bytes, before all of them have arrived."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > most:
+        raise error
     content = bytearray()
     async for part in request.stream():
         content += part
-        if len(content) > 10_000:
-            raise HTTPException(413, "this is too long")
-    try:
-        given = json.loads(content)
-    except ValueError:
-        raise HTTPException(400, "this is no JSON") from None
-    if not isinstance(given, dict):
-        raise HTTPException(400, "this is no JSON object")
-    return given
+        if len(content) > most:
+            raise error
+    return bytes(content)

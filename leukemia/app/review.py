@@ -1,7 +1,6 @@
-"""A run under review: its cells, their order, and what is written down of each decision."""
+"""A run under review: its cells, its queues, and the model's opinion of each cell."""
 
 import hashlib
-import io
 import json
 import threading
 from collections.abc import Iterable, Mapping
@@ -10,25 +9,29 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from scipy.special import expit
 
-from leukemia.app.cells import Cell, data_root, native_size, picture_of, picture_size, run_cells, seen_sides
-from leukemia.app.decisions import Seen
-from leukemia.app.queues import calibrated_logit, orders, triage
+from leukemia.app.cells import Cell, data_root, picture_size, read_picture, run_cells, used_splits
+from leukemia.app.decisions import DecisionContext
+from leukemia.app.png import write_png
+from leukemia.app.queues import build_queues, calibrated_logit, triage
 from leukemia.app.store import Store
 from leukemia.app.uploads import tells_class
 from leukemia.data.pixels import fit
-from leukemia.evaluation.predictions import sigmoid
 from leukemia.runs import Run
-from leukemia.storage.atomic import atomic_write
 
-FOLDER = "review"  # in that of the run
+FOLDER = "review"  # in the run folder
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """What the model says of a cell: the probability of the positive class (calibrated where that is known), its class
-    at 0.5, and a class or `review` of triage."""
+    """The model's opinion of a cell.
+
+    Attributes:
+        probability: of the positive class, calibrated where a calibration is known.
+        label: the likelier class at 0.5.
+        triage: a class, or `review`.
+    """
 
     probability: float
     label: str
@@ -40,33 +43,40 @@ class Review:
 
     Args:
         run: finished.
-        images: a folder of pictures: that of the run's own, where they have moved, or others, which are reviewed in
-            their place.
+        images: a folder of pictures. If it holds the run's own cells, they are read from there. Otherwise its pictures
+            are reviewed instead of the run's cells.
 
     Raises:
-        InputError: if the run is not finished, its pictures are not there, or decisions cannot be written.
+        InputError: if the run is not finished, its pictures are missing, or decisions cannot be written.
     """
 
     def __init__(self, run: Run, images: Path | None = None) -> None:
         self.run = run
-        negative, positive = run.metrics.get("classes", ("HEM", "ALL"))
+        data = run.config["data"]
+        negative, positive = data["classes"]
         self.classes = (str(negative), str(positive))
+        self.image_size, self.resize = int(data["image_size"]), str(data["resize"])
+        self.native_size: int | None = data["native_size"]
         self.policy = run.policy
-        self.native_size = native_size(run)
-        self.seen_side = seen_sides(run)
+        self.used_in = used_splits(run)
         self.root = data_root(run, images)
         cells = [] if self.root is None else run_cells(run, self.classes, self.root)
         self.store = Store(self.folder / "review.sqlite")
         self._lock = threading.Lock()
+        self._numbers: tuple[Mapping[str, list[Cell]], dict[str, int]] = {}, {}
         self.cells: Mapping[str, Cell] = {}
-        self.orders: Mapping[str, list[str]] = {}
+        self.queues: Mapping[str, list[str]] = {}
         self.by_subject: Mapping[str, list[Cell]] = {}
         self.add(cells)
 
     @property
     def folder(self) -> Path:
-        """Where decisions and added pictures lie."""
+        """The folder of decisions and added pictures."""
         return self.run.folder / FOLDER
+
+    @property
+    def added_folder(self) -> Path:
+        return self.folder / "pictures"
 
     @cached_property
     def model(self) -> str:
@@ -81,15 +91,15 @@ class Review:
         return self.policy is not None and self.policy.slope is not None and self.policy.intercept is not None
 
     @cached_property
-    def policy_text(self) -> str:
-        """What is written down of the policy beside a decision."""
+    def policy_json(self) -> str:
+        """Thresholds and calibration as JSON, to store beside a decision; empty without a policy."""
         if self.policy is None:
             return ""
-        shown = ("low", "high", "slope", "intercept", "certified")
-        return json.dumps({name: getattr(self.policy, name) for name in shown})
+        stored = ("low", "high", "slope", "intercept", "certified")
+        return json.dumps({name: getattr(self.policy, name) for name in stored})
 
     def add(self, cells: Iterable[Cell]) -> None:
-        """Put cells under review; one that is there stays, unless the new one was added to the page."""
+        """Put cells under review. An added cell replaces a known one; any other known cell stays."""
         with self._lock:
             found = dict(self.cells)
             for cell in cells:
@@ -99,93 +109,78 @@ class Review:
             for cell in sorted(found.values(), key=lambda cell: (cell.logit, cell.id)):
                 if cell.subject is not None:
                     by_subject.setdefault(cell.subject, []).append(cell)
-            # Readers take each of the three once, so that replacing them is all that is needed.
-            self.orders = orders(found.values(), self.policy, self.classes, salt=self.model)
-            self.by_subject = by_subject
+            # Readers hold no lock: replace the three mappings, never change them. A queue's cell is then always known.
             self.cells = found
+            self.by_subject = by_subject
+            self.queues = build_queues(found.values(), self.policy, self.classes, salt=self.model)
 
     def opinion(self, cell: Cell) -> Opinion:
-        logit = np.array([cell.logit])
-        probability = float(sigmoid(calibrated_logit(logit, self.policy)[0]))
+        probability = self._probability(cell.logit)
         label = self.classes[int(probability >= 0.5)]
-        return Opinion(probability, label, str(triage(logit, self.policy, self.classes)[0]))
+        return Opinion(probability, label, str(triage(np.array([cell.logit]), self.policy, self.classes)[0]))
 
     def thresholds(self) -> tuple[float | None, float | None]:
-        """The policy's thresholds as probabilities of the positive class; None where that split releases nothing."""
-        if self.policy is None:
-            return None, None
-        ends = (self.policy.low, self.policy.high)
-        low, high = (
-            None if end is None else float(sigmoid(calibrated_logit(np.array([end]), self.policy)[0]))
-            for end in ends
-        )
+        """The policy's thresholds as probabilities of the positive class; None where it releases nothing there."""
+        ends = (None, None) if self.policy is None else (self.policy.low, self.policy.high)
+        low, high = (None if end is None else self._probability(end) for end in ends)
         return low, high
 
-    def seen(self, cell: Cell, queue: str, blind: bool, seconds: float | None) -> Seen:
-        """What is written down of a cell beside a decision."""
+    def _probability(self, logit: float) -> float:
+        return float(expit(calibrated_logit(np.array([logit]), self.policy)[0]))
+
+    def context(self, cell: Cell, queue: str, blind: bool, seconds: float | None) -> DecisionContext:
+        """The facts about a cell to store beside a decision."""
         opinion = self.opinion(cell)
-        return Seen(
+        return DecisionContext(
             cell=cell.id, path=cell.path, subject=cell.subject, data_label=cell.label, model=self.model,
-            policy=self.policy_text, logit=cell.logit, probability=opinion.probability, triage=opinion.triage,
+            policy=self.policy_json, logit=cell.logit, probability=opinion.probability, triage=opinion.triage,
             queue=queue, blind=blind, seconds=seconds,
         )  # fmt: skip
 
     def picture(self, cell: Cell) -> np.ndarray:
-        """Its pixels at their own scale, uint8 (height, width, 3).
+        """The cell's pixels at their own scale, uint8 (height, width, 3).
 
         Raises:
             InputError: if the file cannot be read, or has changed.
         """
-        return picture_of(cell, self.native_size)
+        return read_picture(cell, self.native_size)
 
     def training_file(self, cell: Cell) -> Path:
-        """The file that a next run can read a cell from, which knows of no native size: the cell's own, or a lossless
-        copy of its centre where that is larger, as C-NMC's final set is.
+        """A file of the cell for a manifest, whose pictures are read without a native size.
+
+        It is the cell's own file, or a lossless copy of its centre where the picture is larger than the native size,
+        as in C-NMC's final set.
 
         Raises:
             InputError: if the file cannot be read, or has changed, or the copy cannot be written.
         """
         if self.native_size is None or max(picture_size(cell.file)) <= self.native_size:
             return cell.file
-        copy = self.folder / "pictures" / f"{cell.id}-{self.native_size}.png"
+        copy = self.added_folder / f"{cell.id}-{self.native_size}.png"
         if not copy.is_file():
-            content = io.BytesIO()
-            Image.fromarray(self.picture(cell)).save(content, "png")
-            with atomic_write(copy) as file:
-                file.write(content.getvalue())
+            write_png(copy, self.picture(cell))
         return copy
 
     def network_pixels(self, picture: np.ndarray) -> np.ndarray:
         """A picture as the network sees it, uint8 (s, s, 3)."""
         return fit(picture, self.image_size, self.resize, self.native_size)
 
-    @property
-    def image_size(self) -> int:
-        return int(self.run.config["data"]["image_size"])
-
-    @property
-    def resize(self) -> str:
-        return str(self.run.config["data"].get("resize", "squash"))
-
     def is_masked(self, cell: Cell) -> bool:
-        """Whether names are kept from the reviewer: where the data know the class, C-NMC's names (`..._all.bmp`, H3)
-        would tell it."""
+        """Whether to hide the names of a cell and its subject: C-NMC's names (`..._all.bmp`, `H3`) tell the class."""
         return cell.label is not None or tells_class(cell.path)
 
     def subject_name(self, cell: Cell) -> str | None:
-        """What the reviewer reads: the subject's name, or a number in its place."""
+        """The subject's name for the page, or a number in its place."""
         if cell.subject is None or not self.is_masked(cell):
             return cell.subject
-        return f"no. {self._numbers().get(cell.subject, 0)}"
+        return f"no. {self._subject_numbers().get(cell.subject, 0)}"
 
-    def _numbers(self) -> dict[str, int]:
-        """A number for each subject that says nothing of it."""
+    def _subject_numbers(self) -> dict[str, int]:
+        """A number for each subject, in a random order."""
         by_subject = self.by_subject
-        if self._numbered is None or self._numbered[0] is not by_subject:
-            drawn = sorted(
+        if self._numbers[0] is not by_subject:
+            at_random = sorted(
                 by_subject, key=lambda name: hashlib.blake2b(f"{self.model} {name}".encode()).digest()
             )
-            self._numbered = by_subject, {name: number for number, name in enumerate(drawn, start=1)}
-        return self._numbered[1]
-
-    _numbered: tuple[Mapping[str, list[Cell]], dict[str, int]] | None = None
+            self._numbers = by_subject, {name: number for number, name in enumerate(at_random, start=1)}
+        return self._numbers[1]

@@ -1,4 +1,4 @@
-"""The addresses of the review page, and what lies behind each."""
+"""The routes of the review page and their handlers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +16,26 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from leukemia.app.cells import Cell
-from leukemia.app.dashboard import figures
+from leukemia.app.dashboard import dashboard_metrics
 from leukemia.app.decisions import UNSURE
 from leukemia.app.export import decisions_csv, manifest
-from leukemia.app.payloads import cell_view, progress
+from leukemia.app.payloads import cell_payload, progress_payload
 from leukemia.app.pictures import Pictures
-from leukemia.app.queues import following
-from leukemia.app.requests import COOKIE, check_reviewer, json_of, queue_of, request_id, reviewer_of
+from leukemia.app.queues import next_cell
+from leukemia.app.requests import (
+    COOKIE,
+    check_reviewer,
+    json_body,
+    queue_name,
+    read_body,
+    request_id,
+    reviewer_name,
+)
 from leukemia.app.review import Review
-from leukemia.app.scoring_worker import Intake
-from leukemia.app.security import Guard
-from leukemia.app.shortcuts import keys_of
-from leukemia.app.texts import NOTICE, duration, policy_words
+from leukemia.app.scoring_worker import ScoringWorker
+from leukemia.app.security import SecurityMiddleware
+from leukemia.app.shortcuts import class_shortcuts
+from leukemia.app.texts import NOTICE, duration, policy_text
 from leukemia.app.uploads import MAX_BYTES, checked_name, decoded, too_large
 from leukemia.errors import InputError
 
@@ -36,18 +44,17 @@ YEAR = 365 * 24 * 3600
 
 
 def create_app(
-    review: Review, intake: Intake, pictures: Pictures, token: str | None = None, port: int = 0
+    review: Review, worker: ScoringWorker, pictures: Pictures, token: str | None = None, port: int = 0
 ) -> Starlette:
     """The review page as an ASGI application.
 
     Args:
         review: a run and its decisions.
-        intake: takes pictures that are dropped on the page.
+        worker: scores added pictures.
         pictures: of the cells.
-        token: see `Guard`.
-        port: see `Guard`.
+        token, port: see `SecurityMiddleware`.
     """
-    pages = _Pages(review, intake, pictures)
+    pages = _Pages(review, worker, pictures)
     return Starlette(
         routes=[
             Route("/", pages.review_page),
@@ -58,21 +65,21 @@ def create_app(
             Route("/api/undo", pages.undo, methods=["POST"]),
             Route("/api/reviewer", pages.set_reviewer, methods=["POST"]),
             Route("/api/pictures", pages.add_picture, methods=["POST"]),
-            Route("/cells/{cell:str}.png", pages.whole),
+            Route("/cells/{cell:str}.png", pages.picture),
             Route("/cells/{cell:str}/thumb.png", pages.thumb),
             Route("/cells/{cell:str}/overlay.png", pages.overlay),
             Route("/export/decisions.csv", pages.decisions),
             Route("/export/manifest.csv", pages.manifest),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
-        middleware=[Middleware(Guard, token=token, port=port)],
+        middleware=[Middleware(SecurityMiddleware, token=token, port=port)],
         exception_handlers={InputError: _refuse, HTTPException: _http},
     )
 
 
 class _Pages:
-    def __init__(self, review: Review, intake: Intake, pictures: Pictures) -> None:
-        self.desk, self.intake, self.pictures = review, intake, pictures
+    def __init__(self, review: Review, worker: ScoringWorker, pictures: Pictures) -> None:
+        self.review, self.worker, self.pictures = review, worker, pictures
         self.store = review.store
         self.environment = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
@@ -81,76 +88,76 @@ class _Pages:
         self.environment.filters |= {"percent": _percent, "signed": _signed, "duration": duration}
 
     def review_page(self, request: Request) -> Response:
-        queue = queue_of(request.query_params.get("queue"))
-        low, high = self.desk.thresholds()
+        queue = queue_name(request.query_params.get("queue"))
+        low, high = self.review.thresholds()
         return self._html(
-            "review.html.j2", request, queue=queue, low=low, high=high, keys=keys_of(self.desk.classes),
-            last=self.store.last_id(), is_calibrated=self.desk.is_calibrated,
+            "review.html.j2", request, queue=queue, low=low, high=high, keys=class_shortcuts(self.review.classes),
+            last=self.store.last_id(), is_calibrated=self.review.is_calibrated,
         )  # fmt: skip
 
     def dashboard(self, request: Request) -> Response:
-        return self._html("dashboard.html.j2", request, queue="", figures=figures(self.desk),
+        return self._html("dashboard.html.j2", request, queue="", metrics=dashboard_metrics(self.review),
                           last=self.store.last_id())  # fmt: skip
 
     def cell(self, request: Request) -> Response:
-        """The cell `at`, or else the next one of the queue after it that the reviewer has not decided."""
+        """The cell `at`; without it, the next undecided cell of the queue after the cell `after`."""
         reviewer, query = self._reviewer(request), request.query_params
-        queue = queue_of(query.get("queue"))
+        queue = queue_name(query.get("queue"))
         at, after = query.get("at"), query.get("after")
-        chosen = self.desk.cells.get(at) if at else None
+        chosen = self.review.cells.get(at) if at else None
         return JSONResponse(self._state(reviewer, queue, chosen or self._next(reviewer, queue, after)))
 
     def changes(self, request: Request) -> Response:
-        """What happened after the decision `since`, whoever made it."""
+        """The changes after the decision `since`, by any reviewer."""
         reviewer, query = self._reviewer(request), request.query_params
         since = query.get("since", "0")
         if not (since.isascii() and since.isdecimal() and len(since) < 16):
-            raise HTTPException(400, "since is the number of a decision")
+            raise HTTPException(400, "since has to be the number of a decision")
         history = self.store.history(int(since))
         return JSONResponse({
             "last": history[-1].id if history else int(since),
             "reviewer": reviewer,
             "cells": sorted({decision.cell for decision in history}),
-            "progress": progress(self.desk, reviewer, queue_of(query.get("queue"))),
-            "pending": self.intake.pending,
-            "problems": self.intake.problems,
+            "progress": progress_payload(self.review, reviewer, queue_name(query.get("queue"))),
+            "pending": self.worker.pending,
+            "problems": self.worker.problems,
         })  # fmt: skip
 
     async def decide(self, request: Request) -> Response:
-        given = await json_of(request)
-        return await run_in_threadpool(self._decide, self._reviewer(request), given)
+        body = await json_body(request)
+        return await run_in_threadpool(self._decide, self._reviewer(request), body)
 
-    def _decide(self, reviewer: str, given: dict[str, Any]) -> Response:
-        check_reviewer(reviewer, given)
-        cell = self._cell(given.get("cell"))
-        queue, label, seconds = queue_of(given.get("queue")), given.get("label"), given.get("seconds")
-        if label not in (*self.desk.classes, UNSURE):
-            raise HTTPException(400, f"a label is one of {', '.join((*self.desk.classes, UNSURE))}")
+    def _decide(self, reviewer: str, body: dict[str, Any]) -> Response:
+        check_reviewer(reviewer, body)
+        cell = self._cell(body.get("cell"))
+        queue, label, seconds = queue_name(body.get("queue")), body.get("label"), body.get("seconds")
+        if label not in (*self.review.classes, UNSURE):
+            raise HTTPException(
+                400, f"the label has to be one of {', '.join((*self.review.classes, UNSURE))}"
+            )
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e6:
             seconds = None
-        first = cell.id not in self.store.current(
-            reviewer
-        )  # nobody who decided it before has not seen the opinion
-        reached = "picked" if given.get("picked") is True else queue
-        seen = self.desk.seen(cell, reached, first and bool(given.get("blind")), seconds)
-        self.store.decide(reviewer, seen, str(label), request_id(given))
+        # The page shows the opinion after a decision: only the first decision on a cell can be blind.
+        blind = bool(body.get("blind")) and cell.id not in self.store.current(reviewer)
+        context = self.review.context(cell, "picked" if body.get("picked") is True else queue, blind, seconds)
+        self.store.decide(reviewer, context, str(label), request_id(body))
         return JSONResponse(self._state(reviewer, queue, self._next(reviewer, queue, cell.id)))
 
     async def undo(self, request: Request) -> Response:
-        given = await json_of(request)
-        return await run_in_threadpool(self._undo, self._reviewer(request), given)
+        body = await json_body(request)
+        return await run_in_threadpool(self._undo, self._reviewer(request), body)
 
-    def _undo(self, reviewer: str, given: dict[str, Any]) -> Response:
-        check_reviewer(reviewer, given)
-        queue = queue_of(given.get("queue"))
-        undone = self.store.undo(reviewer, request_id(given))
+    def _undo(self, reviewer: str, body: dict[str, Any]) -> Response:
+        check_reviewer(reviewer, body)
+        queue = queue_name(body.get("queue"))
+        undone = self.store.undo(reviewer, request_id(body))
         if undone is None:
             raise HTTPException(409, "There is nothing to undo.")
-        cell = self.desk.cells.get(undone.cell) or self._next(reviewer, queue, None)
+        cell = self.review.cells.get(undone.cell) or self._next(reviewer, queue, None)
         return JSONResponse(self._state(reviewer, queue, cell) | {"undone": undone.new_label})
 
     async def set_reviewer(self, request: Request) -> Response:
-        name = " ".join(str((await json_of(request)).get("name", "")).split())
+        name = " ".join(str((await json_body(request)).get("name", "")).split())
         if not name or len(name) > 60 or not name.isprintable() or name[0] in "=+-@":
             raise HTTPException(
                 400, "Give a name of 1 to 60 letters that does not begin with one of = + - @."
@@ -162,26 +169,19 @@ class _Pages:
     async def add_picture(self, request: Request) -> Response:
         self._reviewer(request)
         name = checked_name(request.query_params.get("name", ""))
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > MAX_BYTES:
-            raise too_large(name)
-        content = bytearray()
-        async for part in request.stream():
-            content += part
-            if len(content) > MAX_BYTES:
-                raise too_large(name)
-        picture = await run_in_threadpool(decoded, bytes(content), name)
-        cell_id, new = await run_in_threadpool(self.intake.add, picture, name)
+        content = await read_body(request, MAX_BYTES, too_large(name))
+        picture = await run_in_threadpool(decoded, content, name)
+        cell_id, new = await run_in_threadpool(self.worker.add, picture, name)
         return JSONResponse({"cell": cell_id, "new": new}, status_code=202 if new else 200)
 
-    def whole(self, request: Request) -> Response:
-        return self._picture(request, self.pictures.whole)
+    def picture(self, request: Request) -> Response:
+        return self._png(request, self.pictures.full)
 
     def thumb(self, request: Request) -> Response:
-        return self._picture(request, self.pictures.thumb)
+        return self._png(request, self.pictures.thumb)
 
     def overlay(self, request: Request) -> Response:
-        return self._picture(request, self.pictures.overlay)
+        return self._png(request, self.pictures.overlay)
 
     def decisions(self, request: Request) -> Response:
         return _download(decisions_csv(self.store), "decisions.csv")
@@ -189,41 +189,41 @@ class _Pages:
     def manifest(self, request: Request) -> Response:
         training = request.query_params.get("with") == "training"
         name = "manifest-with-training.csv" if training else "manifest.csv"
-        return _download(manifest(self.desk, training), name)
+        return _download(manifest(self.review, training), name)
 
-    def _picture(self, request: Request, drawn: Callable[[str], bytes]) -> Response:
+    def _png(self, request: Request, draw: Callable[[str], bytes]) -> Response:
         cell = self._cell(request.path_params["cell"])
         headers = {"cache-control": "private, max-age=3600, immutable"}  # an id is a hash of the pixels
-        return Response(drawn(cell.id), media_type="image/png", headers=headers)
+        return Response(draw(cell.id), media_type="image/png", headers=headers)
 
     def _state(self, reviewer: str, queue: str, cell: Cell | None) -> dict[str, Any]:
         return {
-            "cell": None if cell is None else cell_view(self.desk, cell, reviewer, queue),
-            "progress": progress(self.desk, reviewer, queue),
+            "cell": None if cell is None else cell_payload(self.review, cell, reviewer, queue),
+            "progress": progress_payload(self.review, reviewer, queue),
         }
 
     def _next(self, reviewer: str, queue: str, after: str | None) -> Cell | None:
-        found = following(self.desk.orders[queue], self.store.labels(reviewer), after)
-        return None if found is None else self.desk.cells[found]
+        found = next_cell(self.review.queues[queue], self.store.labels(reviewer), after)
+        return None if found is None else self.review.cells[found]
 
     def _cell(self, cell_id: Any) -> Cell:
-        cell = self.desk.cells.get(cell_id) if isinstance(cell_id, str) else None
+        cell = self.review.cells.get(cell_id) if isinstance(cell_id, str) else None
         if cell is None:
             raise HTTPException(404, "There is no such cell.")
         return cell
 
     def _reviewer(self, request: Request) -> str:
-        name = reviewer_of(request)
+        name = reviewer_name(request)
         if not name:
-            raise HTTPException(400, "Say first who reviews.")
+            raise HTTPException(400, "Give your name first.")
         return name
 
     def _html(self, template: str, request: Request, **values: Any) -> Response:
-        headline, explanation, certified = policy_words(self.desk.policy, self.desk.classes)
+        headline, explanation, certified = policy_text(self.review.policy, self.review.classes)
         page = self.environment.get_template(template).render(
-            run=self.desk.run.name, classes=self.desk.classes, reviewer=reviewer_of(request),
+            run=self.review.run.name, classes=self.review.classes, reviewer=reviewer_name(request),
             known=self.store.reviewers(), headline=headline, explanation=explanation, certified=certified,
-            notice=NOTICE, added=len(self.desk.orders["added"]), **values,
+            notice=NOTICE, added=len(self.review.queues["added"]), **values,
         )  # fmt: skip
         return HTMLResponse(page)
 

@@ -1,6 +1,5 @@
-"""Pictures on their way into the queue: read, kept, scored in batches beside the page."""
+"""Score added pictures in a background thread, and put them into the queue."""
 
-import io
 import queue
 import threading
 from collections.abc import Callable
@@ -9,173 +8,166 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from leukemia.app.cells import Cell
-from leukemia.app.decisions import Picture
+from leukemia.app.decisions import AddedPicture
+from leukemia.app.png import write_png
 from leukemia.app.review import Review
 from leukemia.app.uploads import subject_of
 from leukemia.data.files import existing_folder, is_image, list_files, natural
 from leukemia.data.pixels import at_native_size, decode, pixel_hash
 from leukemia.errors import InputError
-from leukemia.storage.atomic import atomic_write
 
 BATCH = 16
 MOST_PROBLEMS = 50
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    picture: Picture
+class _Job:
+    picture: AddedPicture
     file: Path
-    pixels: NDArray[np.uint8] | None  # as the network sees them; None: still to be read from the file
+    pixels: NDArray[np.uint8] | None  # as the network sees them; None: read them from the file
     added: bool
 
 
-class Intake:
-    """Scores pictures one batch after another, in a thread of its own.
+class ScoringWorker:
+    """Scores pictures batch by batch in its own thread.
 
     Args:
-        review: that gets them.
-        logits: pixels as the network sees them, uint8 (n, s, s, 3), to logits (n,); may raise InputError.
+        review: gets the scored pictures.
+        logits: a function from pixels as the network sees them, uint8 (n, s, s, 3), to logits (n,); may raise
+            InputError.
     """
 
     def __init__(self, review: Review, logits: Callable[[NDArray[np.uint8]], NDArray[np.float64]]) -> None:
         self.review = review
         self.problems: list[str] = []
         self._logits = logits
-        self._line: queue.Queue[_Waiting | None] = queue.Queue()
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._pending = 0
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="intake", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="scoring", daemon=True)
         self._thread.start()
 
     @property
     def pending(self) -> int:
-        """How many pictures wait for their score."""
+        """Number of pictures without a score yet."""
         return self._pending
 
     def restore(self) -> None:
-        """Take up the pictures that were added before, in an earlier life of the page."""
-        known = []
+        """Put the pictures under review that were added before the page was restarted."""
+        scored = []
         for picture in self.review.store.pictures():
-            file = self._place(picture.cell)
+            file = self._file(picture.cell)
             if not file.is_file():
                 continue
             if picture.model == self.review.model and picture.logit is not None:
-                known.append(self._cell(picture, file, picture.logit, added=True))
+                scored.append(self._cell(picture, file, picture.logit, added=True))
             else:
-                self._put(_Waiting(picture, file, None, added=True))
-        self.review.add(known)
+                self._put(_Job(picture, file, None, added=True))
+        self.review.add(scored)
 
     def scan(self, folder: Path) -> int:
-        """Take in the pictures of a folder, where they lie.
+        """Score the pictures of a folder. They stay where they are.
 
         Returns:
-            How many there are.
+            Their number.
         Raises:
-            InputError: if it is no folder, or holds no picture.
+            InputError: if it is not a folder, or holds no pictures.
         """
         below = list_files(existing_folder(folder))
         names = sorted((path + name for path, name in below if is_image(name)), key=natural)
         if not names:
-            raise InputError(f"{folder} holds no picture: give a folder with bmp, png, jpeg or tiff files")
+            raise InputError(f"{folder} holds no pictures: give a folder with bmp, png, jpeg or tiff files")
         for name in names:
             subject = subject_of(name, self.review.classes)
-            self._put(_Waiting(Picture("", name, subject), folder / name, None, added=False))
+            self._put(_Job(AddedPicture("", name, subject), folder / name, None, added=False))
         return len(names)
 
-    def add(self, picture: NDArray[np.uint8], name: str) -> tuple[str, bool]:
-        """Take in a picture that was given to the page: its pixels, uint8 (height, width, 3).
+    def add(self, pixels: NDArray[np.uint8], name: str) -> tuple[str, bool]:
+        """Score an added picture, uint8 (height, width, 3), and keep it in the run folder.
 
         Returns:
-            Its id, and whether it is new here.
+            The cell's id, and whether the cell is new to the review.
         """
-        picture = at_native_size(picture, self.review.native_size)
-        cell_id = pixel_hash(picture)
-        present = self.review.cells.get(cell_id)
-        if present is not None:
-            self.review.add([replace(present, added=True)])
+        pixels = at_native_size(pixels, self.review.native_size)
+        cell_id = pixel_hash(pixels)
+        known = self.review.cells.get(cell_id)
+        if known is not None:
+            self.review.add([replace(known, added=True)])
             return cell_id, False
-        file = self._place(cell_id)
-        if not file.is_file():  # else it waits already
-            content = io.BytesIO()
-            Image.fromarray(picture).save(content, "png")
-            with atomic_write(file) as target:
-                target.write(content.getvalue())
-        entry = Picture(cell_id, name, subject_of(name, self.review.classes))
-        self.review.store.add_picture(entry)
-        self._put(_Waiting(entry, file, self.review.network_pixels(picture), added=True))
+        file = self._file(cell_id)
+        if not file.is_file():  # else it is waiting already
+            write_png(file, pixels)
+        picture = AddedPicture(cell_id, name, subject_of(name, self.review.classes))
+        self.review.store.add_picture(picture)
+        self._put(_Job(picture, file, self.review.network_pixels(pixels), added=True))
         return cell_id, True
 
     def close(self) -> None:
-        self._line.put(None)
+        self._jobs.put(None)
 
-    def _put(self, waiting: _Waiting) -> None:
+    def _put(self, job: _Job) -> None:
         with self._lock:
             self._pending += 1
-        self._line.put(waiting)
+        self._jobs.put(job)
 
     def _work(self) -> None:
         scores = {picture.cell: picture for picture in self.review.store.pictures()}
-        while (first := self._line.get()) is not None:
+        while (first := self._jobs.get()) is not None:
             batch = [first]
-            while len(batch) < BATCH and not self._line.empty():
-                following = self._line.get()
-                if following is None:
-                    self._line.put(None)
+            while len(batch) < BATCH and not self._jobs.empty():
+                job = self._jobs.get()
+                if job is None:
+                    self._jobs.put(None)
                     break
-                batch.append(following)
+                batch.append(job)
             try:
                 self._score(batch, scores)
-            except Exception as error:  # the page goes on without these
+            except Exception as error:  # the page goes on without these pictures
                 self._problem(
                     f"{batch[0].picture.name} and {len(batch) - 1} more could not be scored: {error}"
                 )
             with self._lock:
                 self._pending -= len(batch)
 
-    def _score(self, batch: list[_Waiting], scores: dict[str, Picture]) -> None:
-        ready: list[tuple[_Waiting, Picture]] = []
-        for waiting in batch:
+    def _score(self, batch: list[_Job], scores: dict[str, AddedPicture]) -> None:
+        unscored: list[_Job] = []
+        pixels: list[NDArray[np.uint8]] = []
+        for job in batch:
             try:
-                read = self._read(waiting)
+                picture, seen = self._read(job)
             except InputError as error:
-                self._problem(str(error).replace(str(waiting.file), waiting.picture.name))
+                self._problem(str(error).replace(str(job.file), job.picture.name))
                 continue
-            cell_id = read.picture.cell
-            known = scores.get(cell_id)
+            known = scores.get(picture.cell)
             if known is not None and known.model == self.review.model and known.logit is not None:
-                self.review.add([self._cell(read.picture, read.file, known.logit, read.added)])
+                self.review.add([self._cell(picture, job.file, known.logit, job.added)])
             else:
-                ready.append((read, replace(read.picture, model=self.review.model)))
-        if not ready:
+                unscored.append(replace(job, picture=replace(picture, model=self.review.model)))
+                pixels.append(seen)
+        if not unscored:
             return
-        logits = self._logits(
-            np.stack([waiting.pixels for waiting, _ in ready if waiting.pixels is not None])
-        )
         cells = []
-        for (waiting, picture), logit in zip(ready, logits.tolist(), strict=True):
-            scored = replace(picture, logit=logit)
-            self.review.store.add_picture(scored)
-            cells.append(self._cell(scored, waiting.file, logit, waiting.added))
+        for job, logit in zip(unscored, self._logits(np.stack(pixels)).tolist(), strict=True):
+            self.review.store.add_picture(replace(job.picture, logit=logit))
+            cells.append(self._cell(job.picture, job.file, logit, job.added))
         self.review.add(cells)
 
-    def _read(self, waiting: _Waiting) -> _Waiting:
-        if waiting.pixels is not None:
-            return waiting
-        picture = at_native_size(decode(waiting.file), self.review.native_size)
-        named = replace(waiting.picture, cell=pixel_hash(picture))
-        return replace(waiting, picture=named, pixels=self.review.network_pixels(picture))
+    def _read(self, job: _Job) -> tuple[AddedPicture, NDArray[np.uint8]]:
+        if job.pixels is not None:
+            return job.picture, job.pixels
+        pixels = at_native_size(decode(job.file), self.review.native_size)
+        return replace(job.picture, cell=pixel_hash(pixels)), self.review.network_pixels(pixels)
 
-    def _cell(self, picture: Picture, file: Path, logit: float, added: bool) -> Cell:
+    def _cell(self, picture: AddedPicture, file: Path, logit: float, added: bool) -> Cell:
         return Cell(
             id=picture.cell, path=picture.name, file=file, subject=picture.subject, label=None, logit=logit,
-            seen=self.review.seen_side(picture.cell), added=added,
+            used_in=self.review.used_in(picture.cell), added=added,
         )  # fmt: skip
 
-    def _place(self, cell_id: str) -> Path:
-        return self.review.folder / "pictures" / f"{cell_id}.png"
+    def _file(self, cell_id: str) -> Path:
+        return self.review.added_folder / f"{cell_id}.png"
 
     def _problem(self, text: str) -> None:
         if len(self.problems) < MOST_PROBLEMS:

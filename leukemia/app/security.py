@@ -1,4 +1,4 @@
-"""Who may talk to the page: checked before anything else sees a request."""
+"""Access control and security headers, before any other code sees a request."""
 
 import ipaddress
 import secrets
@@ -26,24 +26,26 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, to bind to or of a Host header, is one that is reached from this machine alone."""
+    """Whether an address, to bind to or in a Host header, can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-class Guard:
-    """Refuses what does not come from the page itself, and says what a browser may do with what it gets.
+class SecurityMiddleware:
+    """Refuses requests that do not come from the page itself, and adds security headers to each answer.
 
-    Without a token the page is for this machine: the Host header has to name it (else a page of the internet could
-    have its name point here, DNS rebinding). With a token every request has to bring it: as `?token=`, which a cookie
-    then replaces, or as `Authorization: Bearer`. A request that changes something has to come from the page itself.
+    - Without a token the page serves this machine only: the Host header has to name it. This stops DNS rebinding, where
+      the name of a page from the internet points here.
+    - With a token every request has to bring it: as `?token=`, which a cookie then replaces, or as
+      `Authorization: Bearer`.
+    - A request that changes something has to come from the page itself.
 
     Args:
-        app: behind it.
-        token: that requests have to bring; None where the page is bound to the loopback address.
-        port: names the cookie, which browsers share between ports.
+        app: the application behind it.
+        token: the token that requests need; None where the page is bound to the loopback address.
+        port: part of the cookie's name, because browsers share cookies between ports.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, port: int) -> None:
@@ -58,19 +60,19 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if self.token is None and not is_loopback(_name(headers.get("host", ""))):
-            return _say(
-                403, "This page answers to localhost only: open the address that `leukemia app` printed."
+        if self.token is None and not is_loopback(_host_name(headers.get("host", ""))):
+            return _answer(
+                403, "This page answers on localhost only: open the address that `leukemia app` printed."
             )
-        if scope["method"] not in SAFE_METHODS and not _from_here(headers):
-            return _say(403, "Refused: this request does not come from the review page itself.")
+        if scope["method"] not in SAFE_METHODS and not _is_same_origin(headers):
+            return _answer(403, "Refused: this request does not come from the review page itself.")
         if self.token is None:
             return None
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for key, value in query if key == "token"]
-        if given and self._fits(given) and scope["method"] == "GET":
+        if given and self._is_valid(given) and scope["method"] == "GET":
             rest = urlencode([(key, value) for key, value in query if key != "token"])
-            path = "/" + scope["path"].lstrip("/\\")  # //name would lead to another machine
+            path = "/" + scope["path"].lstrip("/\\")  # //name would redirect to another machine
             answer = RedirectResponse(path + ("?" + rest if rest else ""), status_code=303)
             answer.set_cookie(
                 self.cookie, self.token, httponly=True, samesite="lax", secure=scope["scheme"] == "https"
@@ -82,25 +84,27 @@ class Guard:
             *_cookies(headers, self.cookie),
             bearer[2] if bearer[0].lower() == "bearer" else "",
         ]
-        if self._fits(brought):
+        if self._is_valid(brought):
             return None
-        return _say(401, "This page needs its token: open the whole address that `leukemia app` printed.")
+        return _answer(
+            401, "This page needs its token: open the complete address that `leukemia app` printed."
+        )
 
-    def _fits(self, brought: Iterable[str]) -> bool:
+    def _is_valid(self, brought: Iterable[str]) -> bool:
         assert self.token is not None
         expected = self.token.encode()
         return any(secrets.compare_digest(value.encode(), expected) for value in brought)
 
 
-def _from_here(headers: Headers) -> bool:
-    """Whether a request comes from a page of this very address, or from no browser."""
+def _is_same_origin(headers: Headers) -> bool:
+    """Whether a request comes from a page of this address, or from a program that is not a browser."""
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
     return bool(urlsplit(origin).netloc) and urlsplit(origin).netloc == headers.get("host")
 
 
-def _name(host: str) -> str:
+def _host_name(host: str) -> str:
     """The name in a Host header, without the port."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
@@ -116,7 +120,7 @@ def _cookies(headers: Headers, name: str) -> list[str]:
     return [morsel.value] if morsel else []
 
 
-def _say(status: int, text: str) -> Response:
+def _answer(status: int, text: str) -> Response:
     return PlainTextResponse(text + "\n", status_code=status)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
-from leukemia.app.network_process import Network
+from leukemia.app.network_process import NetworkProcess
 from leukemia.app.pictures import Pictures
 from leukemia.app.review import Review
 from leukemia.app.routes import create_app
-from leukemia.app.scoring_worker import Intake
+from leukemia.app.scoring_worker import ScoringWorker
 from leukemia.app.security import is_loopback
 from leukemia.errors import InputError
 from leukemia.runs import Run
@@ -28,56 +28,56 @@ def serve(folder: Path, images: Path | None = None, host: str = "127.0.0.1", por
     Args:
         folder: of the run.
         images: see `Review`.
-        host: the address to bind to. Any but this machine's own needs a token, which is made up and printed, or taken
-            from LEUKEMIA_APP_TOKEN.
-        port: to bind to; 0 for any that is free.
+        host: the address to bind to. Any address but this machine's own needs a token: from LEUKEMIA_APP_TOKEN, else a
+            random one, which is printed.
+        port: to bind to; 0 for any free port.
 
     Raises:
         InputError: if the run, the pictures, the address or the token cannot be used.
     """
     token = chosen_token(host)
-    listening = _bound(host, port)
+    listening = _listen(host, port)
     with listening:
         port = listening.getsockname()[1]
         review = Review(Run(folder), images)
-        network = Network(folder)
-        intake = Intake(review, network.logits)
+        network = NetworkProcess(folder)
+        worker = ScoringWorker(review, network.logits)
         try:
-            intake.restore()
+            worker.restore()
             if images is not None and review.root is None:
-                print(f"{intake.scan(images):,} pictures of {images} are being scored.")
-            app = create_app(review, intake, Pictures(review, network), token, port)
+                print(f"Scoring {worker.scan(images):,} pictures of {images}.")
+            app = create_app(review, worker, Pictures(review, network), token, port)
             shown = f"[{host}]" if ":" in host else host
             print(
-                f"Review of {review.run.name}: {len(review.cells):,} cells, {len(review.orders['review']):,} to review"
+                f"Review of {review.run.name}: {len(review.cells):,} cells, {len(review.queues['review']):,} to review"
             )
-            print(f"Decisions go into {review.folder}")
+            print(f"Decisions are saved in {review.folder}")
             print(f"http://{shown}:{port}/" + (f"?token={token}" if token else ""), flush=True)
-            _run(app, listening)
+            _serve(app, listening)
         finally:
-            intake.close()
+            worker.close()
             network.close()
             review.store.close()
     return 0
 
 
 def chosen_token(host: str) -> str | None:
-    """The token that requests have to bring; None where the page is for this machine alone and none was given.
+    """The token that requests need; None where the page serves this machine only and no token was given.
 
     Raises:
-        InputError: if the given one is too short to be a secret.
+        InputError: if the given token is too short to be a secret.
     """
     given = os.environ.get(TOKEN, "")
     if given and (len(given) < SHORTEST_TOKEN or not given.isascii() or not given.isalnum()):
         raise InputError(
-            f"{TOKEN} is no token: give at least {SHORTEST_TOKEN} letters and digits, or leave it out"
+            f"{TOKEN} is not a token: give at least {SHORTEST_TOKEN} letters and digits, or unset it"
         )
     if given:
         return given
     return None if is_loopback(host) else secrets.token_hex(16)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise InputError(f"--port {port} is out of range: use 0 to 65535")
     try:
@@ -85,11 +85,11 @@ def _bound(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         raise InputError(
-            f"cannot listen on {host}, port {port} ({error.strerror}): give another with --port or --host"
+            f"cannot listen on {host}, port {port} ({error.strerror}): give another --port or --host"
         ) from None
 
 
-def _run(app: Starlette, listening: socket.socket) -> None:
+def _serve(app: Starlette, listening: socket.socket) -> None:
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=2,
         server_header=False,

@@ -1,13 +1,15 @@
-"""Which keys decide."""
+"""Keyboard shortcuts of the two classes."""
 
 RESERVED = frozenset("bglmnuz")  # back, Grad-CAM, lighter, model, next, unsure, undo
 
 
-def keys_of(classes: tuple[str, str]) -> tuple[str, str]:
-    """The key of each class, negative and positive: its first letter where that is free and tells the two apart, else
-    1 and 2 (which work always).
+def class_shortcuts(classes: tuple[str, str]) -> tuple[str, str]:
+    """The key of each class, negative and positive.
 
-    >>> keys_of(("HEM", "ALL")), keys_of(("healthy", "ig")), keys_of(("benign", "blast"))
+    A key is the first letter of its class. If those letters are equal or reserved, the keys are 1 and 2, which always
+    work.
+
+    >>> class_shortcuts(("HEM", "ALL")), class_shortcuts(("healthy", "ig")), class_shortcuts(("benign", "blast"))
     (('h', 'a'), ('h', 'i'), ('1', '2'))
     """
     negative, positive = (name[:1].lower() for name in classes)

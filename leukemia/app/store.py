@@ -1,4 +1,4 @@
-"""What reviewers decided, in an SQLite file that only grows, and the pictures that they added."""
+"""Decisions of reviewers and added pictures, in an SQLite file. Decisions are never changed or removed."""
 
 import sqlite3
 import threading
@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from leukemia.app.decisions import COLUMNS, Decision, Picture, Seen
+from leukemia.app.decisions import COLUMNS, AddedPicture, Decision, DecisionContext
 from leukemia.errors import InputError
 
 VERSION = 1
 
-# A decision is never changed or removed, which the triggers see to: undoing one adds another.
+# The triggers refuse to change or remove a decision: undoing adds a row.
 SCHEMA = """
 CREATE TABLE decisions (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -59,7 +59,7 @@ class Store:
     Every decision is on the disk when `decide` returns (write-ahead log, synchronous=FULL).
 
     Raises:
-        InputError: if the file cannot be written, or is no review file.
+        InputError: if the file cannot be written, or is not a review file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ class Store:
             self._create()
         except (OSError, sqlite3.Error) as error:
             raise InputError(
-                f"decisions cannot be kept in {path} ({error}): make the run folder writable, or move a damaged file "
+                f"cannot write decisions into {path} ({error}): make the run folder writable, or move a damaged file "
                 "aside"
             ) from None
 
@@ -81,33 +81,31 @@ class Store:
         with self._lock:
             self._db.close()
 
-    def decide(self, reviewer: str, seen: Seen, label: str, request: str) -> int:
-        """Write a decision down.
+    def decide(self, reviewer: str, context: DecisionContext, label: str, request: str) -> None:
+        """Store a decision.
 
         Args:
-            reviewer: who.
-            seen: what was looked at.
+            reviewer: a name.
+            context: the cell as the reviewer saw it.
             label: a class, or `unsure`.
-            request: names this very decision: when it comes again, because its answer was lost, nothing is added.
+            request: id of the request. A browser that missed the answer sends it again; nothing is added then.
 
         Raises:
-            InputError: if that decision was taken back in the meantime.
-
-        Returns:
-            The decision's id.
+            InputError: if this decision was taken back in the meantime.
         """
         with self._writing():
             if (known := self._id_of(request)) is not None:
                 if self._rows("undoes = ?", known):
                     raise InputError("this decision was taken back in the meantime: decide again")
-                return known
-            return self._add(reviewer, seen, self._label(reviewer, seen.cell), label, None, request)
+                return
+            old = self._label(reviewer, context.cell)
+            self._add(context, reviewer=reviewer, old_label=old, new_label=label, request=request)
 
     def undo(self, reviewer: str, request: str) -> Decision | None:
-        """Take the reviewer's last decision back that is not taken back yet.
+        """Take back the reviewer's last decision that still counts.
 
         Returns:
-            The decision that was taken back; None where there is none.
+            The decision that was taken back; None if there was none.
         """
         with self._writing():
             if (known := self._id_of(request)) is not None:
@@ -121,52 +119,53 @@ class Store:
             if not found:
                 return None
             last = found[0]
-            seen = Seen(**{field.name: getattr(last, field.name) for field in fields(Seen)})
-            self._add(reviewer, seen, last.new_label, last.old_label, last.id, request)
+            context = DecisionContext(**{
+                field.name: getattr(last, field.name) for field in fields(DecisionContext)
+            })  # fmt: skip
+            self._add(
+                context, reviewer=reviewer, old_label=last.new_label, new_label=last.old_label, undoes=last.id,
+                request=request,
+            )  # fmt: skip
             return last
 
     def labels(self, reviewer: str) -> dict[str, str]:
-        """What a reviewer says of each cell now."""
+        """A reviewer's present label of each cell."""
         return {cell: decision.new_label for cell, decision in self.current(reviewer).items()
                 if decision.new_label is not None}  # fmt: skip
 
     def current(self, reviewer: str) -> dict[str, Decision]:
-        """A reviewer's last row of each cell; one whose `new_label` is None was taken back."""
+        """A reviewer's last row of each cell; its `new_label` is None where the label was taken back."""
         rows = self._rows("id IN (SELECT MAX(id) FROM decisions WHERE reviewer = ? GROUP BY cell)", reviewer)
         return {row.cell: row for row in rows}
 
     def reviewers(self) -> list[str]:
-        """Who decided, in the order of their first decision."""
+        """Names of all reviewers, in the order of their first decision."""
         rows = self._read("SELECT reviewer FROM decisions GROUP BY reviewer ORDER BY MIN(id)")
         return [name for (name,) in rows]
 
     def labels_of(self, cell: str) -> dict[str, str]:
-        """What each reviewer says of a cell now."""
+        """Each reviewer's present label of a cell."""
         rows = self._rows(
             "id IN (SELECT MAX(id) FROM decisions WHERE cell = ? GROUP BY reviewer) ORDER BY id", cell
         )
         return {row.reviewer: row.new_label for row in rows if row.new_label is not None}
 
     def history(self, since: int = 0) -> list[Decision]:
-        """All decisions after the one of this id, in their order."""
+        """All decisions with a larger id, in their order."""
         return self._rows("id > ? ORDER BY id", since)
 
     def last_id(self) -> int:
         ((number,),) = self._read("SELECT COALESCE(MAX(id), 0) FROM decisions")
         return int(number)
 
-    def add_picture(self, picture: Picture) -> None:
-        """Write a picture down, in place of what is known of it."""
-        values = asdict(picture) | {"at": _now()}
+    def add_picture(self, picture: AddedPicture) -> None:
+        """Store a picture, or replace its row."""
         with self._writing():
-            self._db.execute(
-                f"INSERT OR REPLACE INTO pictures ({', '.join(values)}) VALUES ({_marks(values)})",
-                tuple(values.values()),
-            )
+            self._insert("INSERT OR REPLACE INTO pictures", asdict(picture) | {"at": _now()})
 
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[AddedPicture]:
         rows = self._read("SELECT cell, name, subject, model, logit FROM pictures ORDER BY at, cell")
-        return [Picture(*row) for row in rows]
+        return [AddedPicture(*row) for row in rows]
 
     def _create(self) -> None:
         with self._writing():
@@ -177,7 +176,8 @@ class Store:
                 self._db.execute(f"PRAGMA user_version={VERSION}")
             elif version != VERSION:
                 raise InputError(
-                    f"{self.path} is of another version of leukemia (file {version}, here {VERSION})"
+                    f"{self.path} is from another version of leukemia (file {version}, here {VERSION}): use that "
+                    "version, or move the file aside"
                 )
 
     @contextmanager
@@ -191,18 +191,12 @@ class Store:
                 raise
             self._db.execute("COMMIT")
 
-    def _add(
-        self, reviewer: str, seen: Seen, old: str | None, new: str | None, undoes: int | None, request: str
-    ) -> int:
-        values = asdict(seen) | {
-            "at": _now(), "reviewer": reviewer, "old_label": old, "new_label": new, "undoes": undoes,
-            "request": request,
-        }  # fmt: skip
-        cursor = self._db.execute(
-            f"INSERT INTO decisions ({', '.join(values)}) VALUES ({_marks(values)})", tuple(values.values())
-        )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+    def _add(self, context: DecisionContext, **columns: str | int | None) -> None:
+        self._insert("INSERT INTO decisions", asdict(context) | {"at": _now()} | columns)
+
+    def _insert(self, into: str, row: dict[str, Any]) -> None:
+        marks = ", ".join("?" * len(row))
+        self._db.execute(f"{into} ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
 
     def _label(self, reviewer: str, cell: str) -> str | None:
         rows = self._rows("reviewer = ? AND cell = ? ORDER BY id DESC LIMIT 1", reviewer, cell)
@@ -223,17 +217,13 @@ class Store:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script one by one: sqlite3's own `executescript` commits what is open."""
+    """The statements of a script. sqlite3's `executescript` would commit the open transaction."""
     statement = ""
     for line in script.splitlines():
         statement += line + "\n"
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
-
-
-def _marks(values: dict[str, Any]) -> str:
-    return ", ".join("?" * len(values))
 
 
 def _now() -> str:

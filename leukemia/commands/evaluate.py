@@ -1,4 +1,4 @@
-"""What `leukemia evaluate` prints: every figure with its interval."""
+"""The output of `leukemia evaluate`: every metric with its interval."""
 
 import json
 from dataclasses import replace
@@ -16,15 +16,15 @@ MOST_SUBJECTS = 40  # of more, the worst called ones
 def evaluated(
     target: Path, against: Path | None = None, as_json: bool = False, problems: list[str] | None = None
 ) -> str:
-    """The figures of a run, a sweep (each setting, and their differences) or a table, as text or JSON.
+    """The metrics of a run, a sweep (each setting, and their differences) or a table, as text or JSON.
 
     Args:
-        target, against: folders or tables; of two, their difference is told too.
-        as_json: whether as JSON.
-        problems: as `leukemia.reporting.evidence.setting_results` takes them; they are told at the end.
+        target, against: folders or tables; with two, their difference too.
+        as_json: JSON instead of text.
+        problems: as `leukemia.reporting.evidence.setting_results` takes them; they stand at the end.
 
     Raises:
-        InputError: if there are no predictions that can be used, or those of `against` are of other cells.
+        InputError: if there are no usable predictions, or those of `against` are of other cells.
     """
     models = setting_results(target, problems)
     if against is not None:
@@ -38,51 +38,52 @@ def evaluated(
         found = [comparison(models[0], others[0])]
     else:
         found = comparisons(models)
-    figures = [metrics_of(model) for model in models]
+    metrics = [metrics_of(model) for model in models]
     if as_json:
-        whole = len(figures) == 1
-        content = figures[0] if whole else {"settings": figures}
+        content = metrics[0] if len(metrics) == 1 else {"settings": metrics}
         return json.dumps({**content, "comparisons": found, "problems": problems or []}, indent=2)
-    told = [*map(_told, figures), *map(_compared, found)]
-    return "\n\n".join([*told, *(f"not read: {problem}" for problem in problems or [])])
+    texts = [*map(_text, metrics), *map(_compared, found)]
+    return "\n\n".join([*texts, *(f"not read: {problem}" for problem in problems or [])])
 
 
-def _told(figures: dict[str, Any]) -> str:
-    unit = figures["unit"]
-    n = count(figures["n_images"], "cell")
-    n += f" of {count(figures['n_subjects'], 'subject')}" if figures["n_subjects"] else ""
-    lines = [f"{figures['name']}: {n}"]
-    lines += [f"NOTE: {mark}" for mark in figures["marks"]]
-    if figures["no_intervals"]:
-        lines.append(f"no intervals: {figures['no_intervals']}")
+def _text(metrics: dict[str, Any]) -> str:
+    unit = metrics["unit"]
+    n = count(metrics["n_images"], "cell")
+    n += f" of {count(metrics['n_subjects'], 'subject')}" if metrics["n_subjects"] else ""
+    lines = [f"{metrics['name']}: {n}"]
+    lines += [f"NOTE: {mark}" for mark in metrics["marks"]]
+    if metrics["no_intervals"]:
+        lines.append(f"no intervals: {metrics['no_intervals']}")
     else:
-        lines.append(f"95 % intervals: bootstrap of {unit}s within class, {figures['draws']:,} draws")
-        if figures["cells"]["ece"]["low"] is None or figures["cells"]["loss"]["low"] is None:
-            lines.append("no interval of ece or loss where all draws are the same")
-    if figures["too_narrow"]:
+        lines.append(f"95 % intervals: bootstrap of {unit}s within class, {metrics['draws']:,} draws")
+        if metrics["cells"]["ece"]["low"] is None or metrics["cells"]["loss"]["low"] is None:
+            lines.append("no interval of ece or loss where all draws are equal")
+    if metrics["too_narrow"]:
         lines.append(
             "NOTE: subjects are unknown, so cells are taken as independent: intervals are too narrow"
         )
-    over = figures["over"]
-    lines += [_line(name, figure, over) for name, figure in figures["cells"].items()]
-    lines.append("baselines that need no network")
-    lines.append(f"  {'majority, accuracy':22} {figures['majority_accuracy']:.4f}")
-    if figures["baseline"]:
-        alone, above = figures["baseline"]["cells"], figures["baseline"]["model_minus_baseline"]
+    over = metrics["over"]
+    lines += [_line(name, found, over) for name, found in metrics["cells"].items()]
+    lines.append("baselines without a network")
+    lines.append(f"  {'majority, accuracy':25} {metrics['majority_accuracy']:.4f}")
+    if metrics["baseline"]:
+        alone, above = metrics["baseline"]["cells"], metrics["baseline"]["model_minus_baseline"]
         for name in ("accuracy", "auroc"):
-            lines.append(_line(f"shape, {name}", alone[name], over))
-            lines.append(_line("  model minus shape", {**above[name], "value": above[name]["difference"]}))
-    if figures["subjects"]:
-        lines.append(f"by subject ({figures['subjects']['n']})")
-        lines += [_line(name, figure, over) for name, figure in figures["subjects"].items() if name != "n"]
-        lines += _by_subject(figures["by_subject"], figures["classes"])
-    calibration, selective = figures["calibration"], figures["selective"]
+            lines.append(_line(f"handcrafted, {name}", alone[name], over))
+            lines.append(
+                _line("  model minus handcrafted", {**above[name], "value": above[name]["difference"]})
+            )
+    if metrics["subjects"]:
+        lines.append(f"by subject ({metrics['subjects']['n']})")
+        lines += [_line(name, found, over) for name, found in metrics["subjects"].items() if name != "n"]
+        lines += _by_subject(metrics["by_subject"], metrics["classes"])
+    calibration, selective = metrics["calibration"], metrics["selective"]
     for when in ("before", "after"):
         if calibration[when]:
-            said = ", ".join(f"{name} {value:.4f}" for name, value in calibration[when].items())
-            lines.append(f"calibration {when}{' (cross-fitted)' * (when == 'after')}: {said}")
+            text = ", ".join(f"{name} {value:.4f}" for name, value in calibration[when].items())
+            lines.append(f"calibration {when}{' (cross-fitted)' * (when == 'after')}: {text}")
     if not calibration["after"]:
-        lines.append(f"calibration after (cross-fitted): none, {words.not_cross_fitted(figures['unit'])}")
+        lines.append(f"calibration after (cross-fitted): none: {words.not_cross_fitted(metrics['unit'])}")
     reached = ", ".join(f"{risk}: {share:.3f}" for risk, share in selective["coverage_at_risk"].items())
     lines.append(
         f"selective: AURC {selective['aurc']:.4f}, AUGRC {selective['augrc']:.4f}; coverage at risk {reached}"
@@ -104,7 +105,7 @@ def _by_subject(rows: list[dict[str, Any]], classes: list[str]) -> list[str]:
             f"{row['mean_logit']:>11.3f}"
         )
     if len(rows) > len(worst):
-        lines.append(f"  {len(rows) - len(worst):,} more subjects, called better: --json")
+        lines.append(f"  {len(rows) - len(worst):,} more subjects, called better: see --json")
     return lines
 
 
@@ -116,13 +117,11 @@ def _compared(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _line(name: str, figure: dict[str, Any], over: str = "seeds") -> str:
+def _line(name: str, found: dict[str, Any], over: str = "seeds") -> str:
     def text(number: float | None) -> str:
         return "–" if number is None else f"{number:.4f}"
 
-    line = f"  {name:22} {text(figure['value'])}  [{text(figure['low'])}, {text(figure['high'])}]"
-    if figure.get("sd") is not None:
-        line += (
-            f"  over {over}: sd {text(figure['sd'])}, {text(figure['lowest'])} to {text(figure['highest'])}"
-        )
+    line = f"  {name:25} {text(found['value'])}  [{text(found['low'])}, {text(found['high'])}]"
+    if found.get("sd") is not None:
+        line += f"  over {over}: sd {text(found['sd'])}, {text(found['lowest'])} to {text(found['highest'])}"
     return line

@@ -14,10 +14,9 @@ from leukemia.reporting.evidence import predictions_of, setting_results
 from leukemia.reporting.words import percent
 from leukemia.runs import Run, Sweep
 
-POOLED = (
-    "the pooled folds of a sweep are predictions of several models, and a policy is of one: certify a run"
-)
-SEVERAL = "these are the first of several models, and a policy is of one: certify a run"
+POOLED = "the pooled folds of a sweep are predictions of several models, and a policy belongs to one: certify a run"
+SEVERAL = "these are the first of several models, and a policy belongs to one: certify a run"
+TTA = {"none": 1, "d4": 8}  # test-time augmentation, and its number of transforms
 CHOSEN = (
     "the epoch was chosen on these cells: certify on a test split (data.protocol=holdout) or with --on TABLE"
 )
@@ -32,37 +31,37 @@ def triage(
     unit: str = "subject",
     prevalence: float | None = None,
 ) -> int:
-    """Choose a policy for a run (on its test split, or on a table of one's own) or a sweep, print what it does, and
-    write triage.json. A certified policy that lies there is not replaced by one that is not.
+    """Choose a policy for a run (on its test split, or on the user's own table) or a sweep, print its outcome, and
+    write triage.json. A certified policy is not replaced by one that is not certified.
 
     Returns:
-        0 where a policy was written that releases cells, 1 where the wish cannot be met.
+        0 where a policy was written that releases cells, 1 where the bounds cannot be met.
     Raises:
-        InputError: for a table that cannot be used, or that holds cells or subjects that the model has seen.
+        InputError: for an unusable table, or one with cells or subjects that the model has seen.
     """
     if prevalence is not None and not 0 < prevalence < 1:
         raise InputError(f"--prevalence {prevalence:g} is out of range: use a share between 0 and 1, as 0.1")
     sweep, place = Sweep(target), Run(Path(target))
     before = _policy_there(place)
     single = len(sweep.runs) == 1 and sweep.runs[0].folder == Path(target)
-    wishes = {"max_missed": max_missed, "max_false_alarm": max_false_alarm}
+    bounds = {"max_missed": max_missed, "max_false_alarm": max_false_alarm}
     if single:
         run = sweep.runs[0]
         table, classes, why_not, said = _of_run(run, on)
     else:
         if on is not None:
-            raise InputError(f"--on goes with a run, and {target} is a sweep of several models: name one run")
+            raise InputError(f"--on needs a run, and {target} is a sweep of several models: name one run")
         table, classes, why_not, said = _of_sweep(Path(target))
-    for line in floor_lines(table, **wishes, confidence=confidence, unit=unit, classes=classes):
+    for line in floor_lines(table, **bounds, confidence=confidence, unit=unit, classes=classes):
         print(f"Floor, {line}.")
     print(f"Certifying on {said}.")
-    policy = choose(table, **wishes, confidence=confidence, unit=unit)
+    policy = choose(table, **bounds, confidence=confidence, unit=unit)
     met = policy.certified
     reasons = [reason for reason in (why_not, policy.why_not) if reason]
     fitted_on = {"what": said, "subjects": _subjects(table), **policy.fitted_on}
     if single:
-        of_run = int(run.config["data"].get("test_views", 1))
-        fitted_on["views"] = _views(table, on) if on is not None and "views" in table else of_run
+        of_run = TTA[run.config["data"].get("tta", "none")]
+        fitted_on["views"] = _views(table, on) if on is not None and "tta" in table else of_run
     clustered = unit == "cell" and has_subjects(table) and table["subject"].nunique() < len(table)
     if clustered:
         fitted_on["assumed"] = f"independent cells, although they are of {_subjects(table)} subjects"
@@ -95,8 +94,7 @@ def _of_run(run: Run, on: Path | None) -> tuple[pd.DataFrame, tuple[str, str], s
         why_not = None
         if "subject" not in table and run.cells["subject"].notna().any():
             why_not = (
-                f"{on} has no column `subject`, so that nothing shows that its cells are not of the subjects that "
-                "trained the model"
+                f"{on} has no column `subject`, so its cells may be of the subjects that trained the model"
             )
         return table, classes, why_not, f"{len(table):,} cells of {on}"
     table = predictions_of(run)
@@ -113,8 +111,8 @@ def _of_sweep(folder: Path) -> tuple[pd.DataFrame, tuple[str, str], str, str]:
     found = setting_results(folder)
     if len(found) > 1:
         raise InputError(
-            f"{folder} holds {len(found)} settings ({'; '.join(model.name for model in found)}): a policy is of one "
-            "model, so name a run, or a sweep over folds of one setting"
+            f"{folder} holds {len(found)} settings ({'; '.join(model.name for model in found)}): a policy belongs to "
+            "one model, so name a run, or a sweep over folds of one setting"
         )
     (model,) = found
     if len(model.runs) == 1:
@@ -130,7 +128,7 @@ def _of_sweep(folder: Path) -> tuple[pd.DataFrame, tuple[str, str], str, str]:
 
 
 def _policy_there(place: Run) -> Policy | None:
-    """The policy that would be replaced; one that cannot be read certifies nothing."""
+    """The policy that would be replaced; an unreadable one certifies nothing."""
     try:
         return place.policy
     except InputError as problem:
@@ -139,14 +137,12 @@ def _policy_there(place: Run) -> Policy | None:
 
 
 def _views(table: pd.DataFrame, on: Path) -> int:
-    """Over how many views of a cell the logits of a table are means."""
-    found = set(pd.to_numeric(table["views"], errors="coerce"))
-    if len(found) != 1 or not found <= {1, 8}:
-        values = ", ".join(sorted(map(str, set(table["views"])))[:5])
-        raise InputError(
-            f"{on}: the column `views` has {values}; all its logits have to be over 1 view, or over 8"
-        )
-    return int(found.pop())
+    """The number of D4 transforms of a cell that the logits of a table are means over."""
+    found = set(table["tta"].fillna("none"))
+    if len(found) != 1 or not found <= TTA.keys():
+        values = ", ".join(sorted(map(str, found))[:5])
+        raise InputError(f"{on}: the column `tta` has {values}; all its rows have to be `none`, or all `d4`")
+    return TTA[found.pop()]
 
 
 def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
@@ -176,13 +172,13 @@ def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
 
 
 def _is_among(path: str, known: set[str]) -> bool:
-    """Whether a path, or what is left of it without the folders in front, is one of those known."""
+    """Whether a path, or an end of it, is a known one."""
     parts = path.replace("\\", "/").split("/")
     return any("/".join(parts[start:]) in known for start in range(len(parts)))
 
 
 def _tails(path: str) -> list[str]:
-    """A path without the folders in front; not the bare name, which cells of other folders may have too."""
+    """The ends of a path, without the bare name, which cells of other folders may have too."""
     parts = path.split("/")
     return ["/".join(parts[start:]) for start in range(1, len(parts) - 1)]
 
@@ -217,14 +213,14 @@ def _told(
                 for value in predictive_values(table, policy, at)
             )
             lines.append(
-                f"At a prevalence of {percent(at)} % {positive} ({name}), what is released as {positive} is so in "
-                f"{of_positive}, as {negative} in {of_negative} (estimates, not guaranteed)."
+                f"At a prevalence of {percent(at)} % {positive} ({name}), {of_positive} of the cells released as "
+                f"{positive} are so, and {of_negative} of those released as {negative} (estimates, not guaranteed)."
             )
     if policy.certified:
         lines.append(
             f"Certified: with {percent(policy.confidence)} % confidence missed is at most {policy.max_missed:g} and "
             f"false alarm at most {policy.max_false_alarm:g} (unit: {policy.unit}), for new {policy.unit}s like "
-            "these, if the model was not picked by its figures on these cells."
+            "these, if the model was not picked by its metrics on these cells."
         )
     else:
         lines.append(f"Not certified: {policy.why_not}.")

@@ -2,17 +2,16 @@
 
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from leukemia.data.check_result import Check, Count
 from leukemia.data.class_folders import scan_class_folders
 from leukemia.data.cnmc import NATIVE_SIZE, scan_cnmc
 from leukemia.data.duplicates import find_duplicates
-from leukemia.data.pixels import at_native_size, decode, pixel_hash
+from leukemia.data.pixels import at_native_size, decode_all, pixel_hash
 from leukemia.data.problems import Kind, Problems
 from leukemia.data.reader import PUBLISHED_SPLITS
 from leukemia.errors import InputError
@@ -136,24 +135,16 @@ def _decode(
 ) -> tuple[pd.Series, pd.Series]:
     """The pixel hash and the size (width, height) of each picture; both are missing where it cannot be read."""
 
-    def read(path: str) -> tuple[str, tuple[int, int]] | InputError:
-        try:
-            image = decode(folder / path)
-        except InputError as error:
-            return error
+    def prepare(image: np.ndarray) -> tuple[str, tuple[int, int]]:
         return pixel_hash(at_native_size(image, native_size)), (image.shape[1], image.shape[0])
 
-    hashes: list[str | None] = []
-    sizes: list[tuple[int, int] | None] = []
-    bar = tqdm(desc="reading pictures", total=len(paths), unit="cell", disable=None if progress else True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
-        for start in range(0, len(paths), 512):  # bounds the queue, and the wait after an interrupt
-            for result in pool.map(read, paths[start : start + 512]):
-                bar.update()
-                if isinstance(result, InputError):
-                    problems.add(UNREADABLE, str(result).removeprefix(f"{folder}{os.sep}"))
-                hashes.append(None if isinstance(result, InputError) else result[0])
-                sizes.append(None if isinstance(result, InputError) else result[1])
+    found: list[tuple[str | None, tuple[int, int] | None]] = []
+    files = [os.path.join(folder, path) for path in paths]
+    for result in decode_all(files, prepare, "reading pictures", progress):
+        if isinstance(result, InputError):
+            problems.add(UNREADABLE, str(result).removeprefix(f"{folder}{os.sep}"))
+        found.append((None, None) if isinstance(result, InputError) else result)
+    hashes, sizes = zip(*found, strict=True) if found else ((), ())
     return pd.Series(hashes, dtype="str"), pd.Series(sizes, dtype=object)
 
 

@@ -1,4 +1,4 @@
-"""A synthetic C-NMC set: the true layout, names and proportions, around cells drawn by `synthetic`."""
+"""A synthetic C-NMC set: the true layout, names and proportions, with cells drawn by `synthetic`."""
 
 import io
 import os
@@ -20,8 +20,8 @@ from leukemia.errors import InputError
 FEWEST, ALL_IMAGES = 40, 15_114
 SMALLEST = 32  # pixels: below it a cell has no texture
 
-# Images and subjects of C-NMC by split, fold and label, in the order in which subjects get their numbers:
-# fold 2 first, because H3 lies there. The labels of the final set are not public: these are a guess.
+# Images and subjects of C-NMC by published split, fold and label, in the order in which subjects get their numbers:
+# fold 2 first, because it has H3. The labels of the final set are not public: these are a guess.
 STRATA = pd.DataFrame(
     [
         ("train", 2, 1, 2457, 17),
@@ -37,7 +37,7 @@ STRATA = pd.DataFrame(
     ],
     columns=["published_split", "fold", "label", "images", "subjects"],
 )
-FEWEST_SUBJECTS = {"train": 6, "prelim": 2, "final": 1}  # of a class; of the six, a pair shares pictures
+FEWEST_SUBJECTS = {"train": 6, "prelim": 2, "final": 1}  # of a class; two of the six share pictures
 DUPLICATES = 104  # pairs of identical training images in C-NMC
 PRELIM = "C-NMC_test_prelim_phase_data"
 FOLDERS = {"prelim": f"validation_data/{PRELIM}", "final": "testing_data/C-NMC_test_final_phase_data"}
@@ -53,17 +53,17 @@ def write_demo(
     """Write a synthetic C-NMC set, in the layout in circulation on Kaggle.
 
     Args:
-        root: where; a new or an empty folder. It appears only once the set is whole.
-        images: how many over all splits, up to the 15,114 of C-NMC, whose proportions they keep.
-        seed: of everything. The same seed gives the same bytes, however many cores write them.
-        size: of a picture in pixels; those of the final set are a third larger, with the same cell amid them.
-        structure: which images there are, in place of `images`: a table as `plan` gives it.
+        root: a new or an empty folder. It appears only once the set is whole.
+        images: in all splits together, up to the 15,114 of C-NMC; they keep its proportions.
+        seed: of everything. The same seed gives the same bytes on any number of cores.
+        size: of a picture in pixels. Those of the final set are a third larger, around a cell of the same size.
+        structure: a table of images as `plan` gives it, in place of `images`.
 
     Returns:
         root.
 
     Raises:
-        InputError: if root holds something or cannot be written, or if images, seed or size is out of range.
+        InputError: if root is not empty or cannot be written, or if images, seed or size is out of range.
     """
     if size < SMALLEST:
         raise InputError(f"{size} pixels are too few for a cell: take at least {SMALLEST} (C-NMC has 450)")
@@ -88,15 +88,15 @@ def write_demo(
 
 
 def plan(images: int = 400, seed: int = 0) -> pd.DataFrame:
-    """What a set of this many images consists of. Nothing is drawn.
+    """The table of a set of this many images. Nothing is drawn.
 
-    As in C-NMC, subjects differ in their number of cells, subject H3 is spelled `h3` in its file names, and
-    some pictures are there twice, byte for byte, under two training subjects of one class and of two folds.
+    As in C-NMC, subjects differ in their number of cells, and subject H3 is spelled `h3` in its file names. Some
+    pictures come twice, byte for byte, under two training subjects of one class and of two folds.
 
     Returns:
         A row for each image: `path` (relative), `name` (the original one, which a path outside of training
-        does not show), `label` (1 ALL, 0 HEM), `subject`, `split`, `fold` (-1 outside of training), `same_as`
-        (the path whose picture it repeats; missing for nearly all).
+        does not show), `label` (1 ALL, 0 HEM), `subject`, `published_split`, `fold` (-1 outside of training),
+        `same_as` (the path of the picture that it repeats; missing for most).
 
     Raises:
         InputError: if images is below 40 or above 15,114.
@@ -137,7 +137,7 @@ def plan(images: int = 400, seed: int = 0) -> pd.DataFrame:
 
 
 def _subjects(counts: np.ndarray) -> np.ndarray:
-    """How many subjects each of STRATA has, if it has this many images: all in a full set, at least a few."""
+    """The number of subjects of each of STRATA for this many images: all in a full set, at least a few."""
     shrink = (counts.sum() / ALL_IMAGES) ** 0.2
     subjects = np.zeros(len(STRATA), int)
     for (split, _), stratum in STRATA.groupby(["published_split", "label"]):
@@ -157,14 +157,16 @@ def _copies(table: pd.DataFrame, images: int) -> pd.Series:
                 (table["published_split"] == "train") & (table["fold"] == fold) & (table["label"] == label)
             ]
             sizes = rows["subject"].value_counts(sort=False).sort_values(kind="stable")
-            of.append(rows.index[rows["subject"] == sizes.index[len(sizes) // 2]])  # the one of middle size
+            of.append(
+                rows.index[rows["subject"] == sizes.index[len(sizes) // 2]]
+            )  # the subject of middle size
         number = min(max(wanted, 1), *((len(rows) + 1) // 2 for rows in of))
         same_as[of[1][:number]] = table.loc[of[0][:number], "path"].to_numpy()
     return same_as
 
 
 def _share(weights: pd.Series, total: int) -> np.ndarray:
-    """Whole numbers in proportion to weights that add up to total (largest remainders)."""
+    """Whole numbers in proportion to weights, with the sum total (largest remainders)."""
     exact = weights.to_numpy(float) / weights.sum() * total
     shares = np.floor(exact).astype(int)
     shares[np.argsort(shares - exact, kind="stable")[: total - shares.sum()]] += 1
@@ -185,11 +187,11 @@ def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int) -> None:
 
     def write(row: int) -> None:
         drawn = pictured[row]
-        rng = np.random.default_rng([seed, 2, drawn])  # its own, so that the order of writing is no matter
+        rng = np.random.default_rng([seed, 2, drawn])  # its own, so that the order of writing does not matter
         cell = vary(traits[subjects[drawn]], CELL_SPREAD, rng.standard_normal(6))
         (folder / paths[row]).write_bytes(_bmp(draw_cell(cell, rng, size), splits[row]))
 
-    # Threads: numpy and Pillow release the interpreter's lock for most of the time.
+    # Threads: numpy and Pillow release the interpreter's lock most of the time.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             rows = pool.map(write, range(len(cells)))
@@ -214,10 +216,10 @@ def _write_labels(folder: Path, prelim: pd.DataFrame) -> None:
 
 
 def _subject_traits(cells: pd.DataFrame, rng: np.random.Generator) -> dict[str, Traits]:
-    """What the cells of each subject are like on average.
+    """The mean traits of each subject's cells.
 
-    The quantiles of a normal distribution are dealt out among the subjects of a class in a split: random for
-    each subject, while even a few together are what their class is.
+    The subjects of a class in a published split share the quantiles of a normal distribution, in random order. So even
+    a few subjects have the mean of their class.
     """
     traits: dict[str, Traits] = {}
     for (_, label), group in cells.groupby(["published_split", "label"]):
@@ -232,7 +234,7 @@ def _subject_traits(cells: pd.DataFrame, rng: np.random.Generator) -> dict[str, 
 
 
 def _bmp(picture: np.ndarray, split: str) -> bytes:
-    """A 24-bit BMP file. As in C-NMC, the header of a preliminary one is longer, the final one is larger."""
+    """A 24-bit BMP file. As in C-NMC, preliminary ones have a longer header, and final ones are larger."""
     if split == "final":
         picture = np.pad(picture, [(picture.shape[0] // 6,) * 2] * 2 + [(0, 0)])
     file = io.BytesIO()
@@ -240,7 +242,7 @@ def _bmp(picture: np.ndarray, split: str) -> bytes:
     content = file.getvalue()
     if split != "prelim":
         return content
-    more = 124 - 40  # from BITMAPINFOHEADER to BITMAPV5HEADER, whose further fields may be zero
+    more = 124 - 40  # from BITMAPINFOHEADER to BITMAPV5HEADER; its further fields may be zero
     size, start = (int.from_bytes(content[at : at + 4], "little") + more for at in (2, 10))
     head = b"BM" + struct.pack("<IIII", size, 0, start, 124) + content[18:54]
     return head + bytes(more) + content[54:]

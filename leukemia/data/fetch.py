@@ -20,21 +20,21 @@ BY_HAND = (
 def fetch(root: Path | str) -> Path:
     """Download the data set through kagglehub into a new or empty folder.
 
-    What is cut off half-way stays out of root (in a hidden folder beside it, cleared by the next try).
+    An interrupted download stays in a hidden folder beside root, and the next try clears it.
 
     Returns:
-        The folder of the data set. It is root, but for a Kaggle notebook, which has the set at hand elsewhere.
+        The folder of the data set. It is root, except in a Kaggle notebook, which has the set elsewhere.
 
     Raises:
-        InputError: if root holds something, kagglehub is not installed, or the download fails.
+        InputError: if root is not empty, kagglehub is not installed, or the download fails.
     """
     folder = Path(root).expanduser().absolute()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{root} is a file: name a new folder for the download")
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(
-            f"{root} is not empty and nothing in it is overwritten: name a new folder, or see whether the data "
-            f"set lies there with `leukemia data check {root}`"
+            f"{root} is not empty and nothing in it is overwritten: name a new folder, or look for the data set "
+            f"there with `leukemia data check {root}`"
         )
     try:
         import kagglehub
@@ -59,7 +59,7 @@ def fetch(root: Path | str) -> Path:
         return folder
     except InputError:
         raise
-    except Exception as error:  # of kagglehub, requests, the server, the disk: none of them is our bug
+    except Exception as error:  # of kagglehub, requests, the server or the disk: not a bug here
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"the download of {HANDLE} failed: {reason}. Check the network and the Kaggle token (make one at "
@@ -70,8 +70,8 @@ def fetch(root: Path | str) -> Path:
 
 @contextmanager
 def _archives_stay_inside() -> Iterator[None]:
-    """Let no tar archive write outside of the folder that it is unpacked into, whoever unpacks it (PEP 706); zipfile
-    never does."""
+    """Keep tar archives inside the folder that they are unpacked into, whoever unpacks them (PEP 706). zipfile does so
+    anyway."""
     before = vars(tarfile.TarFile).get("extraction_filter")
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
@@ -84,10 +84,10 @@ def _archives_stay_inside() -> Iterator[None]:
 
 
 def _refuse_links(folder: Path) -> None:
-    """Nothing in the data set is a link, a pipe or a device: what is one leads elsewhere."""
+    """Refuse links, pipes and devices in the data set, because they lead elsewhere."""
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             shutil.rmtree(folder)
             raise InputError(
-                f"the download holds {path.name}, which is no plain file: it was removed, {BY_HAND}"
+                f"the download holds {path.name}, which is not a plain file: it was removed, {BY_HAND}"
             )

@@ -4,10 +4,11 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -22,6 +23,7 @@ RESIZES = ("squash", "crop")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # 8 bits a channel; deeper ones would be clipped
 MAX_PIXELS = 4096 * 4096  # a larger picture is not a single cell; decoding this many takes about 300 MB
 MAX_BYTES = 4 * MAX_PIXELS + ImageFile.SAFEBLOCK  # of a file
+Prepared = TypeVar("Prepared")
 FORMATS = ("BMP", "PNG", "JPEG", "TIFF")  # PIL knows many more, and one of them runs another program
 
 
@@ -64,11 +66,15 @@ def load_pixels(
     files = [os.path.join(root, path) for path in paths]  # millions of Path objects would be slow
     key = _key(files, paths, size, resize, native_size)
 
+    def prepare(image: np.ndarray) -> tuple[str, np.ndarray]:
+        image = at_native_size(image, native_size)
+        return pixel_hash(image), fit(image, size, resize)
+
     def build(folder: Path) -> None:
         images = preallocate_npy(folder / "images.npy", (len(files), size, size, 3), np.dtype(np.uint8))
         hashes = np.empty(len(files), dtype="U32")
         unreadable = []
-        for row, result in enumerate(_prepare_all(files, size, resize, native_size)):
+        for row, result in enumerate(decode_all(files, prepare, "decoding pictures")):
             if isinstance(result, InputError):
                 unreadable.append(str(result))
             else:
@@ -149,6 +155,36 @@ def decode(path: Path) -> np.ndarray:
         raise InputError(f"{path}: not a readable picture ({error})") from None
 
 
+def decode_all(
+    files: Sequence[str], prepare: Callable[[np.ndarray], Prepared], words: str, progress: bool = True
+) -> Iterator[Prepared | InputError]:
+    """The result of `prepare` for the pixels of each file, or the reason why the file cannot be read, in order.
+
+    Args:
+        files: the pictures.
+        prepare: from the pixels of one, (height, width, 3).
+        words: for the progress bar.
+        progress: show a bar on a terminal.
+    """
+
+    def read(file: str) -> Prepared | InputError:
+        try:
+            image = decode(Path(file))
+        except InputError as error:
+            return error
+        return prepare(image)
+
+    # Threads: PIL's resize, hashing and the copy into the map release the interpreter's lock.
+    bar = tqdm(desc=words, total=len(files), unit="cell", disable=None if progress else True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
+        for start in range(
+            0, len(files), 512
+        ):  # bounds the memory of the queue, and the wait after an interrupt
+            for result in pool.map(read, files[start : start + 512]):
+                bar.update()
+                yield result
+
+
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     """The centre size x size of an image (height, width, 3). A smaller image is padded with black."""
     for axis in (0, 1):
@@ -178,27 +214,6 @@ class _Content(io.BytesIO):
         if size is not None and size > max(self.getbuffer().nbytes, ImageFile.SAFEBLOCK):
             raise OSError(f"a part of it claims {size:,} bytes, more than the file has")
         return super().read(size)
-
-
-def _prepare_all(
-    files: list[str], size: int, resize: str, native_size: int | None
-) -> Iterator[tuple[str, np.ndarray] | InputError]:
-    def prepare(file: str) -> tuple[str, np.ndarray] | InputError:
-        try:
-            image = decode(Path(file))
-        except InputError as error:
-            return error
-        image = at_native_size(image, native_size)
-        return pixel_hash(image), fit(image, size, resize)
-
-    # Threads: PIL's resize, hashing and the copy into the map release the interpreter's lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(desc="decoding pictures", total=len(files), unit="cell", disable=None)
-        with bar:
-            for start in range(0, len(files), 512):  # bounds the memory of the queue
-                for result in pool.map(prepare, files[start : start + 512]):
-                    bar.update()
-                    yield result
 
 
 def _key(files: list[str], paths: Sequence[str], size: int, resize: str, native_size: int | None) -> str:

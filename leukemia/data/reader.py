@@ -120,44 +120,38 @@ def check_reader_result(result: Any, reader: str) -> Reading:
     )
 
     names = list(table.columns)
-    require(
-        all(isinstance(name, str) for name in names), f"returned columns whose names are not text: {names}"
-    )
+    require(set(map(type, names)) == {str}, f"returned columns whose names are not text: {names}")
     require(len(set(names)) == len(names), f"returned two columns of one name: {', '.join(names)}")
-    missing = [name for name in COLUMNS[:2] if name not in names]
-    require(
-        not missing, f"returned no column {' and no column '.join(missing)}; there are {', '.join(names)}"
-    )
+    missing = " and no column ".join(name for name in COLUMNS[:2] if name not in names)
+    require(not missing, f"returned no column {missing}; there are {', '.join(names)}")
     refuse_taken_names(names, f"the reader {reader}")
     require(len(table), "returned a table without a row")
+
     table = table.reset_index(drop=True)
-
-    def refuse_rows(wrong: pd.Series, column: str, remedy: str) -> None:
-        rows = table.index[wrong]
-        found = ", ".join(f"{table[column][row]!r} in row {row}" for row in rows[:3])
-        require(not len(rows), f"returned {column} {found}{' ...' * (len(rows) > 3)}: {remedy}")
-
-    refuse_rows(~table["path"].map(_is_text), "path", "use text, relative to the root or absolute")
-    refuse_rows(table["path"].duplicated(), "path", "which is there twice: give each picture one row")
-    refuse_rows(~table["label"].isin([-1, 0, 1]), "label", "use 1, 0, or -1 where the class is unknown")
-    cells = pd.DataFrame({"path": table["path"].astype("str"), "label": table["label"].astype("int64")})
-    subjects = table["subject"] if "subject" in names else pd.Series(None, index=table.index, dtype="str")
-    cells["subject"] = pd.Series([_as_subject(value) for value in subjects], dtype="str")
-    cells["published_split"], cells["fold"] = "train", NO_FOLD
-    if "published_split" in names:
-        known = table["published_split"].isin(PUBLISHED_SPLITS)
-        refuse_rows(~known, "published_split", f"use one of {', '.join(PUBLISHED_SPLITS)}")
-        cells["published_split"] = table["published_split"]
-        labelled_final = (cells["published_split"] == "final") & (cells["label"] >= 0)
-        refuse_rows(
-            labelled_final, "label", "cells with published_split=final have label -1; use prelim for others"
-        )
-    if "fold" in names:
-        folds = pd.to_numeric(table["fold"], errors="coerce").where(table["fold"].notna(), NO_FOLD)
-        refuse_rows(folds.isna() | (folds % 1 != 0), "fold", "use whole numbers, or -1 where there is none")
-        cells["fold"] = folds.astype("int64")
-    cells = cells.astype({"published_split": "str", "fold": "int64"})
-    return cells.join(table[[name for name in names if name not in COLUMNS]]), classes, native_size
+    for column, default in (("subject", None), ("published_split", "train"), ("fold", NO_FOLD)):
+        if column not in names:
+            table[column] = default
+    folds = pd.to_numeric(table["fold"].where(table["fold"].notna(), NO_FOLD), errors="coerce")
+    labelled_final = (table["published_split"] == "final") & (table["label"] != -1)
+    for wrong, column, remedy in (
+        (~table["path"].map(_is_text), "path", "use text, relative to the root or absolute"),
+        (table["path"].duplicated(), "path", "which is there twice: give each picture one row"),
+        (~table["label"].isin([-1, 0, 1]), "label", "use 1, 0, or -1 where the class is unknown"),
+        (
+            ~table["published_split"].isin(PUBLISHED_SPLITS),
+            "published_split",
+            f"use one of {', '.join(PUBLISHED_SPLITS)}",
+        ),
+        (labelled_final, "label", "cells with published_split=final have label -1; use prelim for others"),
+        (folds.isna() | (folds % 1 != 0), "fold", "use whole numbers, or -1 where there is none"),
+    ):
+        values = table[column].tolist()  # plain values, for the message
+        found = [f"{values[row]!r} in row {row}" for row in table.index[wrong]]
+        require(not found, f"returned {column} {', '.join(found[:3])}{' ...' * (len(found) > 3)}: {remedy}")
+    table["subject"] = pd.Series([_as_subject(value) for value in table["subject"]], dtype="str")
+    types = {"path": "str", "label": "int64", "published_split": "str", "fold": "int64"}
+    table = table.assign(fold=folds).astype(types)
+    return table[[*COLUMNS, *further_columns(table)]], classes, native_size
 
 
 def refuse_taken_names(names: Iterable[str], where: str) -> None:

@@ -13,7 +13,7 @@ RIM = np.array([30.0, 33.0, 31.0])  # what the pale cytoplasm adds
 
 @dataclass(frozen=True)
 class Traits:
-    """What a cell is like, in standard deviations from the middle between the classes."""
+    """The traits of a cell, in standard deviations from the middle between the classes."""
 
     size: float = 0.0  # larger
     outline: float = 0.0  # more irregular and indented
@@ -34,14 +34,14 @@ def draw_cell(traits: Traits, rng: np.random.Generator, size: int = 450) -> np.n
     """Draw a cell: uint8 RGB, (size, size, 3), black (exactly 0) outside of it.
 
     Args:
-        traits: of this very cell.
-        rng: gives what the traits leave open; equal generators draw equal cells.
+        traits: of this cell.
+        rng: for everything else; equal generators draw equal cells.
         size: of the picture, in pixels. The cell scales with it.
     """
     # Lengths are shares of the picture's width.
     radius = 0.228 * np.exp(0.13 * np.clip(traits.size, -2.8, 2.8))
     outline = _outline(radius, np.exp(0.55 * np.clip(traits.outline, -2.5, 2.5)), rng)
-    # Only a box around the cell is drawn, and what is smooth in it at half the resolution.
+    # Only a box around the cell is drawn, and its smooth parts at half the resolution.
     box = min(-(-int(size * (2 * outline.max() + 0.02)) // 16) * 16, size // 2 * 2)
     axis = (np.arange(box // 2, dtype=np.float32) + 0.5) * np.float32(2 / size) - np.float32(box / size / 2)
     x, y = np.meshgrid(axis, axis)
@@ -87,7 +87,7 @@ def _outline(radius: float, irregular: float, rng: np.random.Generator) -> np.nd
         away = (theta - rng.uniform(0, 2 * np.pi) + np.pi) % (2 * np.pi) - np.pi
         shape -= rng.uniform(0.03, 0.12) * irregular**0.5 * np.exp(-((away / rng.uniform(0.08, 0.3)) ** 2))
     shape = np.clip(shape, 0.4, 1.5)
-    return (radius * shape / np.sqrt(np.mean(shape**2))).astype(np.float32)  # an indented cell is no smaller
+    return (radius * shape / np.sqrt(np.mean(shape**2))).astype(np.float32)  # an indented cell keeps its area
 
 
 def _fields(side: int, step: float, texture: float, rng: np.random.Generator) -> np.ndarray:

@@ -22,15 +22,21 @@ class LoadedNetwork:
 
     Attributes:
         net: on the processor, frozen as it was, in eval mode.
+        node: the target and the plain values that build it again; None where only its owner can.
         classes: the names of class 0 and class 1.
+        trainable_from: the first stage that trained.
         native_size: see `leukemia.data.pixels.at_native_size`.
         history: a row an epoch.
+        epoch: the last one, from 1; 0 where none was finished.
     """
 
     net: nn.Module
+    node: dict[str, Any] | None
     classes: tuple[str, str]
+    trainable_from: str
     native_size: int | None
     history: list[dict[str, float]]
+    epoch: int
 
 
 def load_network(path: Path | str, net: nn.Module | None = None) -> LoadedNetwork:
@@ -43,21 +49,7 @@ def load_network(path: Path | str, net: nn.Module | None = None) -> LoadedNetwor
     Raises:
         InputError: if the file is missing, cut short, not a checkpoint of a CellClassifier, or not trusted.
     """
-    content = read_checkpoint(Path(path))
-    try:
-        about, settings = content["network"], content["hyper_parameters"]
-        if net is None:
-            net = check_network(network_from_file(about["node"], str(path)))
-        fill(net, content)
-        freeze(net, settings["trainable_from"])
-        negative, positive = settings["classes"]
-        native_size = about["native_size"]
-        assert native_size is None or isinstance(native_size, int)
-        return LoadedNetwork(net.eval(), (str(negative), str(positive)), native_size, content["history"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a checkpoint of a CellClassifier: {error}") from None
+    return _loaded(read_checkpoint(Path(path)), path, net)
 
 
 def load_classifier(path: Path | str, net: nn.Module | None = None) -> "CellClassifier":
@@ -72,10 +64,10 @@ def load_classifier(path: Path | str, net: nn.Module | None = None) -> "CellClas
     """
     from leukemia.models.classifier import CellClassifier
 
-    loaded = load_network(path, net)
-    settings = read_checkpoint(Path(path))["hyper_parameters"]
+    content = read_checkpoint(Path(path))
+    loaded = _loaded(content, path, net)
     try:
-        model = CellClassifier(loaded.net, **settings)
+        model = CellClassifier(loaded.net, **content["hyper_parameters"])
     except TypeError as error:
         raise InputError(f"{path} is not a checkpoint of a CellClassifier: {error}") from None
     model.history = loaded.history
@@ -86,6 +78,33 @@ def fill(net: nn.Module, content: dict[str, Any]) -> None:
     """Load the tensors of a checkpoint into a network of the same names and shapes."""
     state: dict[str, Tensor] = content["state_dict"]
     net.load_state_dict({name[4:]: tensor for name, tensor in state.items() if name.startswith("net.")})
+
+
+def _loaded(content: dict[str, Any], path: Path | str, net: nn.Module | None) -> LoadedNetwork:
+    try:
+        about, settings, history = content["network"], content["hyper_parameters"], content["history"]
+        net = check_network(network_from_file(about["node"], str(path)) if net is None else net)
+        fill(net, content)
+        freeze(net, settings["trainable_from"])
+        negative, positive = settings["classes"]
+        node, native_size = about["node"], about["native_size"]
+        assert native_size is None or isinstance(native_size, int)
+        return LoadedNetwork(
+            net=net.eval(),
+            node=None if node is None else dict(node),
+            classes=(str(negative), str(positive)),
+            trainable_from=str(net.trainable_from),
+            native_size=native_size,
+            history=history,
+            epoch=int(history[-1]["epoch"]) if history else 0,
+        )
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+        text = " ".join(str(error).split())[:500]
+        raise InputError(
+            f"{path} is not a checkpoint of a CellClassifier, or of another network: {text}"
+        ) from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

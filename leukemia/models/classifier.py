@@ -1,8 +1,8 @@
 """The LightningModule: a network with one logit, its criterion, metrics, optimizer and schedule, all given."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import pytorch_lightning as pl
@@ -82,6 +82,7 @@ class CellClassifier(pl.LightningModule):
         self.train_metrics, self.val_metrics = EpochMetrics(), EpochMetrics()
         self.confusion: Any = None  # counts (label, decision) of the last validation
         self.history: list[dict[str, float]] = []
+        self._validated = -1  # the last epoch with a validation
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, S, S, 3), 0 to 255, to logits (N,)."""
@@ -145,6 +146,10 @@ class CellClassifier(pl.LightningModule):
                     "class_weights=balanced counts the cells of a CellDataModule: train with datamodule=..."
                 )
             positive = cells.loc[cells["split"] == "train", "label"].mean()
+            if not 0 < positive < 1:
+                raise InputError(
+                    "class_weights=balanced needs training cells of both classes: use class_weights=none"
+                )
             self.pos_weight = torch.tensor((1 - positive) / positive, dtype=torch.float32, device=self.device)
 
     def on_train_start(self) -> None:
@@ -171,7 +176,9 @@ class CellClassifier(pl.LightningModule):
         values, _ = self.train_metrics.finish(self._loss)
         self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
         logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        names = [f"{split}/{name}" for split in ("train", "val") for name in MONITORED]
+        # Lightning keeps the metrics of an earlier validation where this epoch has none.
+        splits = ("train", "val") if self._validated == self.current_epoch else ("train",)
+        names = [f"{split}/{name}" for split in splits for name in MONITORED]
         curves = {name: logged[name] for name in names if name in logged}
         self.history.append({"epoch": self.current_epoch + 1, "lr": max(self._rates()), **curves})
 
@@ -181,6 +188,7 @@ class CellClassifier(pl.LightningModule):
             return
         if not torch.isfinite(torch.tensor(values["loss"])):
             self._stop(f"the validation loss is not finite after step {self.global_step}")
+        self._validated = self.current_epoch
         self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
@@ -204,12 +212,33 @@ class CellClassifier(pl.LightningModule):
             self.train_metrics.update(*(values.to(self.device) for values in checkpoint["train_metrics"]))
 
     def configure_optimizers(self) -> Any:
-        epochs = self.trainer.max_epochs or 1
-        optimizer = self._optimizer(fused=str(self.trainer.precision) != "16-mixed")
+        trainer = self.trainer
+        # Lightning clips no gradients of fused kernels in mixed precision, and they unscale those of fp16 themselves.
+        precision, clips = str(trainer.precision), bool(trainer.gradient_clip_val)  # type: ignore[attr-defined]
+        optimizer = self._optimizer(fused=precision != "16-mixed" and not (clips and "mixed" in precision))
         if self.make_scheduler is None:
             return optimizer
-        steps = self.trainer.estimated_stepping_batches / epochs
-        return {"optimizer": optimizer, "lr_scheduler": self._scheduler(optimizer, epochs, steps)}
+        epochs = steps = 1
+        if {"epochs", "steps_per_epoch"} & set(optim.parameters_of(self.make_scheduler)):
+            epochs, steps = self._length()
+        monitor = str(self.hparams["monitor"])
+        mode = direction(monitor)
+        scheduler = optim.build_scheduler(self.make_scheduler, optimizer, epochs, steps, monitor, mode)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _length(self) -> tuple[int, int]:
+        """The epochs of training, and the steps of the optimizer in each."""
+        trainer = self.trainer
+        total = trainer.estimated_stepping_batches
+        if trainer.train_dataloader is None:  # where only max_steps ends training
+            trainer.fit_loop.setup_data()
+        batches = trainer.num_training_batches / trainer.accumulate_grad_batches
+        if not math.isfinite(total) or not math.isfinite(batches):
+            raise InputError(
+                "this schedule needs the length of training: set trainer.max_epochs, and use batches of a known number"
+            )
+        steps = max(math.ceil(batches), 1)
+        return max(math.ceil(total / steps), 1), steps
 
     def _optimizer(self, fused: bool) -> torch.optim.Optimizer:
         earliest = freezing.thawed_from(
@@ -220,13 +249,6 @@ class CellClassifier(pl.LightningModule):
         if isinstance(self.criterion, nn.Module) and (own := list(self.criterion.parameters())):
             groups.append({"name": "criterion", "params": own})
         return optim.build_optimizer(self.make_optimizer, groups, fused)
-
-    def _scheduler(self, optimizer: torch.optim.Optimizer, epochs: int, steps: float) -> dict[str, Any]:
-        assert self.make_scheduler is not None
-        monitor = self.hparams["monitor"]
-        return optim.build_scheduler(
-            self.make_scheduler, optimizer, epochs, steps, monitor, direction(monitor)
-        )
 
     def _freeze(self, stage: str) -> None:
         if getattr(self.net, "trainable_from", None) == stage and hasattr(self, "_parts"):
@@ -262,13 +284,14 @@ class CellClassifier(pl.LightningModule):
         weight = None
         if class_weights == "balanced":
             if isinstance(self.criterion, nn.Module):
-                takes = getattr(self.criterion, "pos_weight", 0) is None
+                free = getattr(self.criterion, "pos_weight", 0) is None
             else:
-                takes = "pos_weight" in signature(self.criterion).parameters
-            if not takes:
+                given = getattr(self.criterion, "keywords", {}).get("pos_weight")
+                free = given is None and "pos_weight" in optim.parameters_of(self.criterion)
+            if not free:
                 raise InputError(
-                    f"model.class_weights=balanced sets `pos_weight`, and model.criterion ({name}) does not take it or has "
-                    "one already: use model.class_weights=none, or model/criterion=bce"
+                    f"model.class_weights=balanced sets `pos_weight`, and model.criterion ({name}) does not take it or "
+                    "has one already: use model.class_weights=none, or model/criterion=bce"
                 )
             weight = torch.ones(())
         try:
@@ -282,9 +305,8 @@ class CellClassifier(pl.LightningModule):
             ) from error
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise InputError(f"model.criterion ({name}) gives {loss!r:.80} and not one loss with a gradient")
-        optimizer = self._optimizer(fused=False)
-        if self.make_scheduler is not None:
-            self._scheduler(optimizer, 1, 1.0)
+        self._optimizer(fused=False)  # some refuse the shapes of the parameters
+        optim.try_step(self.make_optimizer, self.make_scheduler)
 
     def _stop(self, what: str) -> None:
         rates = f", learning rate {max(self._rates()):g}" if self.trainer.optimizers else ""

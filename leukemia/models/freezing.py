@@ -5,8 +5,10 @@ A network is any `nn.Module` whose `stages` are an `nn.Sequential` of named stag
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -14,13 +16,14 @@ from torch import Tensor, nn
 
 from leukemia.errors import InputError
 
+_PLAIN = (bool, int, float, str, type(None))
 LAST = "last"  # names the last stage before the head in every network
-LIBRARIES = ("torch", "torchvision", "timm", "leukemia")  # their versions name their code
+LIBRARIES = ("torch", "torchvision", "timm", "leukemia", "builtins")  # whose code is not hashed
 
 
 def stage_names(net: Any) -> list[str]:
     """The names of a network's stages, in the order of the data."""
-    return [name for name, _ in net.stages.named_children()]
+    return list(net.stages._modules)
 
 
 def check_stage(net: Any, key: str, stage: str) -> str:
@@ -41,14 +44,18 @@ def freeze(net: Any, trainable_from: str) -> None:
     """Freeze the stages before `trainable_from` and thaw the others.
 
     A frozen stage has no gradients and stays in eval mode whatever `train()` is told, so its BatchNorm statistics stay.
+    Parameters outside of the stages never train.
     """
     first = stage_names(net).index(check_stage(net, "trainable_from", trainable_from))
+    net.requires_grad_(False)
     for place, stage in enumerate(net.stages):
         stage.requires_grad_(place >= first)
-        stage.__dict__.pop("train", None)
+        for module in stage.modules():
+            module.__dict__.pop("train", None)
         stage.train(place >= first and net.training)
         if place < first:
-            stage.__dict__["train"] = partial(_stays_in_eval_mode, stage)
+            for module in stage.modules():  # each, because a network may hold them under a second name
+                module.__dict__["train"] = partial(_stays_in_eval_mode, module)
     net.trainable_from = stage_names(net)[first]
 
 
@@ -81,24 +88,29 @@ class Suffix(nn.Sequential):
         for stage in body:
             values = stage(values)
         with torch.autocast(values.device.type, enabled=False):
-            return head(values.float()).flatten()
+            logits = head(values.float())
+        if logits.shape[1:].numel() != 1:
+            raise InputError(
+                f"the head of model.net gives values of shape {tuple(logits.shape)} for {len(values)} cells: "
+                "let it give one logit for each, (N, 1)"
+            )
+        return logits.flatten()
 
 
 def prefix_hash(net: Any) -> str:
-    """A hash of everything that the frozen stages compute with: code, weights, buffers and the normalisation."""
+    """A hash of all that the frozen stages compute with: code, settings, weights, buffers and the normalisation."""
     digest = hashlib.blake2b(repr(net.normalisation).encode(), digest_size=12)
-    for name, stage in list(net.stages.named_children())[: _boundary(net)]:
+    for name, stage in list(net.stages._modules.items())[: _boundary(net)]:
         digest.update(f"{name} {stage}".encode())
-        for kind in sorted({type(module) for module in stage.modules()}, key=str):
+        for module in stage.modules():
+            digest.update(repr(_settings(module)).encode())
+        kinds = {kind for module in stage.modules() for kind in type(module).__mro__}
+        for kind in sorted(kinds, key=str):
             if kind.__module__.partition(".")[0] not in LIBRARIES:
                 digest.update(_source(kind).encode())
-        for key, tensor in stage.state_dict().items():
+        for key, tensor in (*stage.named_parameters(), *stage.named_buffers()):
             digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(
-                tensor.cpu().contiguous().view(torch.uint8).numpy().data
-                if tensor.ndim
-                else str(tensor).encode()
-            )
+            digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -145,8 +157,33 @@ def _stays_in_eval_mode(stage: nn.Module, mode: bool = True) -> nn.Module:
     return stage
 
 
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a module, and the names of its functions; those of another type are left out."""
+    found: dict[str, Any] = {}
+    for name, value in sorted(vars(module).items()):
+        if inspect.isfunction(value) or inspect.isbuiltin(value):
+            found[name] = value.__qualname__
+        elif name != "training" and all(isinstance(each, _PLAIN) for each in _each(value)):
+            found[name] = value
+    return found
+
+
+def _each(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, tuple | list) else (value,)
+
+
 def _source(kind: type) -> str:
+    """The code of a class: of its whole module, because it may call functions there; in a notebook of its methods."""
     try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):  # a class of a notebook cell
-        return kind.__qualname__
+        return inspect.getsource(sys.modules[kind.__module__])
+    except (KeyError, OSError, TypeError):
+        plain = {name: value for name, value in vars(kind).items() if isinstance(value, _PLAIN)}
+        return f"{plain} {[_code(value) for value in vars(kind).values() if inspect.isfunction(value)]}"
+
+
+def _code(function: FunctionType) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        constants = [value for value in function.__code__.co_consts if isinstance(value, _PLAIN)]
+        return f"{function.__qualname__} {function.__code__.co_code.hex()} {constants}"

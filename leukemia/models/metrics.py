@@ -12,7 +12,9 @@ from torchmetrics.utilities import dim_zero_cat
 
 from leukemia.evaluation.metrics import METRICS
 
-MONITORED = {name: metric for name, metric in METRICS.items() if metric.monitorable}
+MONITORED = {"loss": METRICS["loss"]} | {
+    name: metric for name, metric in METRICS.items() if metric.monitorable
+}
 
 
 class EpochMetrics(Metric):

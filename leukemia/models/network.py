@@ -1,16 +1,21 @@
 """The network seam: named stages from a picture to one logit, and the checks that any network must pass."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from leukemia.data.transforms import normalise
 from leukemia.errors import InputError
 from leukemia.models.freezing import prefix, suffix
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of red, green and blue
+IMAGENET = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # mean and standard deviation of red, green and blue
 
 
 class StagedNetwork(nn.Module):
@@ -42,10 +47,10 @@ class StagedNetwork(nn.Module):
 
 
 def check_network(net: Any) -> nn.Module:
-    """The network itself, if it keeps the promises of the seam.
+    """The network itself, if it keeps the promises of the seam; its `normalisation` becomes tuples of numbers.
 
     Raises:
-        InputError: if it has no named stages that end in `head`, or no normalisation.
+        InputError: if it has no named stages that end in `head`, if stages share tensors, or without a normalisation.
     """
     name = type(net).__name__
     if not isinstance(net, nn.Module):
@@ -53,23 +58,69 @@ def check_network(net: Any) -> nn.Module:
     stages = getattr(net, "stages", None)
     if not isinstance(stages, nn.Sequential) or len(stages) < 2:
         raise InputError(
-            f"{name} has no `stages`: set self.stages to an nn.Sequential of two or more named stages, the last one `head`"
+            f"{name} has no `stages`: set self.stages to an nn.Sequential of two or more named stages, the last one "
+            "`head`"
         )
-    if (last := list(dict(stages.named_children()))[-1]) != "head":
+    if (last := list(stages._modules)[-1]) != "head":
         raise InputError(
             f"the last stage of {name} is {last}: name it `head`, and let it give one logit (N, 1)"
         )
+    _check_owners(name, stages)
+    if not list(stages.head.parameters()):
+        raise InputError(
+            f"the head of {name} has no parameters: let it end in a layer that learns, as nn.Linear"
+        )
     try:
-        mean, deviation = net.normalisation
-        values = [float(value) for value in (*mean, *deviation)]
-    except (AttributeError, TypeError, ValueError):
-        values = []
-    if len(values) != 6 or min(values[3:]) <= 0:
+        mean, deviation = (tuple(float(value) for value in values) for values in net.normalisation)
+        if (
+            len(mean) != 3
+            or len(deviation) != 3
+            or not all(map(math.isfinite, mean))
+            or not min(deviation) > 0
+        ):
+            raise ValueError
+        if net.normalisation != (mean, deviation):
+            net.normalisation = (mean, deviation)
+    except (AttributeError, TypeError, ValueError, RuntimeError):
         raise InputError(
             f"{name} has no `normalisation`: set self.normalisation to mean and standard deviation of red, green and "
             f"blue, as {IMAGENET}"
-        )
+        ) from None
     return net
+
+
+def check_input(net: nn.Module, image_size: int) -> None:
+    """Try a network on one black picture, so that it is refused before the pictures are decoded.
+
+    Raises:
+        InputError: if it fails on pictures of this size, or does not give one logit.
+    """
+    training = net.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            pixel_logits(net.eval(), torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
+    except InputError:
+        raise
+    except Exception as error:  # of a user's own code
+        text = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(
+            f"model.net ({type(net).__name__}) cannot take pictures of data.image_size={image_size}: {text}"
+        ) from error
+    finally:
+        net.train(training)
+
+
+def _check_owners(name: str, stages: nn.Sequential) -> None:
+    """Refuse stages that share parameters or buffers: one of them cannot be frozen without the other."""
+    owners: dict[int, str] = {}
+    for stage, module in stages._modules.items():
+        assert module is not None
+        for key, tensor in (*module.named_parameters(), *module.named_buffers()):
+            owner = owners.setdefault(id(tensor), stage)
+            if owner != stage:
+                raise InputError(
+                    f"the stages {owner} and {stage} of {name} share {key}: let each stage own its layers"
+                )
 
 
 def pixel_logits(net: Any, pixels: Tensor) -> Tensor:

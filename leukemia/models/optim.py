@@ -6,8 +6,10 @@ from functools import partial
 from inspect import signature
 from typing import Any
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from leukemia.errors import InputError
 from leukemia.models.freezing import check_stage, stage_names
@@ -26,32 +28,26 @@ def parameter_groups(
     """
     first = stage_names(net).index(trainable_from)
     groups: list[dict[str, Any]] = []
-    for name, stage in list(net.stages.named_children())[first:]:
+    for name, stage in list(net.stages._modules.items())[first:]:
         parameters = list(stage.parameters())
         rate = {"lr": stage_lr[name]} if stage_lr and name in stage_lr else {}
         matrices = [parameter for parameter in parameters if parameter.ndim > 1]
         vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
         groups.append({"name": name, "params": matrices, **rate})
-        groups.append(
-            {
-                "name": f"{name}-no_decay",
-                "params": vectors,
-                **rate,
-                **({"weight_decay": 0.0} if decays else {}),
-            }
-        )
+        no_decay = {"weight_decay": 0.0} if decays else {}
+        groups.append({"name": f"{name}-no_decay", "params": vectors, **rate, **no_decay})
     return groups
 
 
 def build_optimizer(make: Callable[..., Any], groups: list[dict[str, Any]], fused: bool) -> Optimizer:
-    """The optimizer of these groups, with PyTorch's fused kernels where its class has them.
+    """The optimizer of these groups, with PyTorch's fused kernels where its class has them on any device.
 
     Raises:
         InputError: if its class refuses the settings, or gives something else.
     """
-    takes = _parameters(make)
     given = getattr(make, "keywords", {})
-    if fused and "fused" in takes and not {"fused", "foreach", "differentiable"} & set(given):
+    has_fused = _is_kind(make, Adam, AdamW, SGD) and "fused" in parameters_of(make)
+    if fused and has_fused and not {"fused", "foreach", "differentiable"} & set(given):
         make = partial(make, fused=True)
     for key in ("lr", "weight_decay"):
         if key in given:
@@ -65,43 +61,71 @@ def build_optimizer(make: Callable[..., Any], groups: list[dict[str, Any]], fuse
 
 
 def takes_weight_decay(make: Callable[..., Any]) -> bool:
-    return "weight_decay" in _parameters(make)
+    return "weight_decay" in parameters_of(make)
 
 
 def build_scheduler(
     make: Callable[..., Any],
     optimizer: Optimizer,
     epochs: int,
-    steps_per_epoch: float,
+    steps_per_epoch: int,
     monitor: str,
     mode: str,
 ) -> dict[str, Any]:
     """Lightning's scheduler configuration.
 
-    `epochs` and `steps_per_epoch` are given where the signature has them. A scheduler that takes `steps_per_epoch` steps
-    after each batch, any other after each epoch. `ReduceLROnPlateau` follows the monitored metric.
+    `epochs` and `steps_per_epoch` are given where the signature has them. A scheduler that takes `steps_per_epoch`
+    steps after each batch, any other after each epoch. `ReduceLROnPlateau` follows the monitored metric.
 
     Raises:
-        InputError: if its class refuses the settings, or gives something that does not step.
+        InputError: if its class refuses the settings, or gives something that is not a scheduler.
     """
-    takes, given = _parameters(make), getattr(make, "keywords", {})
-    known = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "mode": mode}
+    takes, given = parameters_of(make), getattr(make, "keywords", {})
+    known: dict[str, Any] = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
+    if _is_kind(make, ReduceLROnPlateau):
+        known["mode"] = mode
     extra = {key: value for key, value in known.items() if key in takes and key not in given}
     scheduler = _called(make, "model.scheduler", optimizer, **extra)
-    if not callable(getattr(scheduler, "step", None)):
+    if not isinstance(scheduler, LRScheduler):
         raise InputError(
-            f"model.scheduler ({name_of(make)}) gives a {type(scheduler).__name__} and not a scheduler"
+            f"model.scheduler ({name_of(make)}) gives a {type(scheduler).__name__} and not an LRScheduler"
         )
     interval = "step" if "steps_per_epoch" in takes else "epoch"
     return {"scheduler": scheduler, "interval": interval, "monitor": monitor}
 
 
+def try_step(make_optimizer: Callable[..., Any], make_scheduler: Callable[..., Any] | None) -> None:
+    """Take a step with two small parameters, because some settings are only refused there.
+
+    Raises:
+        InputError: for such a setting.
+    """
+    parameters = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
+    decays = takes_weight_decay(make_optimizer)
+    groups = [{"name": "head", "params": parameters[:1]}, {"name": "head-no_decay", "params": parameters[1:]}]
+    if decays:
+        groups[1]["weight_decay"] = 0.0  # type: ignore[assignment]
+    optimizer = build_optimizer(make_optimizer, groups, fused=False)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = torch.stack([parameter.square().sum() for parameter in parameters]).sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    _called(optimizer.step, "model.optimizer", loss, name=name_of(make_optimizer))
+    if make_scheduler is not None:
+        scheduler = build_scheduler(make_scheduler, optimizer, 2, 2, "val/loss", "min")["scheduler"]
+        metrics = (1.0,) if isinstance(scheduler, ReduceLROnPlateau) else ()
+        _called(scheduler.step, "model.scheduler", *metrics, name=name_of(make_scheduler))
+
+
 def depends_on_epochs(make: Callable[..., Any] | None) -> bool:
     """Whether a schedule is another one where a run has more epochs."""
-    return make is not None and bool({"epochs", "total_steps", "T_max"} & set(_parameters(make)))
+    return make is not None and bool({"epochs", "total_steps", "T_max"} & set(parameters_of(make)))
 
 
-def cosine(optimizer: Optimizer, epochs: int, steps_per_epoch: float, warmup_epochs: float = 0.0) -> LambdaLR:
+def cosine(optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup_epochs: float = 0.0) -> LambdaLR:
     """Linear warm-up, then half a cosine to 0 at the last epoch (Loshchilov and Hutter 2017, SGDR, equation 5 without
     restarts)."""
 
@@ -114,16 +138,18 @@ def cosine(optimizer: Optimizer, epochs: int, steps_per_epoch: float, warmup_epo
 
 def step(
     optimizer: Optimizer,
-    steps_per_epoch: float,
+    steps_per_epoch: int,
     step_epochs: Sequence[int] = (),
     step_factor: float = 0.1,
     warmup_epochs: float = 0.0,
 ) -> LambdaLR:
     """Linear warm-up, then the rate times `step_factor` after each of `step_epochs`."""
-    if not step_epochs or isinstance(step_epochs, str | int):
+    if not isinstance(step_epochs, Sequence) or not step_epochs or isinstance(step_epochs, str):
         raise InputError(
             f"model.scheduler.step_epochs={step_epochs}: name the epochs after which the rate drops, as [2,4]"
         )
+    for epoch in step_epochs:
+        check_number("model.scheduler.step_epochs", epoch, positive=True)
     check_number("model.scheduler.step_factor", step_factor, positive=True)
     return _after_warmup(
         optimizer,
@@ -133,7 +159,7 @@ def step(
     )
 
 
-def warmup(optimizer: Optimizer, steps_per_epoch: float, warmup_epochs: float = 1.0) -> LambdaLR:
+def warmup(optimizer: Optimizer, steps_per_epoch: int, warmup_epochs: float = 1.0) -> LambdaLR:
     """Linear warm-up, then a constant rate."""
     return _after_warmup(optimizer, steps_per_epoch, warmup_epochs, lambda epoch: 1.0)
 
@@ -167,13 +193,20 @@ def check_stage_lr(net: Any, stage_lr: Mapping[str, float] | None) -> dict[str, 
 
 def name_of(make: Any) -> str:
     """The dotted name of a class or function, also inside a partial."""
-    while isinstance(make, partial):
-        make = make.func
+    make = _inner(make)
     return f"{getattr(make, '__module__', '')}.{getattr(make, '__qualname__', make)}"
 
 
+def parameters_of(make: Callable[..., Any]) -> Mapping[str, Any]:
+    """The parameters of a class or function by name; none where they are not known."""
+    try:
+        return signature(make).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
 def _after_warmup(
-    optimizer: Optimizer, steps_per_epoch: float, warmup_epochs: float, factor: Callable[[float], float]
+    optimizer: Optimizer, steps_per_epoch: int, warmup_epochs: float, factor: Callable[[float], float]
 ) -> LambdaLR:
     check_number("model.scheduler.warmup_epochs", warmup_epochs, positive=False)
 
@@ -184,17 +217,22 @@ def _after_warmup(
     return LambdaLR(optimizer, at_step)
 
 
-def _parameters(make: Callable[..., Any]) -> Mapping[str, Any]:
-    try:
-        return signature(make).parameters
-    except (TypeError, ValueError):
-        return {}
+def _inner(make: Any) -> Any:
+    while isinstance(make, partial):
+        make = make.func
+    return make
 
 
-def _called(make: Callable[..., Any], key: str, *arguments: Any, **extra: Any) -> Any:
+def _is_kind(make: Any, *kinds: type) -> bool:
+    make = _inner(make)
+    return isinstance(make, type) and issubclass(make, kinds)
+
+
+def _called(make: Callable[..., Any], key: str, *arguments: Any, name: str = "", **extra: Any) -> Any:
     try:
         return make(*arguments, **extra)
     except InputError:
         raise
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise InputError(f"{key} ({name_of(make)}) refuses its settings: {error}") from error
+    except Exception as error:  # of a library or a user's own code
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{key} ({name or name_of(make)}) refuses its settings: {text}") from error

@@ -2,10 +2,13 @@
 
 import builtins
 import difflib
+import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib import import_module
+from importlib.machinery import PathFinder
 from inspect import Parameter, signature
 from typing import Any
 
@@ -14,9 +17,15 @@ from torch import nn
 from leukemia.errors import InputError
 
 TARGET = "_target_"
+NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 FAMILIES = ("leukemia.models.resnet.resnet",)  # functions that build a network from plain values
 LIBRARIES = ("torch", "torchvision", "timm")  # whose `nn.Module` classes a file may name
 OURS = ("leukemia", *LIBRARIES, "pytorch_lightning", "torchmetrics")  # never looked for in the current folder
+PASSED_ON = {  # classes that take any keyword argument, and the function that gets them
+    "pytorch_lightning.loggers.tensorboard.TensorBoardLogger": ("torch.utils.tensorboard", "SummaryWriter"),
+    "pytorch_lightning.loggers.wandb.WandbLogger": ("wandb", "init"),
+}
+GIVE_IT = "give the network yourself, as CellClassifier.load_from_checkpoint(PATH, net=NET)"
 TRUST = "LEUKEMIA_TRUST"  # packages of the user's own whose networks a file may name, as mylab,otherlab
 
 
@@ -28,8 +37,8 @@ def locate(target: Any, key: str) -> Any:
     """
     parts = str(target).split(".")
     if len(parts) < 2 or not all(part.isidentifier() and not part.startswith("__") for part in parts):
-        raise InputError(f"{key}.{TARGET}={target} is not a dotted name: use PACKAGE.NAME")
-    if parts[0] in sys.stdlib_module_names or hasattr(builtins, parts[0]):
+        raise InputError(f"{key}.{TARGET}={str(target)!a} is not a dotted name: use PACKAGE.NAME")
+    if _is_pythons(parts[0]):
         raise InputError(f"{key}.{TARGET}={target} is not built: the standard library has no such part")
     found, missing = None, ""
     for end in range(len(parts) - 1, 0, -1):
@@ -50,14 +59,14 @@ def locate(target: Any, key: str) -> Any:
         break
     if found is None:
         raise InputError(
-            f"{key}.{TARGET}={target}: there is no module {missing}; install it, or put its file into the current folder"
+            f"{key}.{TARGET}={target}: there is no module {missing}; install it, or put its file into the current "
+            "folder"
         )
     for part in parts[end:]:
         if not hasattr(found, part):
             raise InputError(f"{key}.{TARGET}={target}: {name} has no {part}{did_you_mean(part, dir(found))}")
         found = getattr(found, part)
-    home = str(getattr(found, "__module__", None) or "").partition(".")[0]
-    if not callable(found) or home in sys.stdlib_module_names:
+    if not callable(found) or _is_pythons(_home(found)):
         raise InputError(
             f"{key}.{TARGET}={target} is not built: it is not a class or function of a library or your own"
         )
@@ -74,29 +83,36 @@ def check_settings(found: Any, settings: Iterable[str], key: str) -> None:
         parameters = signature(found).parameters
     except (TypeError, ValueError):
         return
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for name in settings:
-        if name not in parameters:
-            raise InputError(
-                f"{key} ({found.__module__}.{found.__qualname__}) has no setting {name}"
-                f"{did_you_mean(name, parameters)}; drop it with ~{key}.{name}"
-            )
+    known = [name for name, parameter in parameters.items() if parameter.kind in NAMED]
+    unknown = [name for name in settings if name not in known]
+    if unknown and any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        passed_on = _passed_on(found)
+        known += passed_on
+        unknown = [name for name in unknown if passed_on and name not in passed_on]
+    if unknown:
+        near = did_you_mean(unknown[0], known)
+        raise InputError(
+            f"{key} ({_name(found)}) has no setting {unknown[0]}{near}; drop it with ~{key}.{unknown[0]}"
+        )
 
 
 def plain_settings(node: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The settings of a node without its `_target_`.
 
     Raises:
-        InputError: for an instruction (a name that begins with `_`) or a target within the node.
+        InputError: for an instruction (a name that begins with `_`) or a target within the node. The optimizer and the
+            scheduler may say that they are `_partial_`, as they always are.
     """
-    settings = {str(name): value for name, value in node.items() if name not in (TARGET, "_partial_")}
+    always_partial = key in ("model.optimizer", "model.scheduler") and node.get("_partial_") is True
+    own = {TARGET, "_partial_"} if always_partial else {TARGET}
+    settings = {str(name): value for name, value in node.items() if name not in own}
     for name, value in settings.items():
         if name.startswith("_"):
             raise InputError(f"{key} has no setting {name}: `{TARGET}` is the only instruction here")
         if _holds_target(value):
             raise InputError(
-                f"{key}.{name} holds a {TARGET} of its own, and only whole parts are built: write a function that builds it"
+                f"{key}.{name} holds a {TARGET} of its own, and only whole parts are built: "
+                "write a function that builds it"
             )
     return settings
 
@@ -105,35 +121,35 @@ def network_from_file(node: Any, source: str) -> nn.Module:
     """The network that a checkpoint or run folder names, with random weights.
 
     It is built by a function of FAMILIES, or by an `nn.Module` class that is defined in LIBRARIES or in a package that
-    the environment variable LEUKEMIA_TRUST names. Nothing else is imported or called.
+    the environment variable LEUKEMIA_TRUST names. Nothing else is imported or called, and no weights are loaded.
 
     Raises:
         InputError: for anything else, with the remedy.
     """
     key = f"{source}: network"
     if not isinstance(node, Mapping) or not isinstance(node.get(TARGET), str):
-        raise InputError(
-            f"{source} does not say how its network is built: load it with CellClassifier.load_from_checkpoint(PATH, net=NET)"
-        )
-    if "_partial_" in node:
-        raise InputError(f"{key} has no setting _partial_")
+        raise InputError(f"{source} does not say how its network is built: {GIVE_IT}")
     settings = plain_settings(node, key)
     target = node[TARGET]
-    package = target.partition(".")[0]
-    own = [name.strip() for name in os.environ.get(TRUST, "").split(",") if name.strip()]
-    remedy = (
-        f"if you know where it comes from, set {TRUST}={package}"
-        if package.isidentifier()
-        else "it is not trusted"
-    )
-    if target not in FAMILIES and package not in (*LIBRARIES, *own):
-        raise InputError(f"{source} asks for the network {target[:200]}, which is not trusted: {remedy}")
-    found = locate(target, key)
-    if target not in FAMILIES:
-        home = str(getattr(found, "__module__", "")).partition(".")[0]
-        if not (isinstance(found, type) and issubclass(found, nn.Module) and home in (*LIBRARIES, *own)):
+    shown, package = ascii(target[:200]), target.partition(".")[0]
+    trusted = (*LIBRARIES, *(name.strip() for name in os.environ.get(TRUST, "").split(",")))
+    if target in FAMILIES:
+        found = locate(target, key)
+        settings |= {"weights": "none"} if "weights" in signature(found).parameters else {}
+    elif package not in trusted:
+        known = f": if you know where it comes from, set {TRUST}={package}"
+        remedy = (
+            known if package.isidentifier() and package != "leukemia" and not _is_pythons(package) else ""
+        )
+        raise InputError(f"{source} asks for the network {shown}, which is not trusted{remedy}")
+    else:
+        if any(part.startswith("_") for part in target.split(".")):
+            raise InputError(f"{source} asks for the network {shown}, whose name is private")
+        found = locate(target, key)
+        if not (isinstance(found, type) and issubclass(found, nn.Module) and _home(found) in trusted):
             raise InputError(
-                f"{source} asks for the network {target[:200]}, which is not an nn.Module class of a trusted package"
+                f"{source} asks for the network {shown}, which is not an nn.Module class that is defined in a trusted "
+                f"package: {GIVE_IT}"
             )
     check_settings(found, settings, key)
     try:
@@ -142,8 +158,7 @@ def network_from_file(node: Any, source: str) -> nn.Module:
         raise
     except Exception as error:  # settings of a stranger's file
         raise InputError(f"{source}: its network {target} refuses its settings ({_short(error)})") from None
-    if getattr(net, "node", None) is None:
-        net.node = dict(node)
+    net.node = {TARGET: target, **settings}
     return net
 
 
@@ -157,18 +172,60 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(unique)}?" if unique else ""
 
 
+class _CurrentFolder:
+    """Finds modules in a folder, for the user's own: never a library that a part may come from."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return PathFinder.find_spec(name, [self.folder]) if path is None and name not in OURS else None
+
+
 def _import(name: str, own: bool) -> Any:
+    """Import a module; the current folder comes last, and only for the user's own, wherever Python was started."""
+    here, before = os.getcwd(), list(sys.path)
+    sys.path[:] = [folder for folder in before if folder and os.path.abspath(folder) != here]
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        here = os.getcwd()
-        if not own or error.name != name.partition(".")[0] or here in sys.path:
+        if not own or error.name != name.partition(".")[0]:
             raise
-    sys.path.append(here)
-    try:
+        if not any(isinstance(finder, _CurrentFolder) and finder.folder == here for finder in sys.meta_path):
+            sys.meta_path.append(_CurrentFolder(here))  # it stays, for what the user's module imports later
+        importlib.invalidate_caches()
         return import_module(name)
     finally:
-        sys.path.remove(here)
+        sys.path[:] = before
+
+
+def _passed_on(found: Any) -> list[str]:
+    """The keyword arguments that a class of Lightning passes on; empty where they are not known."""
+    for kind in getattr(found, "__mro__", ()):
+        if (to := PASSED_ON.get(_name(kind))) is not None:
+            try:
+                return list(signature(getattr(import_module(to[0]), to[1])).parameters)
+            except ImportError:  # an extra that is not installed
+                return []
+    return []
+
+
+def _name(found: Any) -> str:
+    return f"{found.__module__}.{getattr(found, '__qualname__', type(found).__qualname__)}"
+
+
+def _home(found: Any) -> str:
+    """The package in which a class or function is defined."""
+    while isinstance(found, partial):
+        found = found.func
+    owner = getattr(found, "__module__", None)
+    if owner is None:  # a method of an object that is compiled
+        owner = type(getattr(found, "__self__", None)).__module__
+    return str(owner).partition(".")[0]
+
+
+def _is_pythons(name: str) -> bool:
+    return name in sys.stdlib_module_names or hasattr(builtins, name)
 
 
 def _holds_target(value: Any) -> bool:

@@ -21,8 +21,8 @@ def load_weights(net: nn.Module, weights: str, imagenet: Callable[[], Any]) -> N
 
     Args:
         net: with `stages`; its `published` names are those of published weights.
-        weights: `imagenet`, `none` (the network stays as it is), or the path of a state dict (.safetensors or torch's) or
-            of a checkpoint, half precision too. A head of another size is left out, and the log says so.
+        weights: `imagenet`, `none` (the network stays as it is), or the path of a checkpoint or of a state dict
+            (.safetensors or torch's), half precision too. A head of another size is left out, and the log says so.
         imagenet: gives the published weights, an entry of one of torchvision's enumerations.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the report's figures share: colours, sizes, titles, and their way into a page."""
+"""Shared by the report's figures: colours, sizes, titles, and embedding into a page."""
 
 import base64
 import io
@@ -45,8 +45,8 @@ def ink(colours: str, shade: float) -> str:
 
 
 def set_title(figure: Figure, ax: Axes, title: str, marks: list[str]) -> None:
-    """The title in bold, and below it what has to be said beside the figures, so that a picture that is taken
-    out of the report still says it. The figure grows by their lines."""
+    """The title in bold, and the marks below it, so that a figure that is taken out of the report keeps them. The
+    figure grows by their lines."""
     characters = int(figure.get_figwidth() * 14)
     bold = textwrap.wrap(title, characters - 5)
     figure.suptitle(plain("\n".join(bold)), fontsize=TEXT, weight="bold")
@@ -73,7 +73,7 @@ def legend_below(figure: Figure, *axes: Axes) -> None:
 
 
 def plain(text: object) -> str:
-    """Text that matplotlib takes as it is: a dollar sign would start a formula."""
+    """Text that matplotlib shows literally: a dollar sign would start a formula."""
     return str(text).replace("$", r"\$")
 
 

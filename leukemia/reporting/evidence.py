@@ -1,5 +1,5 @@
-"""From a run, a sweep or anybody's table to what `evaluation` takes: the predictions of each model, with what has to
-be said beside their figures."""
+"""From a run, a sweep or any table to the predictions of each setting, as `evaluation` takes them, with their
+caveats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ from leukemia.reporting import words
 from leukemia.reporting.results import combinations, read_settings, results_table
 from leukemia.runs import Run, Sweep
 
-POOLED = ("subject_kfold", "image")  # splits whose folds have test splits of their own
+POOLED = ("subject_kfold", "image")  # protocols whose folds have test splits of their own
 TABLE_CLASSES = ("negative", "positive")
 MOST_PAIRED = 6
 
 
 @dataclass(frozen=True)
-class Model:
+class SettingResult:
     """One setting and its predictions.
 
     Attributes:
         name: in words.
         replicates: a table for each seed; with the test splits of its folds pooled, and then a column `fold`. Folds
             that report on the same cells are replicates too.
-        baselines: the same of size, colour and roundness alone (see `leukemia.evaluation.baseline`); None where a run
-            has no baseline.csv.
+        baselines: the same of the handcrafted baseline (see `leukemia.evaluation.baseline`); None where a run has no
+            baseline.csv.
         classes: the names of class 0 and class 1.
-        marks: what has to be said beside its figures.
+        marks: caveats to print next to the metrics.
         runs: the names of its runs.
         pooled: whether several models' test splits stand in one table.
-        over: what the replicates differ by: seeds, folds, or seeds and folds.
+        over: the difference of the replicates: seeds, folds, or seeds and folds.
     """
 
     name: str
@@ -49,19 +49,19 @@ class Model:
     over: str = "seeds"
 
 
-def setting_results(target: Path, problems: list[str] | None = None) -> list[Model]:
-    """The models of a run folder, a sweep folder (one for each setting) or a csv of predictions.
+def setting_results(target: Path, problems: list[str] | None = None) -> list[SettingResult]:
+    """The settings of a run folder, a sweep folder or a csv of predictions, with their predictions.
 
     Args:
-        target: where they lie.
-        problems: takes what is wrong with settings that cannot be used, while the others are read; by default the
-            first such setting raises.
+        target: the folder or the file.
+        problems: takes the errors of settings that cannot be used, while the others are read; by default the first
+            such setting raises.
 
     Raises:
-        InputError: if it is none of them, or holds no predictions that can be used.
+        InputError: if it is neither, or holds no usable predictions.
     """
     target = Path(target)
-    if target.is_file():
+    if target.is_file() or target.suffix.lower() == ".csv":
         return [_of_table(target)]
     sweep = Sweep(target)
     results = results_table(sweep)
@@ -81,34 +81,28 @@ def setting_results(target: Path, problems: list[str] | None = None) -> list[Mod
     return found
 
 
-def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Run]) -> Model:
-    """The model of one setting, from its rows of a results table and the runs by name.
+def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Run]) -> SettingResult:
+    """One setting, from its rows of a results table and the runs by name.
 
     Raises:
         InputError: if predictions cannot be used.
     """
     runs = [by_name[name] for name in rows["run"]]
     tables = _replicates(rows, [predictions_of(run) for run in runs])
-    of_shape = [run.baseline for run in runs]
-    baselines = None
-    if all(table is not None for table in of_shape):
-        checked = [
-            _checked(run, table, "baseline.csv")
-            for run, table in zip(runs, of_shape, strict=True)
-            if table is not None
-        ]
-        baselines = _replicates(rows, checked)
+    found = [(run, run.baseline) for run in runs]
+    checked = [_checked(run, table, "baseline.csv") for run, table in found if table is not None]
+    baselines = _replicates(rows, checked) if len(checked) == len(runs) else None
     names = str(rows["classes"].iloc[0]).split("/")
     classes = (names[0], names[1]) if len(names) == 2 else TABLE_CLASSES
     several = any(len(set(table["fold"])) > 1 for table in tables if "fold" in table)
-    name, marks = words.describe(settings), [*words.marks(rows), *_folds_said(rows, runs)]
-    return Model(name, tables, baselines, classes, marks, list(rows["run"]), several, _over(rows))
+    name, marks = words.describe(settings), [*words.marks(rows), *_missing_folds(rows, runs)]
+    return SettingResult(name, tables, baselines, classes, marks, list(rows["run"]), several, _over(rows))
 
 
-def metrics_of(model: Model) -> dict[str, Any]:
-    """What `leukemia evaluate` says of a model: intervals, calibration and selective prediction (of the first
-    replicate), marks, and the baselines: the majority class, and size, colour and roundness alone with their
-    intervals and the model's difference to them."""
+def metrics_of(model: SettingResult) -> dict[str, Any]:
+    """The output of `leukemia evaluate` for a setting: intervals, calibration and selective prediction (of the first
+    replicate), marks, and the baselines: the majority class, and the handcrafted baseline with its intervals and the
+    model's difference to it."""
     first = model.replicates[0]
     baseline = None
     if model.baselines:
@@ -131,9 +125,9 @@ def metrics_of(model: Model) -> dict[str, Any]:
     }
 
 
-def comparison(first: Model, second: Model) -> dict[str, Any]:
-    """The paired, clustered difference of two models on the same cells, second minus first, with the marks of both:
-    a mark of one alone names it. Models of one name are named by their runs.
+def comparison(first: SettingResult, second: SettingResult) -> dict[str, Any]:
+    """The paired, clustered difference of two settings on the same cells, second minus first, with the marks of both:
+    a mark of one alone names it. Settings of one name are named by their runs.
 
     Raises:
         InputError: if they do not report on the same cells.
@@ -153,9 +147,9 @@ def comparison(first: Model, second: Model) -> dict[str, Any]:
     return {"first": names[0], "second": names[1], "marks": marks, **differences}
 
 
-def comparisons(models: Sequence[Model]) -> list[dict[str, Any]]:
-    """The differences of those models that report on the same cells: each pair, or of more than MOST_PAIRED models
-    the first with each other one."""
+def comparisons(models: Sequence[SettingResult]) -> list[dict[str, Any]]:
+    """The differences of those settings that report on the same cells: each pair, or with more than MOST_PAIRED
+    settings the first with each other one."""
     firsts = models if len(models) <= MOST_PAIRED else models[:1]
     found = []
     for place, first in enumerate(firsts):
@@ -176,8 +170,8 @@ def predictions_of(run: Run) -> pd.DataFrame:
     return _checked(run, run.predictions, "predictions.csv")
 
 
-def _folds_said(rows: pd.DataFrame, runs: Sequence[Run]) -> list[str]:
-    """Where folds have test splits of their own: which of them are missing."""
+def _missing_folds(rows: pd.DataFrame, runs: Sequence[Run]) -> list[str]:
+    """The caveat for missing folds, where folds have test splits of their own."""
     folds_of: dict[str, list[str]] = {}
     for row in rows.to_dict("records"):
         if row["protocol"] in POOLED:
@@ -191,7 +185,7 @@ def _folds_said(rows: pd.DataFrame, runs: Sequence[Run]) -> list[str]:
 
 
 def _over(rows: pd.DataFrame) -> str:
-    by_fold = ~rows["protocol"].isin([*POOLED, "official"])  # folds that are replicates; official knows none
+    by_fold = ~rows["protocol"].isin([*POOLED, "official"])  # folds that are replicates; official has none
     seeds, folds = (len(set(values)) > 1 for values in (rows["seed"], rows["fold"][by_fold]))
     return {(True, True): "seeds and folds", (False, True): "folds"}.get((seeds, folds), "seeds")
 
@@ -207,17 +201,17 @@ def _checked(run: Run, table: pd.DataFrame, name: str) -> pd.DataFrame:
     return table.assign(group=table["path"].map(groups))
 
 
-def _of_table(path: Path) -> Model:
+def _of_table(path: Path) -> SettingResult:
     table = read_predictions(path)
     table, marks = _reported(table, path)
-    # A column `fold` of anybody's says nothing of several models in one table.
+    # A column `fold` of a user's table does not mean several models.
     table = table.drop(columns="fold", errors="ignore")
-    return Model(path.stem, [table], None, TABLE_CLASSES, marks, [str(path)], False)
+    return SettingResult(path.stem, [table], None, TABLE_CLASSES, marks, [str(path)], False)
 
 
 def _reported(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of the split that is reported, and its marks: test before val before any other, and train only where
-    there is nothing else."""
+    """The rows of the reported split, and its marks: test before val before any other, and train only where it is the
+    only split."""
     if "split" not in table:
         return table, []
     split = plain_splits(table)

@@ -1,4 +1,4 @@
-"""The report's part of evidence: everything about intervals, subjects, calibration and triage, ready for its page."""
+"""The report's evidence: intervals, subjects, calibration and triage, ready for the page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,13 @@ from matplotlib.figure import Figure
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
 from leukemia.reporting import evidence_plots, evidence_tables, words
-from leukemia.reporting.evidence import Model, comparisons, metrics_of, predictions_of, result_of_setting
+from leukemia.reporting.evidence import (
+    SettingResult,
+    comparisons,
+    metrics_of,
+    predictions_of,
+    result_of_setting,
+)
 from leukemia.reporting.results import combinations
 from leukemia.reporting.text_tables import Printed
 from leukemia.runs import Run, Sweep
@@ -21,7 +27,7 @@ MOST_PICTURED = 6  # settings; with more, a page is neither read nor small
 
 @dataclass
 class Triaged:
-    """A policy, what it does to the reported cells of its run (or pooled folds), and what is said of it."""
+    """A policy, its outcome on the reported cells of its run (or pooled folds), and its description."""
 
     name: str
     policy: Policy
@@ -31,7 +37,7 @@ class Triaged:
 
 @dataclass
 class Evidence:
-    """What the page shows; a table without rows is left out."""
+    """The content of the page; a table without rows is left out."""
 
     tables: dict[str, Printed] = field(default_factory=dict)
     subjects: list[Figure] = field(default_factory=list)
@@ -53,26 +59,28 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
         except InputError:  # the page says which predictions cannot be used
             continue
     if len(models) > MOST_SETTINGS:
-        found.notes.append(f"Intervals of {len(models) - MOST_SETTINGS} more settings: leukemia evaluate")
+        found.notes.append(
+            f"Intervals of {len(models) - MOST_SETTINGS} more settings: see leukemia evaluate."
+        )
         models = models[:MOST_SETTINGS]
     if not models:
         return found
-    figures = [metrics_of(model) for model in models]
-    found.notes += _said(models, figures)
+    metrics = [metrics_of(model) for model in models]
+    found.notes += _notes(models, metrics)
     found.tables = {
-        "intervals": evidence_tables.intervals_table(figures),
-        "subject-intervals": evidence_tables.subject_intervals_table(figures),
-        "seeds": evidence_tables.seeds_table(figures),
-        "baselines": evidence_tables.baselines_table(figures),
+        "intervals": evidence_tables.intervals_table(metrics),
+        "subject-intervals": evidence_tables.subject_intervals_table(metrics),
+        "seeds": evidence_tables.seeds_table(metrics),
+        "baselines": evidence_tables.baselines_table(metrics),
         "differences": evidence_tables.differences_table(comparisons(models)),
-        "calibration": evidence_tables.calibration_table(figures),
-        "selective": evidence_tables.selective_table(figures),
+        "calibration": evidence_tables.calibration_table(metrics),
+        "selective": evidence_tables.selective_table(metrics),
     }
-    found.tables["attention"] = evidence_tables.attention_table(_attention(sweep, models, found.problems))
+    found.tables["gradcam"] = evidence_tables.gradcam_table(_gradcam(sweep, models, found.problems))
     policies = _policies(sweep, results, models, found.problems)
     if len(models) > MOST_PICTURED:
-        found.notes.append(f"Pictures are of the first {MOST_PICTURED} of {len(models)} settings.")
-    for model, of in list(zip(models, figures, strict=True))[:MOST_PICTURED]:
+        found.notes.append(f"Plots are of the first {MOST_PICTURED} of {len(models)} settings.")
+    for model, of in list(zip(models, metrics, strict=True))[:MOST_PICTURED]:
         table, name, marks = model.replicates[0], model.name, of["marks"]
         if of["by_subject"]:
             found.subjects.append(evidence_plots.subject_bars(of["by_subject"], model.classes, name, marks))
@@ -85,38 +93,38 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     return found
 
 
-def _said(models: Sequence[Model], figures: Sequence[dict[str, Any]]) -> list[str]:
-    units = sorted({of["unit"] for of in figures})
+def _notes(models: Sequence[SettingResult], metrics: Sequence[dict[str, Any]]) -> list[str]:
+    units = sorted({of["unit"] for of in metrics})
     said = [
         f"Intervals are 95 %, from a bootstrap of {' or '.join(f'{unit}s' for unit in units)} within class "
-        f"({figures[0]['draws']:,} draws)."
+        f"({metrics[0]['draws']:,} draws)."
     ]
-    said += [f"{of['name']}: no intervals, {of['no_intervals']}." for of in figures if of["no_intervals"]]
+    said += [f"{of['name']}: no intervals, {of['no_intervals']}." for of in metrics if of["no_intervals"]]
     said += [
-        f"{of['name']}: not recalibrated, {words.not_cross_fitted(of['unit'])}."
-        for of in figures
+        f"{of['name']}: not recalibrated: {words.not_cross_fitted(of['unit'])}."
+        for of in metrics
         if not of["calibration"]["after"]
     ]
-    if any(of["too_narrow"] for of in figures):
+    if any(of["too_narrow"] for of in metrics):
         said.append(
-            "Where subjects are unknown cells are taken as independent: those intervals are too narrow."
+            "Where subjects are unknown, cells are taken as independent: those intervals are too narrow."
         )
     if any(model.pooled for model in models):
         said.append(
-            "Threshold figures pool the test splits of all folds; AUROC is the mean within folds, for the logits of "
-            "different models are not one scale, and that is why there is no slope and intercept of all of them."
+            "Metrics at a threshold pool the test splits of all folds. AUROC is the mean within folds, because the "
+            "logits of different models are not on one scale; so there is no common slope and intercept either."
         )
     over = sorted({model.over for model in models if len(model.replicates) > 1})
     if over:
         said.append(
-            f"Of several {' or '.join(over)}, intervals are of their mean; pictures and calibration are of the first."
+            f"With several {' or '.join(over)}, intervals are of their mean; plots and calibration are of the first."
         )
     return said
 
 
 def _policies(
-    sweep: Sweep, results: pd.DataFrame, models: Sequence[Model], problems: list[str]
-) -> list[tuple[str, Policy, Model, pd.DataFrame]]:
+    sweep: Sweep, results: pd.DataFrame, models: Sequence[SettingResult], problems: list[str]
+) -> list[tuple[str, Policy, SettingResult, pd.DataFrame]]:
     """The policies beside the runs and beside the sweep, with the cells that they are shown on."""
     found = []
     for model in models:
@@ -142,17 +150,19 @@ def _policy(run: Run, problems: list[str]) -> Policy | None:
         return None
 
 
-def _attention(
-    sweep: Sweep, models: Sequence[Model], problems: list[str]
+def _gradcam(
+    sweep: Sweep, models: Sequence[SettingResult], problems: list[str]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """What `leukemia explain` left in the runs that it looked at."""
+    """The Grad-CAM summaries that `leukemia explain` wrote into runs."""
     found = []
     for run in sweep.begun:
         try:
-            attention = run.attention
-            if attention is not None and any(run.name in model.runs for model in models):
-                evidence_tables.attention_table([(run.name, attention)])  # it can be printed
-                found.append((run.name, attention))
+            summary = run.gradcam
+            if summary is not None and any(run.name in model.runs for model in models):
+                evidence_tables.gradcam_table(
+                    [(run.name, summary)]
+                )  # refuses a summary that cannot be printed
+                found.append((run.name, summary))
         except (InputError, KeyError, TypeError, AttributeError) as problem:
             problems.append(f"{run.name}, gradcam.json: {problem}")
     return found

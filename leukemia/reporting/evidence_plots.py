@@ -1,4 +1,4 @@
-"""The report's pictures of evidence: subjects, reliability, risk against coverage."""
+"""The report's plots of evidence: subjects, reliability, risk against coverage."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from leukemia.evaluation.calibration import cross_fitted, reliability
+from leukemia.evaluation.metrics import decision_confidence
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import arrays
 from leukemia.evaluation.selective import curve_of
@@ -88,8 +89,8 @@ def reliability_diagram(table: pd.DataFrame, title: str, marks: list[str]) -> Fi
 
 
 def risk_coverage_plot(table: pd.DataFrame, policy: Policy | None, title: str, marks: list[str]) -> Figure:
-    """The share of wrong decisions among the most certain cells, against the share that is decided, and where the
-    triage policy stands."""
+    """The share of wrong decisions among the most certain cells, against the share that is decided, and the operating
+    point of the triage policy."""
     curve = curve_of(table)
     kept = curve[curve["whole"]]
     figure = drawing.new_figure(drawing.WIDTH, 3.0)
@@ -122,7 +123,7 @@ def operating_point(table: pd.DataFrame, policy: Policy) -> tuple[float, float]:
 
 
 def _counts(ax: Any, logits: NDArray[np.float64], colour: str, name: str) -> None:
-    confidence = 100 / (1 + np.exp(-np.abs(logits)))
+    confidence = 100 * decision_confidence(logits)
     filled = name == "as predicted"
     ax.hist(
         confidence, bins=np.linspace(50, 100, 26), color=colour, alpha=0.45 if filled else 1,

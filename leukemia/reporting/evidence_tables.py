@@ -1,74 +1,65 @@
-"""The report's tables of evidence: figures with intervals, baselines, differences, calibration, triage."""
+"""The report's tables of evidence: metrics with intervals, baselines, differences, calibration, triage."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from leukemia.evaluation.metrics import METRICS, SUBJECT_METRICS, Metric
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.thresholds import outcome
+from leukemia.reporting import words
 from leukemia.reporting.text_tables import Printed
-from leukemia.reporting.words import fraction, percent, points, whole
+from leukemia.reporting.words import fraction, percent, whole
 
-Found = list[dict[str, Any]]  # what `leukemia.reporting.evidence.metrics_of` says of each setting
-
-CELLS = {
-    "accuracy": "Accuracy %",
-    "balanced_accuracy": "Balanced accuracy %",
-    "f1_weighted": "Weighted F1 %",
-    "auroc": "AUROC",
-    "sensitivity": "Sensitivity %",
-    "specificity": "Specificity %",
-    "ece": "ECE",
-}
-SUBJECTS = {
-    "accuracy": "Vote accuracy %",
-    "balanced_accuracy": "Vote balanced accuracy %",
-    "sensitivity": "Vote sensitivity %",
-    "specificity": "Vote specificity %",
-    "auroc": "AUROC of the mean logit",
-    "mean_cell_accuracy": "Mean share of correct cells %",
-}
-COMPARED = ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity")
+Found = list[dict[str, Any]]  # of each setting, from `leukemia.reporting.evidence.metrics_of`
+COMPARED = [metric for name, metric in METRICS.items() if name in SUBJECT_METRICS]
+BASELINE = [METRICS[name] for name in ("accuracy", "auroc")]  # of the handcrafted baseline
 
 
 def intervals_table(found: Found) -> Printed:
-    """A row a setting: figures over its cells with their intervals."""
-    return _with_intervals(found, "cells", CELLS)
+    """A row a setting: metrics over its cells with their intervals."""
+    return _with_intervals(found, "cells", METRICS)
 
 
 def subject_intervals_table(found: Found) -> Printed:
-    """A row a setting whose cells have subjects: figures over subjects with their intervals."""
-    return _with_intervals([of for of in found if of["subjects"]], "subjects", SUBJECTS)
+    """A row a setting whose cells have subjects: metrics over subjects with their intervals."""
+    return _with_intervals([of for of in found if of["subjects"]], "subjects", SUBJECT_METRICS)
 
 
 def seeds_table(found: Found) -> Printed:
     """A row a setting with several seeds (or folds of the same cells): mean, standard deviation and range over them."""
-    table = Printed(["Setting", "Over", *(CELLS[name] for name in COMPARED)], 2)
+    table = Printed(["Setting", "Over", *map(words.heading, COMPARED)], 2)
     for of in found:
         if "sd" not in of["cells"]["accuracy"]:
             continue
         row = [of["name"], of["over"]]
-        for name in COMPARED:
-            figure, form = of["cells"][name], _form(name)
-            spread = f"{form(figure['lowest'])} to {form(figure['highest'])}"
-            row.append(f"{form(figure['value'], figure['sd'])} ({spread})")
+        for metric in COMPARED:
+            values, form = of["cells"][metric.name], words.form(metric)
+            spread = f"{form(values['lowest'])} to {form(values['highest'])}"
+            row.append(f"{form(values['value'], values['sd'])} ({spread})")
         table.rows.append(row)
         table.marks.append(of["marks"])
     return table
 
 
 def baselines_table(found: Found) -> Printed:
-    """A row a setting: what the majority class and a cell's shape alone reach on its cells, and the difference."""
-    columns = ["Majority, accuracy %", "Shape, accuracy %", "Network minus shape, points"]
-    table = Printed(["Setting", *columns, "Shape, AUROC", "Network minus shape, AUROC"], 1)
+    """A row a setting: the majority class and the handcrafted baseline on its cells, and the difference to the
+    latter."""
+    table = Printed(["Setting", "Majority, accuracy %"], 1)
+    for metric in BASELINE:
+        table.columns += [
+            f"Handcrafted, {words.heading(metric)}",
+            f"Network minus handcrafted, {words.difference_heading(metric)}",
+        ]
     for of in found:
         row = [of["name"], percent(of["majority_accuracy"])]
-        if of["baseline"]:
-            alone, above = of["baseline"]["cells"], of["baseline"]["model_minus_baseline"]
-            row += [_interval(alone["accuracy"], percent), _difference(above["accuracy"], points)]
-            row += [_interval(alone["auroc"], fraction), _difference(above["auroc"], _signed)]
-        else:
-            row += ["–"] * 4
+        for metric in BASELINE:
+            if of["baseline"]:
+                row.append(_interval(of["baseline"]["cells"][metric.name], metric))
+                row.append(_difference(of["baseline"]["model_minus_baseline"][metric.name], metric))
+            else:
+                row += ["–", "–"]
         table.rows.append(row)
         table.marks.append(of["marks"])
     return table
@@ -76,17 +67,17 @@ def baselines_table(found: Found) -> Printed:
 
 def differences_table(comparisons: Found) -> Printed:
     """A row a pair of settings that report on the same cells: their paired differences with intervals."""
-    table = Printed(["Difference", *(_points_name(name) for name in COMPARED)], 1)
+    table = Printed(["Difference", *map(words.difference_heading, COMPARED)], 1)
     for pair in comparisons:
-        figures = [_difference(pair[name], _signed if name == "auroc" else points) for name in COMPARED]
-        table.rows.append([f"{pair['second']} minus {pair['first']}", *figures])
+        differences = [_difference(pair[metric.name], metric) for metric in COMPARED]
+        table.rows.append([f"{pair['second']} minus {pair['first']}", *differences])
         table.marks.append(pair["marks"])
     return table
 
 
 def calibration_table(found: Found) -> Printed:
     """A row a setting: calibration as predicted and as recalibrated on other subjects."""
-    names = {"ece": "ECE", "brier": "Brier score", "loss": "Log loss"}
+    names = {"ece": METRICS["ece"].title, "brier": "Brier score", "loss": "Log loss"}
     parts = {
         "miscalibration": "Miscalibration",
         "discrimination": "Discrimination",
@@ -121,7 +112,7 @@ def selective_table(found: Found) -> Printed:
 
 
 def triage_table(name: str, table: pd.DataFrame, policy: Policy, classes: tuple[str, str]) -> Printed:
-    """What a policy does to the reported cells: a row a true class, and one for all."""
+    """The outcome of a policy on the reported cells: a row a true class, and one for all."""
     negative, positive = classes
     columns = [f"Released as {negative}", f"Released as {positive}", "Reviewed", "Reviewed %"]
     columns += ["Released wrongly %", "Mean over subjects %", "Subjects with such a cell"]
@@ -141,52 +132,42 @@ def triage_table(name: str, table: pd.DataFrame, policy: Policy, classes: tuple[
     return printed
 
 
-def attention_table(found: list[tuple[str, dict[str, Any]]]) -> Printed:
-    """Two rows a run that `leukemia explain` has looked at: how much of its heat maps falls on black background, by the
-    class that it decides on, beside what a map of the cell alone and an even map would have.
+def gradcam_table(found: list[tuple[str, dict[str, Any]]]) -> Printed:
+    """Two rows a run with a Grad-CAM summary: the share of its heat maps on the black background, by the decided class,
+    beside that of a map of the cell alone and of an even map.
 
     Args:
         found: the name of each run and its `gradcam.json`.
     """
     columns = ["Cells", "On background %", "A map of the cell alone %", "An even map %"]
     table = Printed(["Run", "Decided", *columns], 2)
-    for name, attention in found:
-        for decided, of in attention["classes"].items():
+    for name, summary in found:
+        for decided, of in summary["classes"].items():
             shares = [percent(of[key]) for key in ("on_background", "cell_alone", "background")]
             table.rows.append([name, str(decided), whole(of["cells"]), *shares])
-            table.marks.append([f"of {attention['sample']}"])
+            table.marks.append([f"of {summary['sample']}"])
     return table
 
 
-def _with_intervals(found: Found, of_what: str, names: dict[str, str]) -> Printed:
-    table = Printed(["Setting", *names.values(), "Cells" if of_what == "cells" else "Subjects"], 1)
+def _with_intervals(found: Found, of_what: str, metrics: Mapping[str, Metric]) -> Printed:
+    table = Printed(["Setting", *map(words.heading, metrics.values()), of_what.capitalize()], 1)
     for of in found:
         n = of["n_images"] if of_what == "cells" else of["subjects"]["n"]
-        figures = [_interval(of[of_what][name], _form(name)) for name in names]
-        table.rows.append([of["name"], *figures, whole(n)])
+        values = [_interval(of[of_what][name], metric) for name, metric in metrics.items()]
+        table.rows.append([of["name"], *values, whole(n)])
         table.marks.append(of["marks"])
     return table
 
 
-def _interval(figure: dict[str, Any], form: Any) -> str:
-    return _between(form(figure["value"]), figure, form)
+def _interval(found: dict[str, Any], metric: Metric) -> str:
+    return _between(found["value"], found, words.form(metric))
 
 
-def _difference(figure: dict[str, Any], form: Any) -> str:
-    return _between(form(figure["difference"]), figure, form)
+def _difference(found: dict[str, Any], metric: Metric) -> str:
+    return _between(found["difference"], found, words.difference_form(metric))
 
 
-def _between(value: str, figure: dict[str, Any], form: Any) -> str:
-    return value if figure["low"] is None else f"{value} ({form(figure['low'])} to {form(figure['high'])})"
-
-
-def _form(name: str) -> Any:
-    return fraction if name in ("auroc", "ece") else percent
-
-
-def _points_name(name: str) -> str:
-    return "AUROC" if name == "auroc" else CELLS[name].removesuffix(" %") + ", points"
-
-
-def _signed(difference: float | None) -> str:
-    return "–" if difference is None else f"{difference:+.3f}".replace("-", "−")
+def _between(value: float | None, found: dict[str, Any], form: Any) -> str:
+    if found["low"] is None:
+        return str(form(value))
+    return f"{form(value)} ({form(found['low'])} to {form(found['high'])})"

@@ -18,13 +18,13 @@ from leukemia.reporting.results import combinations, read_settings, read_status,
 from leukemia.runs import Run, Sweep
 from leukemia.storage.atomic import write_text
 
-MOST_CURVES = 24  # with more pictures than this of a kind, a page is neither read nor small
+MOST_CURVES = 24  # of a kind: a page with more plots is neither read nor small
 MOST_PANELS = 12
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on the page: its address, and what it shows in words."""
+    """A figure on the page: its address, and its description."""
 
     uri: str
     alt: str
@@ -33,7 +33,7 @@ class Picture:
 def write_report(folder: Path) -> Path:
     """Write results.csv, results.md and report.html into the folder of a sweep (or of a single run).
 
-    Every run is listed whatever its state; figures are those of the finished ones.
+    Every run is listed with its state; finished runs have metrics.
 
     Returns:
         The path of report.html.
@@ -76,7 +76,7 @@ def report_html(name: str, sweep: Sweep, results: pd.DataFrame, proof: Evidence)
         grid=text_tables.grid_table(results),
         grid_metrics=text_tables.grid_metrics_table(results),
         study=text_tables.study_table(),
-        figures=text_tables.metrics_table(results),
+        reported=text_tables.metrics_table(results),
         training=text_tables.training_table(results),
         subjects=text_tables.subjects_table(results),
         failures=text_tables.failures_table(results),
@@ -100,7 +100,7 @@ def report_html(name: str, sweep: Sweep, results: pd.DataFrame, proof: Evidence)
 
 
 def _predictions(runs: Sequence[Run]) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """The predictions of the finished runs by name, and what is wrong with those that cannot be used."""
+    """The predictions of the finished runs by name, and the errors of those that cannot be used."""
     tables: dict[str, pd.DataFrame] = {}
     problems = []
     for run in runs:
@@ -109,7 +109,7 @@ def _predictions(runs: Sequence[Run]) -> tuple[dict[str, pd.DataFrame], list[str
         try:
             validate_predictions(run.predictions)
             tables[run.name] = run.predictions
-        except ValueError as problem:  # an InputError, or a file that is no table
+        except ValueError as problem:  # an InputError, or a file that is not a table
             problems.append(f"{run.name}, predictions.csv: {problem}")
     return tables, problems
 
@@ -140,10 +140,10 @@ def _curves(sweep: Sweep, results: pd.DataFrame) -> tuple[list[Picture], int]:
 
 
 def _history(run: Run) -> pd.DataFrame | None:
-    """The history of a run if it has an epoch and something to draw."""
+    """The history of a run if it has an epoch and a curve to draw."""
     try:
         history = run.history
-    except ValueError:  # an InputError, or a file that is no table
+    except ValueError:  # an InputError, or a file that is not a table
         return None
     curves = [c for c in ("train/loss", "val/loss", "train/accuracy", "val/accuracy") if c in history]
     drawable = "epoch" in history and any(history[c].notna().any() for c in curves)

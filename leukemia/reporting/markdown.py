@@ -16,7 +16,7 @@ def results_md(name: str, results: pd.DataFrame, proof: Evidence) -> str:
         if chosen := summary.chosen_statement(results):
             blocks.append(f"**{_escape(chosen)}**")
         blocks += [
-            "## Depth and freezing",
+            "## Networks and freezing",
             "Mean ± standard deviation over seeds and folds; n is their number.",
         ]
         blocks += [table(text_tables.grid_table(results)), table(text_tables.grid_metrics_table(results))]
@@ -33,7 +33,7 @@ def results_md(name: str, results: pd.DataFrame, proof: Evidence) -> str:
         if results["subjects.n"].notna().any():
             blocks += ["### Subjects", table(text_tables.subjects_table(results))]
     if (failures := text_tables.failures_table(results)).rows:
-        blocks += ["## Runs without figures", table(failures)]
+        blocks += ["## Runs without metrics", table(failures)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -52,7 +52,7 @@ def table(printed_table: Printed) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that GitHub shows as it is: no markup, no new cell, no new line."""
+    """Text that GitHub shows literally: without markup, new cells or new lines."""
     text = " ".join(str(text).split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
     for sign in "|`*_[]":
         text = text.replace(sign, f"\\{sign}")

@@ -1,4 +1,4 @@
-"""The report's model card (Mitchell et al. 2019): what the figures are of, and what they are not good for."""
+"""The report's model card (Mitchell et al. 2019): the origin of the metrics, and their limits."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ CNMC = (
     "C-NMC 2019 (Gupta and Gupta, The Cancer Imaging Archive, DOI 10.7937/tcia.2019.dc64i46r), licence CC BY 3.0: cite "
     "it. Single white cells, segmented and stain-normalised; leukemic blasts (ALL) and normal cells (HEM)"
 )
-SPLITS = {
+PROTOCOLS = {
     "official": "official: the training subjects train, the preliminary set chooses the epoch and is reported, as in "
     "the seed study; nothing is held out",
     "holdout": "holdout: a fold of the training subjects chooses the epoch, the preliminary set is the test split",
     "subject_kfold": "subject_kfold: each fold of the subjects is the test split once; another fold chooses the epoch",
-    "image": "image: cells of one subject may lie on both splits, so the figures are too good for new patients",
+    "image": "image: cells of one subject may lie in several splits, so the metrics are too good for new patients",
 }
 
 
@@ -34,24 +34,26 @@ def model_card(
     runs = results[results["accuracy"].notna()]
     known = [of for of in settings if of]
     weights = sorted({words.value(of.get("model.net.weights")) for of in known})
-    depths = sorted({words.network(depth) for depth in runs["depth"]})
+    networks = list(dict.fromkeys(map(words.network, runs["network"])))
     return {
-        "Model": f"{', '.join(depths)} (torchvision), one logit, from weights: {', '.join(weights)}. The licence of "
-        "weights, and of the pictures that they were trained on, is not that of this software",
+        "Model": f"{', '.join(networks)}, one logit, from weights: {', '.join(weights)}. Weights, and the pictures "
+        "that they were trained on, have a licence of their own",
         "Data": _data(runs),
-        "Split": "; ".join(SPLITS.get(str(split), str(split)) for split in dict.fromkeys(runs["protocol"])),
+        "Protocol": "; ".join(
+            PROTOCOLS.get(str(name), str(name)) for name in dict.fromkeys(runs["protocol"])
+        ),
         "Leaks": summary.leak_statement(results)[1],
         "Chosen on": summary.chosen_statement(results)
-        or "The epoch was chosen on other cells than those reported.",
+        or "The epoch was chosen on cells that are not reported.",
         "Review": _review(policies),
-        "Intended use": "Research: comparing transfer-learning choices, and studying how an expert's review and a "
-        "classifier can share the work",
-        "Not for": "Diagnosis or any decision about a patient. It is no medical device; it has seen segmented single "
-        "cells of one source, and says nothing about whole smears, other stains, scanners, hospitals, age groups or "
-        "cell types than its two classes",
-        "Known limits": "Few subjects: intervals over subjects are wide, and with n of a class in a resample they are "
-        "narrower than they should be by about 1/(2n). Every subject of C-NMC has one class, so what tells subjects "
-        "apart can pass for disease. Cell size alone separates the classes in part: see the baselines",
+        "Intended use": "Research: comparing transfer-learning choices, and studying how a classifier and an expert's "
+        "review can share the work",
+        "Not for": "Diagnosis or any decision about a patient. It is not a medical device. It was trained on segmented "
+        "single cells of one source; nothing is known about whole smears, or about other stains, scanners, hospitals, "
+        "age groups and cell types",
+        "Known limits": "Few subjects: intervals over subjects are wide, and with n subjects of a class they are still "
+        "too narrow by about 1/(2n). Every subject of C-NMC has one class, so a difference between subjects can pass "
+        "for disease. Cell size alone separates the classes in part: see the handcrafted baseline",
     }
 
 
@@ -59,18 +61,18 @@ def _data(runs: pd.DataFrame) -> str:
     classes = ", ".join(dict.fromkeys(words.value(value) for value in runs["classes"]))
     cells = _span(runs["n_images"])
     subjects = _span(runs["n_subjects"])
-    what = f"The project's own images of classes {classes}"
+    what = f"Images of the classes {classes}"
     if is_synthetic(runs):
-        what = "Synthetic cells, drawn by this software: they are no evidence about leukemia"
+        what = "Synthetic cells, drawn by this software: they are not evidence about leukemia"
     elif set(runs["classes"]) == {words.SEED_STUDY_CLASSES}:
         what = CNMC
-    of = f"{subjects} subjects" if subjects != "–" else "subjects that are not known"
+    of = f"{subjects} subjects" if subjects != "–" else "unknown subjects"
     return f"{what}. Reported: {cells} cells a run, of {of}"
 
 
 def _review(policies: list[tuple[str, Policy]]) -> str:
     if not policies:
-        return "No triage policy: nothing says which cells an expert has to see"
+        return "No triage policy: an expert has to see every cell"
     return "; ".join(
         f"{name}: {'certified' if policy.certified else f'not certified ({policy.why_not})'} for missed at most "
         f"{policy.max_missed:g} and false alarm at most {policy.max_false_alarm:g}, confidence {policy.confidence:g}, "

@@ -1,4 +1,4 @@
-"""Figures of a sweep, each a matplotlib figure that no global state knows of."""
+"""Figures of a sweep. Each is a matplotlib figure without global state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from leukemia.evaluation.metrics import confusion
+from leukemia.evaluation.metrics import METRICS, confusion
 from leukemia.reporting import drawing, words
-from leukemia.reporting.results import combinations, stage_place
+from leukemia.reporting.results import combinations, stage_order
 
 Combination = tuple[dict[str, Any], pd.DataFrame]
+CURVES = ("loss", "accuracy")
 SPLITS = (
     ("train", "training, running average", drawing.BLUE, "o--"),
     ("val", "validation", drawing.VERMILLION, "s-"),
@@ -20,31 +21,33 @@ SPLITS = (
 
 
 def heat_maps(results: pd.DataFrame) -> list[Figure]:
-    """Mean accuracy in % by depth and first stage that trains, with its spread and n: a figure for every
-    combination of the other settings. Empty where none has more than one depth and policy, as in a search."""
+    """Mean accuracy in % by network and first stage that trains, with its spread and n: a figure for every
+    combination of the other settings. Empty where each has one network and stage alone, as in a search."""
     found = combinations(results)
     means = [runs["accuracy"].mean() for _, runs in found]
     panels: dict[str, list[Combination]] = {}
     for settings, runs in found:
-        panels.setdefault(_others(settings), []).append((settings, runs))
+        panels.setdefault(words.others(settings), []).append((settings, runs))
     if all(len(cells) == 1 for cells in panels.values()):
         return []
     return [_heat_map(others, cells, min(means), max(means)) for others, cells in panels.items()]
 
 
 def roc_curves(results: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]) -> list[Figure]:
-    """ROC curves: a figure for every depth and combination of other settings, a line a run, a colour a policy.
+    """ROC curves: a figure for every network and combination of other settings, a line a run, a colour a stage.
 
     Args:
         predictions: tables by the name of their run. Runs without one, or with one class only, are left out.
     """
     panels: dict[str, list[Combination]] = {}
-    for settings, runs in combinations(results):
+    found = combinations(results)
+    stages = _stages(found)
+    for settings, runs in found:
         drawn = runs[runs["run"].isin(list(predictions)) & runs["auroc"].notna()]
         if len(drawn):
-            title = ", ".join(filter(None, (words.network(settings["depth"]), _others(settings))))
+            title = ", ".join(filter(None, (words.network(settings["network"]), words.others(settings))))
             panels.setdefault(title, []).append((settings, drawn))
-    return [_roc(title, lines, predictions) for title, lines in panels.items()]
+    return [_roc(title, lines, predictions, stages) for title, lines in panels.items()]
 
 
 def confusion_matrices(results: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]) -> list[Figure]:
@@ -72,9 +75,8 @@ def learning_curves(history: pd.DataFrame, title: str, run: Mapping[Any, Any], m
     figure = drawing.new_figure(drawing.WIDTH, 3.9)
     axes = list(figure.subplots(2, 1, sharex=True))
     best, accuracy, gap = (run.get(name) for name in ("best_epoch", "train_accuracy", "train_val_gap"))
-    for ax, name, unit, scale in zip(
-        axes, ("loss", "accuracy"), ("Loss", "Accuracy, %"), (1, 100), strict=True
-    ):
+    for ax, name in zip(axes, CURVES, strict=True):
+        scale, unit = (100, ", %") if METRICS[name].format == "percent" else (1, "")
         for split, label, colour, look in SPLITS:
             if f"{split}/{name}" in history:
                 ax.plot(
@@ -83,7 +85,7 @@ def learning_curves(history: pd.DataFrame, title: str, run: Mapping[Any, Any], m
                 )  # fmt: skip
         if not pd.isna(best):
             ax.axvline(best, color=drawing.GREY, lw=1, ls=":", label=f"best epoch ({best:.0f})")
-        drawing.style(ax, "", unit)
+        drawing.style(ax, "", METRICS[name].title + unit)
     if not pd.isna(best) and not pd.isna(accuracy):
         axes[1].plot(
             [best],
@@ -105,17 +107,17 @@ def learning_curves(history: pd.DataFrame, title: str, run: Mapping[Any, Any], m
 
 
 def _heat_map(others: str, cells: list[Combination], low: float, high: float) -> Figure:
-    depths = _distinct(settings["depth"] for settings, _ in cells)
-    stages = sorted(_distinct(settings["trainable_from"] for settings, _ in cells), key=stage_place)
-    height, width = len(depths), len(stages)
+    networks = list(dict.fromkeys(settings["network"] for settings, _ in cells))
+    stages = _stages(cells)
+    height, width = len(networks), len(stages)
     figure = drawing.new_figure(max(drawing.WIDTH, 1 + 0.95 * width), 1 + 0.62 * height)
     ax = figure.subplots()
     shades = np.full((height, width), np.nan)
     for settings, runs in cells:
-        row, column = depths.index(settings["depth"]), stages.index(settings["trainable_from"])
+        row, column = networks.index(settings["network"]), stages.index(settings["trainable_from"])
         mean, sd = runs["accuracy"].mean(), runs["accuracy"].std(ddof=1)
         shades[row, column] = shade = 0.5 if low == high else (mean - low) / (high - low)
-        star = "*" if any(mark.startswith(words.NO_BETTER) for mark in words.marks(runs)) else ""
+        star = "*" if any(mark.startswith(words.NOT_BETTER) for mark in words.marks(runs)) else ""
         spread = "n 1" if pd.isna(sd) else f"± {100 * sd:.2f}, n {len(runs)}"
         _two_lines(ax, column, row, words.percent(mean) + star, spread, drawing.ink("cividis", shade))
     for row, column in np.argwhere(np.isnan(shades)):
@@ -124,18 +126,22 @@ def _heat_map(others: str, cells: list[Combination], low: float, high: float) ->
     ax.set_xticks(
         np.arange(width) + 0.5, [drawing.plain(words.value(s)) for s in stages], fontsize=drawing.TEXT
     )
-    ax.set_yticks(np.arange(height) + 0.5, [words.network(d) for d in depths], fontsize=drawing.TEXT)
+    names = [drawing.plain(words.network(name)) for name in networks]
+    ax.set_yticks(np.arange(height) + 0.5, names, fontsize=drawing.TEXT)
     ax.set_xlabel("Trains from", fontsize=drawing.TEXT)
     ax.tick_params(length=0)
     ax.invert_yaxis()
     ax.spines[:].set_visible(False)
     marks = words.marks(pd.concat([runs for _, runs in cells]))
-    marks = [f"* {words.NO_BETTER}" if mark.startswith(words.NO_BETTER) else mark for mark in marks]
-    drawing.set_title(figure, ax, ", ".join(filter(None, ("Accuracy, %", others))), marks)
+    marks = [f"* {mark}" if mark.startswith(words.NOT_BETTER) else mark for mark in marks]
+    title = f"{METRICS['accuracy'].title}, %"
+    drawing.set_title(figure, ax, ", ".join(filter(None, (title, others))), marks)
     return figure
 
 
-def _roc(title: str, lines: list[Combination], predictions: Mapping[str, pd.DataFrame]) -> Figure:
+def _roc(
+    title: str, lines: list[Combination], predictions: Mapping[str, pd.DataFrame], stages: list[Any]
+) -> Figure:
     from sklearn.metrics import roc_curve
 
     figure = drawing.new_figure(drawing.WIDTH, 3.6)
@@ -143,12 +149,14 @@ def _roc(title: str, lines: list[Combination], predictions: Mapping[str, pd.Data
     ax.plot([0, 1], [0, 1], color="#999999", lw=0.8)
     for settings, runs in lines:
         stage = settings["trainable_from"]
-        label = f"{words.value(stage)}: AUROC {words.fraction(runs['auroc'].mean())}"
+        place_of = stages.index(stage)
+        label = f"{words.value(stage)}: {METRICS['auroc'].title} {words.fraction(runs['auroc'].mean())}"
         label += f", n {len(runs)}" if len(runs) > 1 else ""
         for place, name in enumerate(runs["run"]):
             false_alarms, hits, _ = roc_curve(predictions[name]["label"], predictions[name]["logit"])
             ax.plot(
-                false_alarms, hits, color=drawing.COLOURS[stage_place(stage)], ls=drawing.DASHES[stage_place(stage)],
+                false_alarms, hits, color=drawing.COLOURS[place_of % len(drawing.COLOURS)],
+                ls=drawing.DASHES[place_of % len(drawing.DASHES)],
                 lw=1.7 if len(runs) == 1 else 0.9, label=drawing.plain(label) if place == 0 else None,
             )  # fmt: skip
     drawing.style(ax, "False alarms (1 − specificity)", "Sensitivity")
@@ -188,10 +196,6 @@ def _two_lines(ax: Any, column: int, row: int, upper: str, lower: str, colour: s
     ax.text(column + 0.5, row + 0.55, lower, va="top", fontsize=drawing.SMALL, **middle)
 
 
-def _others(settings: Mapping[str, Any]) -> str:
-    own = ("depth", "trainable_from")
-    return ", ".join(f"{name} {words.value(value)}" for name, value in settings.items() if name not in own)
-
-
-def _distinct(values: Any) -> list[Any]:
-    return list(dict.fromkeys(values))
+def _stages(cells: list[Combination]) -> list[Any]:
+    """The distinct first stages that train, frozen ones first."""
+    return sorted({settings["trainable_from"] for settings, _ in cells}, key=stage_order)

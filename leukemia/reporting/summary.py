@@ -1,4 +1,4 @@
-"""What a sweep says in sentences, and what its runs share."""
+"""A sweep in sentences, and the settings that its runs share."""
 
 from collections import Counter
 from math import isclose
@@ -12,19 +12,20 @@ from leukemia.reporting.text_tables import is_cnmc, is_synthetic
 
 
 def headline(results: pd.DataFrame) -> list[str]:
-    """The states of the runs, the highest accuracy, and what fine-tuning brings at each depth."""
+    """The states of the runs, the highest accuracy, and the gain of fine-tuning for each network."""
     lines = [f"{states(results)}."]
     found = combinations(results)
     if not found:
-        return [*lines, "No run has figures yet."]
+        return [*lines, "No run has metrics yet."]
     settings, runs = max(found, key=lambda pair: pair[1]["accuracy"].mean())
     accuracy, majority = runs["accuracy"].mean(), runs["majority_accuracy"].mean()
     shown = words.percent(accuracy, runs["accuracy"].std(ddof=1))
     best = f"{words.describe(settings)}: accuracy {shown} %, n {len(runs)}"
-    best += f", {words.points(accuracy - majority)} points against the majority class ({words.percent(majority)} %)"
+    gain = words.points(accuracy - majority)
+    best += f", {gain} points compared with the majority class ({words.percent(majority)} %)"
     if len(found) == 1:
         return [*lines, f"{best}."]
-    picked = f"It is the highest of {len(found)} settings on the cells that are reported, which flatters it."
+    picked = f"It is the highest of {len(found)} settings on the reported cells, so it is biased upwards."
     ties = sum(isclose(other["accuracy"].mean(), accuracy) for _, other in found) - 1
     if ties:
         picked += f" {words.count(ties, 'other setting')} reached the same."
@@ -32,17 +33,17 @@ def headline(results: pd.DataFrame) -> list[str]:
 
 
 def states(results: pd.DataFrame) -> str:
-    """How many runs there are, and how many of them in which state."""
+    """The number of runs, and of those in each state."""
     counts = Counter(results["status"])
     return f"{words.count(len(results), 'run')}: " + ", ".join(f"{n:,} {s}" for s, n in counts.items())
 
 
 def leak_statement(results: pd.DataFrame) -> tuple[bool, str]:
-    """Whether any finished run leaks, and the statement for the top of the page."""
+    """Whether any finished run leaks, and the statement at the top of the page."""
     runs = results[results["accuracy"].notna()]
     loud = next((mark for mark in words.marks(runs) if mark.startswith(words.LEAKS)), None)
     if loud:
-        return True, f"{loud}. These figures are too good for new patients: do not report them as held out."
+        return True, f"{loud}. These metrics are too good for new patients: do not report them as held out."
     unknown = int(runs["leaks"].isna().sum())
     if unknown:
         return True, f"Whether reported cells are independent of training is not known for {unknown} runs."
@@ -50,16 +51,18 @@ def leak_statement(results: pd.DataFrame) -> tuple[bool, str]:
 
 
 def chosen_statement(results: pd.DataFrame) -> str | None:
-    """That the epoch was chosen on the reported cells, if it was so in any finished run."""
+    """The statement that the epoch was chosen on the reported cells, if that is so for any finished run."""
     runs = results[results["accuracy"].notna()]
     mark = next((mark for mark in words.marks(runs) if mark.startswith(words.CHOSEN_HERE)), None)
     if mark is None:
         return None
-    return f"{mark.capitalize()}: the figures are those of the cells that chose the epoch, so they are not held out."
+    return (
+        f"{mark.capitalize()}: the metrics are of the cells that chose the epoch, so they are not held out."
+    )
 
 
 def study_statement(results: pd.DataFrame) -> str:
-    """What the seed study's numbers stand for, and whether the runs here can be held against them."""
+    """The meaning of the seed study's numbers, and whether the runs here can be compared with them."""
     note = "The seed study's numbers are for C-NMC prelim (1,867 cells), and its epoch was chosen on those cells."
     runs = results[results["accuracy"].notna()]
     if not len(runs):
@@ -68,13 +71,15 @@ def study_statement(results: pd.DataFrame) -> str:
         return f"{note} The runs here are on synthetic cells, so no difference is shown."
     if not is_cnmc(results):
         classes = ", ".join(map(words.value, runs["classes"].drop_duplicates()))
-        return f"{note} The runs here tell apart {classes}: another data set, so no difference is shown."
+        return (
+            f"{note} The runs here have the classes {classes}: another data set, so no difference is shown."
+        )
     cells = sorted(set(runs["n_images"].dropna()))
     if cells == [words.SEED_STUDY_CELLS] and set(runs["protocol"]) == {"official"}:
         return f"{note} The runs here report on as many cells by the same protocol."
     here = f"{words.whole(cells[0])} to {words.whole(cells[-1])}" if len(cells) > 1 else words.whole(cells[0])
-    splits = ", ".join(map(words.value, runs["protocol"].drop_duplicates()))
-    return f"{note} The runs here report on {here} cells (split {splits}): the difference is between different cells."
+    protocols = ", ".join(map(words.value, runs["protocol"].drop_duplicates()))
+    return f"{note} The runs here report on {here} cells (protocol {protocols}): the cells differ."
 
 
 def settings_shared(settings: list[dict[str, Any]]) -> dict[str, str]:
@@ -119,10 +124,10 @@ def _against_frozen(found: list[tuple[dict[str, Any], pd.DataFrame]]) -> list[st
         if settings["trainable_from"] != "head" and _key(settings) in frozen:
             gain = words.points(runs["accuracy"].mean() - frozen[_key(settings)])
             gains.setdefault(_key(settings), []).append(f"{settings['trainable_from']} {gain}")
-    for key, of_depth in gains.items():
+    for key, of_network in gains.items():
         settings = {**dict(key), "trainable_from": None}
         lines.append(
-            f"{words.describe(settings)}, against the frozen baseline: {', '.join(of_depth)} points."
+            f"{words.describe(settings)}, against the frozen baseline: {', '.join(of_network)} points."
         )
     return lines
 

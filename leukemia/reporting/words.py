@@ -29,7 +29,7 @@ TRAINED = f"{LEAKS}: these cells trained the model"
 UNITS = {
     "cell": "Wilson, cells taken as independent",
     "subject": "bootstrap of subjects",
-    "group": "bootstrap of groups",
+    "group": "bootstrap of groups of subjects",
 }
 
 

@@ -44,7 +44,7 @@ def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, t
         **cell_metrics(table),
         "split": split,
         "epoch_chosen_here": split == "val",
-        **against_majority(table),
+        **against_majority(table.assign(group=table["path"].map(data.cells.set_index("path")["group"]))),
         "best_epoch": best_epoch,
         "train_accuracy": train_accuracy,
         "train_val_gap": train_accuracy - val_accuracy,

@@ -2,29 +2,31 @@
 
 import logging
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 
 from leukemia.errors import InputError
-from leukemia.models.classifier import CellClassifier, metric_names
+from leukemia.evaluation.metrics import monitored_names
+from leukemia.models.classifier import CellClassifier
 from leukemia.runs import PRUNED, Run, Sweep
 
 log = logging.getLogger(__name__)
 
 
 class MedianPruning(pl.Callback):
-    """Stops a run of a search whose best monitored figure so far is worse than the median of the finished runs' figures
-    at the same epoch (the rule of Optuna's MedianPruner). A pruned run is finished as any other, with the figures of
-    its best epoch, and says in pruned.json after which epoch it was stopped and what it was held against.
+    """Stops a run of a search whose best monitored metric so far is worse than the median of the finished runs at the
+    same epoch (the rule of Optuna's MedianPruner). A pruned run ends as any other, with the metrics of its best epoch.
+    Its pruned.json holds the epoch and the runs that it was compared with.
 
-    The finished runs are those that the search knew when this run's turn came, so how long its neighbours take changes
-    nothing. In a sweep that is no search there are none, and nothing is pruned.
+    The finished runs are those that the search knew when it planned this run, so the time that its neighbours take
+    changes nothing. Outside of a search there are none, and nothing is pruned.
 
     Args:
         folder: of the run; it lies in the search's.
-        monitor: the figure, as `val/loss`.
+        monitor: the metric, as `val/loss`.
         mode: `min` or `max`: where it is good.
         startup_runs: no run is pruned before so many are finished.
         warmup_epochs: no run is pruned in its first so many epochs.
@@ -41,8 +43,8 @@ class MedianPruning(pl.Callback):
         for name, number in (("startup_runs", startup_runs), ("warmup_epochs", warmup_epochs)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise ValueError(f"{name}={number}: use a whole number from 0 up")
-        if monitor not in metric_names("val"):
-            raise ValueError(f"monitor={monitor} does not exist: use one of {', '.join(metric_names('val'))}")
+        if monitor not in monitored_names():
+            raise ValueError(f"monitor={monitor} does not exist: use one of {', '.join(monitored_names())}")
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode}: use min or max")
         self.run, self.monitor, self.mode = Run(Path(folder)), monitor, mode
@@ -86,8 +88,8 @@ class MedianPruning(pl.Callback):
             trainer.should_stop = True
 
     def _finished(self) -> dict[str, dict[int, float]]:
-        """The monitored figure of the finished runs by epoch, by their names; those that cannot be read left out. None
-        for a run that the search did not plan."""
+        """The monitored metric of the finished runs by name and epoch, without unreadable runs. Empty for a run that the
+        search did not plan."""
         sweep, found = Sweep(self.run.folder.parent), {}
         for name in sweep.finished if self.run.name in sweep.planned else []:
             try:
@@ -105,26 +107,25 @@ def falls_behind(
     startup_runs: int,
     warmup_epochs: int,
 ) -> bool:
-    """Whether Optuna's MedianPruner would prune a trial, by the finite figures of its epochs and of finished trials."""
+    """Whether a run's best value so far is worse than the median of the finished runs at its last epoch.
+
+    This is the rule of Optuna's MedianPruner. Values that are not finite do not count.
+
+    Args:
+        own: the metric of the run by epoch, from 1.
+        finished: the same of finished runs.
+        mode: `min` or `max`: where the metric is good.
+        startup_runs, warmup_epochs: see `MedianPruning`.
+    """
     own = _finite(own)
-    finished = [figures for figures in map(_finite, finished) if figures]
-    if not own or len(finished) < max(1, startup_runs):
+    finished = [values for values in map(_finite, finished) if values]
+    epoch = max(own, default=0)
+    at_this_epoch = [values[epoch] for values in finished if epoch in values]
+    if len(finished) < startup_runs or epoch <= warmup_epochs or not at_this_epoch:
         return False
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    better = min if mode == "min" else max
-    pruner = optuna.pruners.MedianPruner(startup_runs, warmup_epochs + 1)
-    study = optuna.create_study(direction="minimize" if mode == "min" else "maximize", pruner=pruner)
-    for values in finished:
-        study.add_trial(
-            optuna.trial.create_trial(value=better(values.values()), intermediate_values=dict(values))
-        )
-    trial = study.ask()
-    for epoch, value in own.items():
-        trial.report(value, epoch)
-    return trial.should_prune()
+    median = statistics.median(at_this_epoch)
+    return min(own.values()) > median if mode == "min" else max(own.values()) < median
 
 
-def _finite(figures: Mapping[int, float]) -> dict[int, float]:
-    return {int(epoch): float(figure) for epoch, figure in figures.items() if math.isfinite(figure)}
+def _finite(values: Mapping[int, float]) -> dict[int, float]:
+    return {int(epoch): float(value) for epoch, value in values.items() if math.isfinite(value)}

@@ -1,12 +1,14 @@
-"""Runs to review, without training: synthetic cells, made-up logits; and the page, served from this process."""
+"""Runs to review without training (synthetic cells, made-up logits), and their page, served from this process."""
 
 import http.client
 import json
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,14 +17,13 @@ import numpy as np
 import pytest
 import uvicorn
 
+from leukemia import config
 from leukemia.app.pictures import Pictures
 from leukemia.app.review import Review
 from leukemia.app.routes import create_app
-from leukemia.app.scoring_worker import Intake
-from leukemia.data.cnmc import read_cnmc
+from leukemia.app.scoring_worker import ScoringWorker
+from leukemia.data.datamodule import CellDataModule
 from leukemia.data.demo import write_demo
-from leukemia.data.pixels import load_pixels
-from leukemia.data.splits import assign_splits
 from leukemia.evaluation.policy import Policy
 from leukemia.runs import Run
 
@@ -34,14 +35,18 @@ CERTIFIED = Policy(
 
 def write_run(folder: Path, root: Path, policy: Policy | None = CERTIFIED, spread: float = 1.5) -> Run:
     """A finished run on a synthetic set, with made-up logits on its prelim cells."""
-    index = read_cnmc(root)
-    index = index[index["label"] >= 0].reset_index(drop=True)
-    hashes = load_pixels(root, index["path"].tolist(), 32, native_size=450).hashes
-    cells = assign_splits(index, hashes, "holdout", 0, 3, 0)
+    cells = CellDataModule(str(root), protocol="holdout", num_folds=3, image_size=32).cells
     run = Run(folder)
     run.write_config({
-        "seed": 0, "model": {"depth": 18, "trainable_from": "layer4"}, "trainer": {"precision": "32-true"},
-        "data": {"root": str(root), "layout": "cnmc", "protocol": "holdout", "image_size": 32, "resize": "squash"},
+        "seed": 0, "monitor": "val/loss", "mode": "min", "trainer": {"precision": "32-true"},
+        "model": {
+            "net": {"_target_": "leukemia.models.resnet.resnet", "depth": 18, "name": None, "weights": "none"},
+            "trainable_from": "layer4",
+        },
+        "data": {
+            "root": str(root), "protocol": "holdout", "image_size": 32, "resize": "squash", "native_size": 450,
+            "classes": ["HEM", "ALL"],
+        },
     })  # fmt: skip
     run.write_json("status.json", {"status": "done"})
     run.write_json("metrics.json", {"classes": ["HEM", "ALL"], "split": "test", "epoch_chosen_here": False})
@@ -69,14 +74,45 @@ def finished_run(tmp_path_factory, cells_root) -> Run:
 
 @pytest.fixture
 def run(tmp_path, finished_run) -> Run:
-    """A copy of its own of a finished run with a certified policy."""
+    """A fresh copy of a finished run with a certified policy."""
     shutil.copytree(finished_run.folder, tmp_path / "run")
     return Run(tmp_path / "run")
 
 
+@pytest.fixture
+def review(run) -> Iterator[Review]:
+    review = Review(run)
+    yield review
+    review.store.close()
+
+
+@pytest.fixture
+def decide() -> Callable[..., None]:
+    """Call it with a review, a reviewer, a cell's id and a label to store a decision."""
+    requests = count(1)
+
+    def store(review, reviewer, cell_id, label, queue="review", blind=False, seconds=2.0) -> None:
+        context = review.context(review.cells[cell_id], queue, blind, seconds)
+        review.store.decide(reviewer, context, label, f"request-{next(requests)}")
+
+    return store
+
+
+@pytest.fixture
+def read_manifest() -> Callable[..., CellDataModule]:
+    """Call it with a manifest and overrides to get the data module that the command line builds."""
+
+    def read(path: Path, *overrides: str) -> CellDataModule:
+        settings = ["data=cells", f"data.root={path}", "data.positive=ALL", "data.image_size=32"]
+        overrides = (*settings, "data.num_folds=3", *overrides)
+        return config.build_data(config.resolve(config.compose(overrides)))
+
+    return read
+
+
 class MeanRed:
-    """Stands in for a run's network: its logit is how red a cell is, what speaks for the positive class its red, and
-    for the negative one what is not red."""
+    """Stands in for a run's network. The logit and the heat map of the positive class are a cell's red; the heat map of
+    the negative class is the opposite."""
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         return pixels[..., 0].mean(axis=(1, 2)).astype(float) / 10 - 1
@@ -90,11 +126,17 @@ class MeanRed:
 
 @dataclass
 class Page:
-    """A page that is being served."""
+    """A served page."""
 
     url: str
     review: Review
-    intake: Intake
+    worker: ScoringWorker
+
+    def wait_for_scores(self) -> None:
+        end = time.monotonic() + 20
+        while self.worker.pending and time.monotonic() < end:
+            time.sleep(0.02)
+        assert self.worker.pending == 0
 
     def ask(
         self, method: str, path: str, content: Any = None, **headers: str
@@ -119,19 +161,19 @@ class Page:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Page]]:
-    """Call it with a run (and a folder, a token) to have its page served until the test ends."""
+    """Call it with a run (and a folder, a token) to serve its page until the test ends."""
     ends = []
 
     def start(run: Run, images: Path | None = None, token: str | None = None) -> Page:
         review = Review(run, images)
         network: Any = MeanRed()
-        intake = Intake(review, network.logits)
-        intake.restore()
+        worker = ScoringWorker(review, network.logits)
+        worker.restore()
         if images is not None and review.root is None:
-            intake.scan(images)
+            worker.scan(images)
         listening = socket.create_server(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        app = create_app(review, intake, Pictures(review, network), token, port)
+        app = create_app(review, worker, Pictures(review, network), token, port)
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", ws="none", lifespan="off", timeout_graceful_shutdown=1)
         )
@@ -141,12 +183,12 @@ def serve() -> Iterator[Callable[..., Page]]:
         def end() -> None:
             server.should_exit = True
             thread.join(10)
-            intake.close()
+            worker.close()
             listening.close()
             review.store.close()
 
         ends.append(end)
-        return Page(f"http://127.0.0.1:{port}/", review, intake)
+        return Page(f"http://127.0.0.1:{port}/", review, worker)
 
     yield start
     for end in ends:

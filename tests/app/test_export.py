@@ -3,7 +3,6 @@ import html
 import inspect
 import io
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,29 +12,14 @@ import pytest
 from PIL import Image
 
 from leukemia.app.export import consensus, decisions_csv, manifest_csv, train_command
-from leukemia.app.review import Review
 from leukemia.config import compose
-from leukemia.data.class_folders import read_class_folders
 from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import InputError
 from leukemia.runs import Run
 
 
-@pytest.fixture
-def review(run):
-    review = Review(run)
-    yield review
-    review.store.close()
-
-
-def decide(review, reviewer, cell_id, label):
-    decide.count = getattr(decide, "count", 0) + 1
-    seen = review.seen(review.cells[cell_id], "review", False, 1.0)
-    review.store.decide(reviewer, seen, label, f"request-{decide.count}")
-
-
-def test_the_csv_holds_the_whole_history(review):
-    first, second = review.orders["review"][:2]
+def test_the_csv_holds_the_whole_history(review, decide):
+    first, second = review.queues["review"][:2]
     decide(review, 'Ann, "the" first', first, "ALL")
     decide(review, 'Ann, "the" first', second, "unsure")
     review.store.undo('Ann, "the" first', "undo-it")
@@ -51,17 +35,17 @@ def test_the_csv_holds_the_whole_history(review):
 
 @pytest.mark.parametrize("begin", list("=+-@\t\r"))
 def test_no_name_in_the_csv_is_a_formula_and_numbers_stay_numbers(review, begin):
-    first = review.orders["review"][0]
+    first = review.queues["review"][0]
     name = f"{begin}HYPERLINK(1)"
     cell = replace(review.cells[first], path=f"{name}/a.png", subject=name, logit=-0.5)
-    review.store.decide(name, review.seen(cell, "review", False, 1.0), "ALL", "request-formula")
+    review.store.decide(name, review.context(cell, "review", False, 1.0), "ALL", "request-formula")
     (row,) = csv.DictReader(io.StringIO(decisions_csv(review.store), newline=""))
     assert (row["path"], row["subject"], row["reviewer"]) == (f"'{name}/a.png", f"'{name}", f"'{name}")
     assert (row["logit"], row["new_label"]) == ("-0.5", "ALL")
 
 
-def test_the_consensus_leaves_out_what_reviewers_differ_on(review):
-    same, differ, unsure, one = review.orders["review"][:4]
+def test_the_consensus_leaves_out_cells_on_which_reviewers_differ(review, decide):
+    same, differ, unsure, one = review.queues["review"][:4]
     for reviewer, labels in (
         ("Ann", ("ALL", "ALL", "unsure", "HEM")),
         ("Bob", ("ALL", "HEM", "unsure", "unsure")),
@@ -73,28 +57,26 @@ def test_the_consensus_leaves_out_what_reviewers_differ_on(review):
     assert (found.differ, found.unsure) == (1, 1)
 
 
-def test_the_manifest_trains_with_the_reviewed_labels(review, tmp_path):
-    reviewed = review.orders["review"][:8]
+def test_the_manifest_trains_with_the_reviewed_labels(review, read_manifest, tmp_path):
+    reviewed = review.queues["review"][:8]
     labels = {cell_id: ("ALL", "HEM")[place % 2] for place, cell_id in enumerate(reviewed)}
     (tmp_path / "manifest.csv").write_text(manifest_csv(labels, review.cells))
-    index, classes = read_class_folders(tmp_path / "manifest.csv", positive="ALL")
-    assert classes == ("HEM", "ALL")
-    assert len(index) == 8
+    data = read_manifest(tmp_path / "manifest.csv", "data.protocol=image")
+    assert tuple(data.classes) == ("HEM", "ALL")
+    assert len(data.cells) == 8
     of_path = {str(review.cells[cell_id].file): int(label == "ALL") for cell_id, label in labels.items()}
-    assert dict(zip(index["path"], index["label"], strict=True)) == of_path
-    assert set(index["subject"]) == {review.cells[cell_id].subject for cell_id in reviewed}
+    assert dict(zip(data.cells["path"], data.cells["label"], strict=True)) == of_path
+    assert set(data.cells["subject"]) == {review.cells[cell_id].subject for cell_id in reviewed}
 
 
-def test_with_the_training_cells_a_next_run_can_be_set_up(review, tmp_path):
-    reviewed = review.orders["review"][:4]
+def test_a_manifest_with_training_cells_is_the_data_of_a_next_run(review, read_manifest, tmp_path):
+    reviewed = review.queues["review"][:4]
     labels = dict.fromkeys(reviewed, "ALL")
     trained = review.run.cells[review.run.cells["split"] == "train"].iloc[0]
-    labels[trained["pixel_hash"]] = ("ALL", "HEM")[int(trained["label"])]  # the reviewers know better
+    labels[trained["pixel_hash"]] = ("ALL", "HEM")[int(trained["label"])]  # the reviewed label counts
     text = manifest_csv(labels, review.cells, review.run, review.root, review.classes)
     (tmp_path / "manifest.csv").write_text(text)
-    data = CellDataModule(
-        str(tmp_path / "manifest.csv"), layout="cells", split="subject_kfold", positive="ALL", image_size=32
-    )
+    data = read_manifest(tmp_path / "manifest.csv", "data.protocol=subject_kfold")
     data.prepare_data()
     assert set(data.cells["split"]) == {"train", "val", "test"}
     known = review.run.cells["split"].isin(["train", "val"]).sum()
@@ -105,7 +87,7 @@ def test_with_the_training_cells_a_next_run_can_be_set_up(review, tmp_path):
 
 @pytest.fixture
 def other_images(tmp_path):
-    """A folder of two subjects with three pictures each, of which one is as large as those of the final set."""
+    """A folder of two subjects with three pictures each; one of the three is as large as those of the final set."""
     random = np.random.default_rng(0)
     for subject in ("P1", "P2"):
         (tmp_path / "other" / subject).mkdir(parents=True)
@@ -117,13 +99,11 @@ def other_images(tmp_path):
 
 def scanned(serve, run, images):
     page = serve(run, images=images)
-    end = time.monotonic() + 20
-    while page.intake.pending and time.monotonic() < end:
-        time.sleep(0.02)
+    page.wait_for_scores()
     return page
 
 
-def test_other_pictures_are_exported_together_with_the_runs_training_cells(serve, run, other_images):
+def test_other_pictures_are_exported_together_with_the_runs_training_cells(serve, run, decide, other_images):
     page = scanned(serve, run, other_images)
     for cell in page.review.cells.values():
         decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
@@ -134,26 +114,28 @@ def test_other_pictures_are_exported_together_with_the_runs_training_cells(serve
     assert all(Path(path).is_file() for path in table["path"])
 
 
-def test_a_next_run_sees_large_pictures_as_this_one_did(serve, run, other_images, tmp_path):
+def test_a_next_run_sees_large_pictures_as_this_one_did(
+    serve, run, decide, read_manifest, other_images, tmp_path
+):
     page = scanned(serve, run, other_images)
     for cell in page.review.cells.values():
         decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
     for _ in range(2):  # the second finds the copies
         (tmp_path / "manifest.csv").write_bytes(page.ask("GET", "/export/manifest.csv")[1])
-    data = CellDataModule(str(tmp_path / "manifest.csv"), layout="cells", positive="ALL", image_size=32)
-    assert len(data.index) == 6
+    data = read_manifest(tmp_path / "manifest.csv", "data.protocol=image")
+    assert len(data.cells) == 6
     found = dict(zip(data.pixels.hashes.tolist(), data.pixels.images, strict=True))
     assert set(found) == set(page.review.cells)
     for cell in page.review.cells.values():
         expected = page.review.network_pixels(page.review.picture(cell))
         np.testing.assert_array_equal(found[cell.id], expected)
-    copies = [path for path in data.index["path"] if "other" not in Path(path).parts]
+    copies = [path for path in data.cells["path"] if "other" not in Path(path).parts]
     assert len(copies) == 2
-    again = serve(run)  # without --images: a copy is no picture that was added
+    again = serve(run)  # without --images: the copies are not added pictures
     assert not any(cell_id in again.review.cells for cell_id in page.review.cells)
 
 
-def test_decided_cells_that_are_not_under_review_now_are_told(serve, run, other_images):
+def test_the_page_names_decided_cells_that_are_not_under_review_now(serve, run, decide, other_images):
     page = scanned(serve, run, other_images)
     for cell in page.review.cells.values():
         decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
@@ -167,7 +149,7 @@ def test_decided_cells_that_are_not_under_review_now_are_told(serve, run, other_
     assert "6 decided cells are not under review now: start with the same --images" in said["error"]
 
 
-def test_a_reviewed_picture_that_is_gone_is_named(serve, run, other_images):
+def test_a_reviewed_picture_that_is_missing_is_named(serve, run, decide, other_images):
     page = scanned(serve, run, other_images)
     for cell in page.review.cells.values():
         decide(page.review, "Ann", cell.id, "ALL" if cell.subject == "P1" else "HEM")
@@ -177,14 +159,14 @@ def test_a_reviewed_picture_that_is_gone_is_named(serve, run, other_images):
     assert "2.png cannot be read any more" in said["error"]
 
 
-def test_training_cells_that_are_gone_are_missed_with_what_to_do(serve, run, other_images):
+def test_missing_training_cells_are_refused_with_the_remedy(serve, run, other_images):
     config = run.config
     config["data"]["root"] = str(other_images.parent / "gone")
     run.write_config(config)
     status, said, _ = scanned(serve, run, other_images).ask("GET", "/export/manifest.csv?with=training")
     assert status == 422
     assert "gone any more" in said["error"]
-    assert "put them there again" in said["error"]
+    assert "put them back" in said["error"]
 
 
 CLASSES = ("ALL", "B-ALL", "b all", "it's", 'say "so"', "100", "007", "1e3", "true", "NULL", "inf", "a,b", "x=y", "-x",
@@ -192,7 +174,7 @@ CLASSES = ("ALL", "B-ALL", "b all", "it's", 'say "so"', "100", "007", "1e3", "tr
 
 
 @pytest.mark.parametrize("positive", CLASSES)
-def test_the_command_of_the_dashboard_names_the_class_through_shell_and_hydra(review, positive):
+def test_the_command_of_the_dashboard_carries_the_class_through_shell_and_hydra(review, positive):
     review.classes = ("other", positive)
     words = subprocess.run(
         ["sh", "-c", f"printf '%s\\0' {train_command(review)}"], capture_output=True, text=True, check=True
@@ -203,7 +185,7 @@ def test_the_command_of_the_dashboard_names_the_class_through_shell_and_hydra(re
     assert config.data.root == "manifest-with-training.csv"
 
 
-def test_the_command_says_only_what_differs_from_the_defaults(serve, run):
+def test_the_command_names_only_settings_that_differ_from_the_defaults(serve, run):
     usual = inspect.signature(CellDataModule).parameters
     config = run.config
     config["data"] |= {"image_size": usual["image_size"].default, "resize": "crop"}
@@ -216,8 +198,8 @@ def test_the_command_says_only_what_differs_from_the_defaults(serve, run):
     assert f"<code>{plain}</code>" in serve(Run(run.folder)).ask("GET", "/dashboard")[1].decode()
 
 
-def test_cells_without_a_subject_stand_together(review, tmp_path):
-    known, unknown = review.orders["review"][:2]
+def test_cells_without_a_subject_form_one_subject(review, tmp_path):
+    known, unknown = review.queues["review"][:2]
     cells = dict(review.cells)
     cells[unknown] = replace(cells[unknown], subject=None)
     table = pd.read_csv(io.StringIO(manifest_csv({known: "ALL", unknown: "HEM"}, cells)), dtype=str)
@@ -228,7 +210,7 @@ def test_cells_without_a_subject_stand_together(review, tmp_path):
 
 
 @pytest.mark.parametrize("labels", [[], ["ALL", "ALL"]])
-def test_one_class_alone_is_refused_with_what_to_do(review, labels):
-    reviewed = dict(zip(review.orders["review"], labels, strict=False))
+def test_one_class_alone_is_refused_with_the_remedy(review, labels):
+    reviewed = dict(zip(review.queues["review"], labels, strict=False))
     with pytest.raises(InputError, match="two classes: review more"):
         manifest_csv(reviewed, review.cells)

@@ -1,4 +1,4 @@
-"""The network behind the page, in its own process, on a run that was trained."""
+"""The network behind the page, in its own process, on a trained run."""
 
 import io
 import os
@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukemia.app.network_process import Network, coloured
+from leukemia.app.network_process import NetworkProcess, coloured
 from leukemia.app.review import Review
 from leukemia.errors import InputError
 from leukemia.runs import Run
 
 
-def test_scores_are_those_of_the_run_and_overlays_are_drawn(leukemia_train, small, tmp_path):
+def test_logits_are_those_of_the_run_and_overlays_are_pngs(leukemia_train, small, tmp_path):
     folder = tmp_path / "run"
     code, _, said = leukemia_train(
         *small,
@@ -28,15 +28,15 @@ def test_scores_are_those_of_the_run_and_overlays_are_drawn(leukemia_train, smal
     )
     assert code == 0, said
     review = Review(Run(folder))
-    cells = [review.cells[cell_id] for cell_id in review.orders["review"][:4]]
+    cells = [review.cells[cell_id] for cell_id in review.queues["review"][:4]]
     pixels = np.stack([review.network_pixels(review.picture(cell)) for cell in cells])
-    network = Network(folder)
+    network = NetworkProcess(folder)
     try:
         np.testing.assert_allclose(network.logits(pixels), [cell.logit for cell in cells], atol=1e-4)
         overlay = np.asarray(Image.open(io.BytesIO(network.overlay(pixels[0], True))))
         assert overlay.shape == (32, 32, 4)
         (folder / "checkpoints" / "best.ckpt").unlink()
-        other = Network(folder)
+        other = NetworkProcess(folder)
         with pytest.raises(InputError, match=r"best\.ckpt"):
             other.logits(pixels)
         other.close()
@@ -45,7 +45,7 @@ def test_scores_are_those_of_the_run_and_overlays_are_drawn(leukemia_train, smal
         review.store.close()
 
 
-def test_the_more_heat_the_less_clear():
+def test_opacity_grows_with_the_heat_map():
     picture = np.asarray(Image.open(io.BytesIO(coloured(np.array([[0.0, 0.5, 1.0]], np.float32)))))
     opacity = picture[0, :, 3].tolist()
     assert opacity[0] == 0
@@ -53,35 +53,35 @@ def test_the_more_heat_the_less_clear():
     assert opacity[2] < 255  # the cell can still be seen
 
 
-def test_a_network_whose_process_died_is_started_again(tmp_path):
-    network = Network(tmp_path)
+def test_a_process_that_died_is_started_again(tmp_path):
+    network = NetworkProcess(tmp_path)
     try:
-        assert network._ask(len, "abc") == 3
+        assert network._call(len, "abc") == 3
         (process,) = network._pool._processes
         os.kill(process, signal.SIGKILL)  # as the kernel does when memory runs out
-        assert network._ask(len, "abcd") == 4
+        assert network._call(len, "abcd") == 4
         with pytest.raises(InputError, match="memory runs out: close other programs"):
-            network._ask(os._exit, 1)
-        assert network._ask(len, "abcde") == 5
+            network._call(os._exit, 1)
+        assert network._call(len, "abcde") == 5
     finally:
         network.close()
 
 
-def test_when_the_page_is_killed_its_network_goes_too(tmp_path):
+def test_the_network_process_ends_when_the_page_is_killed(tmp_path):
     code = f"""
 import pathlib, time
 import numpy as np
-from leukemia.app.network_process import Network
+from leukemia.app.network_process import NetworkProcess
 if __name__ == "__main__":
-    network = Network(pathlib.Path({str(tmp_path)!r}))
-    network._ask(len, np.zeros(3, np.uint8))
+    network = NetworkProcess(pathlib.Path({str(tmp_path)!r}))
+    network._call(len, np.zeros(3, np.uint8))
     print(*network._pool._processes, flush=True)
     time.sleep(60)
 """
     (tmp_path / "page.py").write_text(code)
     page = subprocess.Popen([sys.executable, str(tmp_path / "page.py")], stdout=subprocess.PIPE, text=True)
     child = int(page.stdout.readline())
-    os.kill(child, 0)  # is there
+    os.kill(child, 0)  # exists
     page.send_signal(signal.SIGKILL)
     page.communicate()
     end = time.monotonic() + 10

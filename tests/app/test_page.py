@@ -1,4 +1,4 @@
-"""The page in a real Chromium: Debian's, driven by Playwright. Skipped where there is none."""
+"""The page in a real Chromium (Debian's), driven by Playwright. Skipped without a Chromium."""
 
 import csv
 import io
@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukemia.data.class_folders import read_class_folders
-
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+pytestmark = [
+    pytest.mark.chromium,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+]
 
-# A machine without a network: Chromium's own look-ups would be refused, many at a time.
+# Chromium's own look-ups would fail on a machine without a network.
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync"]  # fmt: skip
 WIDTHS = {"wide": (1280, 800), "narrow": (400, 800)}
 
-# WCAG 2.2, 1.4.3: the contrast of each text with what lies behind it.
+# WCAG 2.2, 1.4.3: the contrast of each text with its background.
 CONTRASTS = """
 () => {
   const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
@@ -65,7 +66,7 @@ def browser():
 
 @pytest.fixture
 def window(browser):
-    """Call it with a width to get a window; two of one `person` share their cookies. What the console says, counts."""
+    """Call it with a width to get a window; windows of one `person` share cookies. A console message fails the test."""
     contexts, complaints = {}, []
 
     def start(width="wide", person="Ann"):
@@ -105,7 +106,7 @@ def seen(window):
 
 
 def press(window, key, done):
-    """Press a key, and wait until so many cells are decided."""
+    """Press a key, and wait until the given number of cells is decided."""
     window.wait_for_selector("#picture[data-shown]")
     window.keyboard.press(key)
     decided(window, done)
@@ -116,18 +117,18 @@ def decided(window, number):
 
 
 def named(window, cell_id):
-    """Wait until a cell is shown, by what stands above it."""
+    """Wait until the name of a cell is shown."""
     window.wait_for_selector(f"#cell-name:text-is('Cell {cell_id[:8]}')")
 
 
-def test_ten_cells_by_keyboard_reload_undo_and_export(serve, run, window, tmp_path):
+def test_ten_cells_by_keyboard_reload_undo_and_export(serve, run, window, read_manifest, tmp_path):
     page = serve(run)
     first = enter(window(), page.url)
-    order = page.review.orders["review"]
+    order = page.review.queues["review"]
     for number, key in enumerate("ahuahahaah", start=1):
         press(first, key, number)
-    words = {"a": "ALL", "h": "HEM", "u": "unsure"}
-    expected = dict(zip(order, (words[key] for key in "ahuahahaah"), strict=False))
+    label_of = {"a": "ALL", "h": "HEM", "u": "unsure"}
+    expected = dict(zip(order, (label_of[key] for key in "ahuahahaah"), strict=False))
     assert page.review.store.labels("Ann") == expected
 
     eleventh = first.text_content("#cell-name")
@@ -156,10 +157,10 @@ def test_ten_cells_by_keyboard_reload_undo_and_export(serve, run, window, tmp_pa
     history = list(csv.DictReader(io.StringIO(files["decisions.csv"].read_text())))
     assert len(history) == 12  # ten, one taken back, and one anew
     assert {row["reviewer"] for row in history} == {"Ann"}
-    index, _ = read_class_folders(files["manifest.csv"], positive="ALL")
-    assert len(index) == 9  # without the unsure one
-    more, _ = read_class_folders(files["manifest-with-training.csv"], positive="ALL")
-    assert len(more) > 100
+    assert (
+        len(read_manifest(files["manifest.csv"], "data.protocol=image").cells) == 9
+    )  # without the unsure one
+    assert len(read_manifest(files["manifest-with-training.csv"]).cells) > 100
 
 
 def test_a_second_window_sees_the_decisions(serve, run, window):
@@ -170,10 +171,10 @@ def test_a_second_window_sees_the_decisions(serve, run, window):
     board.goto(page.url + "dashboard")
     press(first, "a", 1)
     decided(second, 1)
-    second.wait_for_selector(".label.positive.chosen")  # it shows the very cell, now decided
-    board.wait_for_selector("#readers >> text=Ann")
+    second.wait_for_selector(".label.positive.chosen")  # it shows the same cell, now decided
+    board.wait_for_selector("#reviewers >> text=Ann")
     other = enter(window(person="Bob"), page.url, "Bob")
-    assert other.text_content("#progress-text").startswith("0 of")  # each reads alone
+    assert other.text_content("#progress-text").startswith("0 of")  # each reviewer has the whole queue
     press(other, "h", 1)
     other.keyboard.press("b")
     other.wait_for_selector("text=Ann: ALL")
@@ -182,7 +183,7 @@ def test_a_second_window_sees_the_decisions(serve, run, window):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("certified", [True, False])
-def test_everything_fits_and_can_be_read(serve, run, window, width, certified):
+def test_everything_fits_and_has_enough_contrast(serve, run, window, width, certified):
     if not certified:
         policy = json.loads((run.folder / "triage.json").read_text())
         run.write_json("triage.json", policy | {"certified": False, "why_not": "13 subjects are too few"})
@@ -199,7 +200,7 @@ def test_everything_fits_and_can_be_read(serve, run, window, width, certified):
 
     look("undecided")
     assert here.is_visible("#policy")
-    assert here.is_visible("text=not for diagnosis")
+    assert here.is_visible("text=Not for diagnosis")
     assert here.locator(".label").first.is_visible()
     here.click(".label.positive")
     decided(here, 1)
@@ -217,14 +218,14 @@ def test_everything_fits_and_can_be_read(serve, run, window, width, certified):
     look("keys")
     here.keyboard.press("Escape")
     here.goto(page.url + "?queue=added")
-    here.wait_for_selector("#stage-text", state="visible")
+    here.wait_for_selector("#viewer-text", state="visible")
     look("an empty queue")
     here.goto(page.url + "dashboard")
     look("dashboard")
     assert min(states) > 10
 
 
-def test_with_the_tabulator_alone_every_control_is_reached_and_seen(serve, run, window):
+def test_the_tab_key_reaches_every_control_and_outlines_it(serve, run, window):
     here = enter(window(), serve(run).url)
     reached = set()
     for _ in range(60):
@@ -239,9 +240,9 @@ def test_with_the_tabulator_alone_every_control_is_reached_and_seen(serve, run, 
         assert outlined == "solid" or name == "", name
         reached.add(name.strip())
     assert reached >= {
-        "stage",
+        "viewer",
         "zoom-in",
-        "heat",
+        "gradcam",
         "lighter",
         "HEM",
         "unsure",
@@ -253,7 +254,7 @@ def test_with_the_tabulator_alone_every_control_is_reached_and_seen(serve, run, 
     }
 
 
-def test_the_picture_is_shown_at_its_own_size_and_zooms(serve, run, window):
+def test_the_picture_has_its_native_size_and_zooms(serve, run, window):
     here = enter(window(), serve(run).url)
     assert here.locator("#picture").bounding_box()["width"] == 450
     for key, width in (("+", 675), ("+", 900), ("-", 675), ("0", 450)):
@@ -265,21 +266,21 @@ def test_the_picture_is_shown_at_its_own_size_and_zooms(serve, run, window):
     assert here.locator("#picture").bounding_box()["x"] == before + 60
 
 
-def test_the_overlay_comes_and_goes_and_says_for_which_class_it_speaks(serve, run, window):
+def test_the_heat_map_can_be_switched_and_names_its_class(serve, run, window):
     page = serve(run)
     here = enter(window(), page.url)
     assert here.is_hidden("#overlay")
     here.keyboard.press("g")
     here.wait_for_selector("#overlay", state="visible")
     assert here.locator("#overlay").bounding_box() == here.locator("#picture").bounding_box()
-    first = page.review.cells[page.review.orders["review"][0]]
+    first = page.review.cells[page.review.queues["review"][0]]
     assert here.text_content("#explained") == page.review.opinion(first).label
-    assert here.get_attribute("#heat", "aria-pressed") == "true"
+    assert here.get_attribute("#gradcam", "aria-pressed") == "true"
     here.keyboard.press("g")
     assert here.is_hidden("#overlay")
 
 
-def test_a_spot_check_hides_the_model_until_the_decision_and_says_so_in_the_history(serve, run, window):
+def test_a_spot_check_hides_the_model_until_the_decision_and_the_history_says_so(serve, run, window):
     page = serve(run)
     here = enter(window(), page.url + "?queue=check")
     assert here.is_hidden("#opinion")
@@ -299,7 +300,7 @@ def test_a_spot_check_hides_the_model_until_the_decision_and_says_so_in_the_hist
 
 def test_next_skips_and_the_skipped_cell_comes_again_at_the_end(serve, run, window):
     page = serve(run)
-    order = page.review.orders["review"]
+    order = page.review.queues["review"]
     here = enter(window(), page.url)
     here.keyboard.press("n")
     named(here, order[1])
@@ -321,15 +322,15 @@ def test_files_are_added_or_refused_with_a_message(serve, run, window, tmp_path)
         {"name": "<b onmouseover=alert(1)>new.png", "mimeType": "image/png", "buffer": file.getvalue()},
         {"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture"},
     ])  # fmt: skip
-    here.wait_for_selector("#add-problems >> text=notes.png is no picture that can be read")
+    here.wait_for_selector("#add-problems >> text=notes.png: ")
     here.click("#add-status >> text=Review them")
     here.wait_for_selector("text=Added (1)")
     here.wait_for_selector("#cell-name:has-text('new.png')")
     assert here.text_content("#cell-name") == "<b onmouseover=alert(1)>new.png"
     press(here, "a", 1)
-    (cell,) = page.review.orders["added"]
+    (cell,) = page.review.queues["added"]
     assert page.review.store.labels("Ann") == {cell: "ALL"}
-    assert all("422" in said for said in window.complaints)  # what Chromium itself says of a refused request
+    assert all("422" in said for said in window.complaints)  # Chromium's own message about a refused request
     window.complaints.clear()
 
 
@@ -360,14 +361,14 @@ def test_nothing_from_data_or_people_becomes_markup(serve, run, window):
     here = enter(window(), page.url, f"Ann {attack}")
     press(here, "a", 1)
     here.goto(page.url + "dashboard")
-    here.wait_for_selector(f"#readers >> text=Ann {attack}")
+    here.wait_for_selector(f"#reviewers >> text=Ann {attack}")
     assert here.locator("img[src=x]").count() == 0
 
 
 def losing_the_first_answer(lost):
     def lose(route):
         if not lost:
-            lost.append(route.fetch().status)  # it arrives, and its answer does not
+            lost.append(route.fetch().status)  # the request arrives, its answer does not
             route.abort()
         else:
             route.continue_()
@@ -380,13 +381,13 @@ def test_a_decision_whose_answer_is_lost_is_sent_again_and_written_once(serve, r
     here = enter(window(), page.url)
     lost = []
     here.route("**/api/decisions", losing_the_first_answer(lost))
-    here.wait_for_selector("#picture[data-shown]")  # nobody decides on what cannot be seen yet
+    here.wait_for_selector("#picture[data-shown]")  # no decision before the picture is visible
     here.keyboard.press("a")
     here.wait_for_selector("text=The server does not answer")
     assert lost == [200]
     press(here, "a", 1)
     assert len(page.review.store.history()) == 1
-    window.complaints.clear()  # Chromium's own, of the lost answer
+    window.complaints.clear()  # Chromium's own message about the lost answer
 
 
 def test_a_decision_whose_answer_was_lost_can_be_taken_back_and_made_again(serve, run, window):
@@ -396,15 +397,15 @@ def test_a_decision_whose_answer_was_lost_can_be_taken_back_and_made_again(serve
     here.wait_for_selector("#picture[data-shown]")
     here.keyboard.press("a")
     here.wait_for_selector("text=The server does not answer")
-    decided(here, 1)  # which the next look at the server tells
+    decided(here, 1)  # the next poll shows it
     assert here.is_visible("text=The server does not answer")
     press(here, "z", 0)
     press(here, "a", 1)
-    assert page.review.store.labels("Ann") == {page.review.orders["review"][0]: "ALL"}
-    window.complaints.clear()  # Chromium's own, of the lost answer
+    assert page.review.store.labels("Ann") == {page.review.queues["review"][0]: "ALL"}
+    window.complaints.clear()  # Chromium's own message about the lost answer
 
 
-def test_an_undo_whose_answer_was_lost_takes_back_one_decision_however_often_it_is_tried(serve, run, window):
+def test_retrying_an_undo_whose_answer_was_lost_takes_back_only_one_decision(serve, run, window):
     page = serve(run)
     here = enter(window(), page.url)
     for number, key in enumerate("ahu", start=1):
@@ -421,13 +422,13 @@ def test_an_undo_whose_answer_was_lost_takes_back_one_decision_however_often_it_
     here.keyboard.press("z")
     here.wait_for_timeout(300)
     assert not here.is_visible("#error")
-    window.complaints.clear()  # Chromium's own, of the lost answer
+    window.complaints.clear()  # Chromium's own message about the lost answer
 
 
 def test_two_windows_of_one_browser_never_write_under_a_name_that_is_not_shown(serve, run, window):
     page = serve(run)
     here, there = enter(window(), page.url), enter(window(), page.url)
-    here.route("**/api/changes*", lambda route: route.abort())  # before it learns of the other name
+    here.route("**/api/changes*", lambda route: route.abort())  # so that it does not learn the other name
     there.click("#who-button")
     there.fill("#who-name", "Ben")
     there.keyboard.press("Enter")
@@ -438,12 +439,10 @@ def test_two_windows_of_one_browser_never_write_under_a_name_that_is_not_shown(s
     assert page.review.store.history() == []
     here.unroute("**/api/changes*")
     here.wait_for_selector("#who:text-is('Ben')")  # it loads itself again
-    window.complaints.clear()  # of what was refused
+    window.complaints.clear()  # about the refused request
 
 
-def test_keys_work_after_files_were_chosen_and_escape_does_not_end_the_question_for_a_name(
-    serve, run, window
-):
+def test_keys_work_after_files_were_chosen_and_escape_does_not_close_the_name_dialog(serve, run, window):
     page = serve(run)
     here = window()
     here.goto(page.url)
@@ -456,12 +455,12 @@ def test_keys_work_after_files_were_chosen_and_escape_does_not_end_the_question_
     press(here, "a", 1)
 
 
-def test_a_spot_check_of_a_cell_that_was_picked_or_seen_before_says_so(serve, run, window):
+def test_the_history_marks_a_spot_check_of_a_picked_cell(serve, run, window):
     page = serve(run)
     here = enter(window(), page.url + "?queue=check")
     press(here, "a", 1)
     here.keyboard.press("b")
-    named(here, page.review.orders["check"][0])
+    named(here, page.review.queues["check"][0])
     press(here, "h", 1)
     here.wait_for_selector("#status:has-text('HEM. Saved.')")
     first, second = page.review.store.history()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukemia.app.cells import Cell
-from leukemia.app.queues import following, orders
+from leukemia.app.queues import build_queues, next_cell
 from leukemia.evaluation.policy import Policy
 
 CLASSES = ("HEM", "ALL")
@@ -25,35 +25,35 @@ LOGITS = st.lists(st.floats(-6, 6), min_size=1, max_size=60)
 
 
 @given(LOGITS)
-def test_without_a_policy_every_cell_is_reviewed_least_certain_first(logits):
-    order = orders(cells(logits), None, CLASSES, "")["review"]
+def test_without_a_policy_every_cell_is_reviewed_and_the_least_certain_comes_first(logits):
+    order = build_queues(cells(logits), None, CLASSES, "")["review"]
     assert sorted(order) == [cell.id for cell in cells(logits)]
     certainty = [abs(logits[int(cell)]) for cell in order]
     assert certainty == sorted(certainty)
 
 
 @given(LOGITS)
-def test_a_policy_parts_the_cells_into_reviewed_and_released(logits):
-    found = orders(cells(logits), POLICY, CLASSES, "")
+def test_a_policy_divides_the_cells_into_reviewed_and_released(logits):
+    found = build_queues(cells(logits), POLICY, CLASSES, "")
     assert sorted(found["review"] + found["check"]) == [cell.id for cell in cells(logits)]
     assert all(-2 < logits[int(cell)] < 2 for cell in found["review"])
     probability = [1 / (1 + np.exp(-(0.5 * logits[int(cell)] + 0.4))) for cell in found["review"]]
     distance = [abs(value - 0.5) for value in probability]
-    assert distance == pytest.approx(sorted(distance))  # the calibrated one counts
+    assert distance == pytest.approx(sorted(distance))  # of the calibrated probability
 
 
 def test_the_sample_of_released_cells_is_random_and_stays_the_same():
     logits = [3.0] * 500 + [-3.0] * 500
-    order = orders(cells(logits), POLICY, CLASSES, "run@1")["check"]
-    assert order == orders(list(reversed(cells(logits))), POLICY, CLASSES, "run@1")["check"]
-    assert order != orders(cells(logits), POLICY, CLASSES, "run@2")["check"]
+    order = build_queues(cells(logits), POLICY, CLASSES, "run@1")["check"]
+    assert order == build_queues(list(reversed(cells(logits))), POLICY, CLASSES, "run@1")["check"]
+    assert order != build_queues(cells(logits), POLICY, CLASSES, "run@2")["check"]
     among_first = sum(int(cell) < 500 for cell in order[:100])
     assert 30 < among_first < 70  # of 100 draws at one half: 4 standard deviations
 
 
-def test_pictures_that_were_added_have_a_queue_of_their_own():
+def test_added_pictures_have_a_queue_of_their_own():
     mixed = [*cells([5.0, 0.1], added=True), Cell("x", "x", Path("x"), None, None, 0.0)]
-    assert orders(mixed, POLICY, CLASSES, "")["added"] == ["0001", "0000"]
+    assert build_queues(mixed, POLICY, CLASSES, "")["added"] == ["0001", "0000"]
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_pictures_that_were_added_have_a_queue_of_their_own():
     ],
 )
 def test_the_next_cell_is_the_first_undecided_after_this_one_and_then_from_the_start(done, after, expected):
-    assert following(list("abcd"), set(done), after) == expected
+    assert next_cell(list("abcd"), set(done), after) == expected

@@ -22,7 +22,7 @@ def decision(cell, label="ALL", **changes):
 
 def test_a_decision_answers_with_the_next_cell(serve, run):
     page = serve(run)
-    first, second = page.review.orders["review"][:2]
+    first, second = page.review.queues["review"][:2]
     assert page.ask("GET", "/api/cell")[1]["cell"]["id"] == first
     status, said, _ = page.ask("POST", "/api/decisions", decision(first))
     assert status == 200
@@ -35,27 +35,27 @@ def test_a_decision_answers_with_the_next_cell(serve, run):
     assert page.ask("POST", "/api/undo", {"queue": "review", "request": "undo-0002"})[0] == 409
 
 
-def test_a_decision_under_another_name_than_is_shown_is_refused(serve, run):
+def test_a_decision_under_a_name_that_is_not_shown_is_refused(serve, run):
     page = serve(run)
-    first = page.review.orders["review"][0]
+    first = page.review.queues["review"][0]
     status, said, _ = page.ask("POST", "/api/decisions", decision(first, reviewer="Bob"))
     assert (status, said["error"][:3]) == (409, "Ann")
     assert page.ask("POST", "/api/undo", {"reviewer": "Bob", "request": "undo-0001"})[0] == 409
     assert page.review.store.history() == []
 
 
-def test_what_is_decided_again_was_not_decided_blind(serve, run):
+def test_a_second_decision_on_a_cell_is_not_blind(serve, run):
     page = serve(run)
-    first = page.review.orders["check"][0]
+    first = page.review.queues["check"][0]
     page.ask("POST", "/api/decisions", decision(first, queue="check", blind=True))
     page.ask("POST", "/api/undo", {"request": "undo-0001"})
     page.ask("POST", "/api/decisions", decision(first, queue="check", blind=True))
     assert [row.blind for row in page.review.store.history() if row.undoes is None] == [1, 0]
 
 
-def test_what_others_decided_is_told_after_ones_own_decision(serve, run):
+def test_the_labels_of_others_appear_after_ones_own_decision(serve, run):
     page = serve(run)
-    first = page.review.orders["review"][0]
+    first = page.review.queues["review"][0]
     page.ask("POST", "/api/decisions", decision(first, "HEM"), Cookie="leukemia_reviewer=Bob")
     assert page.ask("GET", f"/api/cell?at={first}")[1]["cell"]["others"] == []
     page.ask("POST", "/api/decisions", decision(first))
@@ -67,7 +67,7 @@ def test_what_others_decided_is_told_after_ones_own_decision(serve, run):
 def test_neither_labels_nor_names_of_labelled_cells_are_sent(serve, run):
     page = serve(run)
     for queue in ("review", "check"):
-        for cell_id in page.review.orders[queue]:
+        for cell_id in page.review.queues[queue]:
             said = page.ask("GET", f"/api/cell?at={cell_id}&queue={queue}")[1]["cell"]
             cell = page.review.cells[cell_id]
             assert cell.path not in str(said)
@@ -89,16 +89,16 @@ def test_neither_labels_nor_names_of_labelled_cells_are_sent(serve, run):
         {"request": None},
     ],
 )
-def test_a_decision_that_cannot_be_is_refused_and_not_written(serve, run, wrong):
+def test_an_invalid_decision_is_refused_and_not_written(serve, run, wrong):
     page = serve(run)
-    status, said, _ = page.ask("POST", "/api/decisions", decision(page.review.orders["review"][0]) | wrong)
+    status, said, _ = page.ask("POST", "/api/decisions", decision(page.review.queues["review"][0]) | wrong)
     assert status in (400, 404)
     assert said["error"]
     assert page.review.store.history() == []
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[1]", b"{", b"\xff", b'{"a": "' + b"a" * 20_000 + b'"}'])
-def test_what_is_no_small_json_object_is_refused(serve, run, content):
+def test_a_body_that_is_not_a_small_json_object_is_refused(serve, run, content):
     status, said, _ = serve(run).ask("POST", "/api/decisions", content, Content_Type="application/json")
     assert status in (400, 404, 413)
     assert "error" in said
@@ -106,8 +106,8 @@ def test_what_is_no_small_json_object_is_refused(serve, run, content):
 
 def test_without_a_name_nothing_is_decided(serve, run):
     page = serve(run)
-    status, said, _ = page.ask("POST", "/api/decisions", decision(page.review.orders["review"][0]), Cookie="")
-    assert (status, said) == (400, {"error": "Say first who reviews."})
+    status, said, _ = page.ask("POST", "/api/decisions", decision(page.review.queues["review"][0]), Cookie="")
+    assert (status, said) == (400, {"error": "Give your name first."})
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_reviewer_has_a_name_that_can_be_read(serve, run, name, status):
     ["/cells/../config.yaml", "/cells/..%2f..%2fconfig.yaml.png", "/cells/%2e%2e/%2e%2e/config.yaml",
      "/static/../routes.py", "/static/..%2froutes.py", "/cells/00000000000000000000000000000000.png", "/cells/.png"],
 )  # fmt: skip
-def test_files_are_served_by_the_id_of_a_cell_alone(serve, run, path):
+def test_files_are_served_only_by_the_id_of_a_cell(serve, run, path):
     status, said, _ = serve(run).ask("GET", path)
     assert status == 404
     assert b"data:" not in (said if isinstance(said, bytes) else b"")
@@ -131,7 +131,7 @@ def test_files_are_served_by_the_id_of_a_cell_alone(serve, run, path):
 
 def test_the_picture_is_the_cell_to_the_pixel(serve, run, tmp_path):
     page = serve(run)
-    cell = page.review.cells[page.review.orders["review"][0]]
+    cell = page.review.cells[page.review.queues["review"][0]]
     (tmp_path / "got.png").write_bytes(page.ask("GET", f"/cells/{cell.id}.png")[1])
     assert pixel_hash(decode(tmp_path / "got.png")) == cell.id
     for kind, size in (("thumb", 96), ("overlay", 96)):
@@ -139,12 +139,12 @@ def test_the_picture_is_the_cell_to_the_pixel(serve, run, tmp_path):
         assert Image.open(io.BytesIO(content)).size == (size, size)
 
 
-def test_the_overlay_lies_on_the_part_that_the_network_sees(serve, run):
+def test_the_overlay_covers_the_part_that_the_network_sees(serve, run):
     config = run.config
     config["data"] |= {"resize": "crop", "image_size": 32}
     run.write_config(config)
     page = serve(Run(run.folder))
-    content = page.ask("GET", f"/cells/{page.review.orders['review'][0]}/overlay.png")[1]
+    content = page.ask("GET", f"/cells/{page.review.queues['review'][0]}/overlay.png")[1]
     opacity = np.asarray(Image.open(io.BytesIO(content)))[..., 3]
     assert opacity.shape == (96, 96)
     assert opacity[32:64, 32:64].any()
@@ -167,21 +167,21 @@ def test_the_overlay_explains_the_class_that_the_page_names(serve, run, intercep
     assert (corner > 0) == (named == "HEM")
 
 
-def test_a_file_that_changed_is_not_shown_as_the_cell_that_was_scored(serve, run, cells_root, tmp_path):
+def test_a_changed_file_is_not_shown_as_the_scored_cell(serve, run, cells_root, tmp_path):
     page = serve(run)
-    first, second = (page.review.cells[cell_id] for cell_id in page.review.orders["review"][:2])
+    first, second = (page.review.cells[cell_id] for cell_id in page.review.queues["review"][:2])
     swapped = tmp_path / "swapped.bmp"
     swapped.write_bytes(second.file.read_bytes())
     object.__setattr__(first, "file", swapped)
     status, said, _ = page.ask("GET", f"/cells/{first.id}.png")
     assert status == 422
-    assert "not the picture any more" in said["error"]
+    assert "not the picture that the model scored" in said["error"]
 
 
-def test_without_a_policy_the_page_says_so_and_every_cell_waits(serve, run):
+def test_without_a_policy_the_page_says_so_and_every_cell_is_in_review(serve, run):
     (run.folder / "triage.json").unlink()
     page = serve(Run(run.folder))
-    assert len(page.review.orders["review"]) == len(page.review.cells)
+    assert len(page.review.queues["review"]) == len(page.review.cells)
     assert b"No triage policy is certified." in page.ask("GET", "/")[1]
     assert "not calibrated" in page.ask("GET", "/api/cell")[1]["cell"]["meaning"]
 
@@ -192,12 +192,12 @@ def test_a_policy_that_is_not_certified_is_named_with_its_reason(serve, run):
     said = serve(Run(run.folder)).ask("GET", "/")[1].decode()
     assert "The triage policy is not certified:" in said
     assert "&lt;i&gt;13&lt;/i&gt; subjects are too few" in said
-    assert "not for diagnosis" in said
+    assert "Not for diagnosis" in said
 
 
-def test_of_one_differing_cell_the_dashboard_gives_no_interval_of_kappa(serve, run):
+def test_kappa_of_one_cell_has_no_interval(serve, run):
     page = serve(run)
-    cell = page.review.orders["review"][0]
+    cell = page.review.queues["review"][0]
     page.ask("POST", "/api/decisions", decision(cell, "HEM"), Cookie="leukemia_reviewer=Bob")
     page.ask("POST", "/api/decisions", decision(cell, "ALL"))
     between = (
@@ -206,17 +206,17 @@ def test_of_one_differing_cell_the_dashboard_gives_no_interval_of_kappa(serve, r
     assert '0.00 <span class="soft">(–)</span>' in between
 
 
-def test_a_released_cell_that_was_opened_by_hand_is_called_looked_at_and_not_spot_checked(serve, run):
+def test_a_released_cell_that_was_opened_by_hand_is_not_a_spot_check(serve, run):
     page = serve(run)
-    picked = page.review.orders["check"][0]
+    picked = page.review.queues["check"][0]
     page.ask("POST", "/api/decisions", decision(picked, "HEM", queue="review"))
     shown = page.ask("GET", "/dashboard")[1].decode()
-    assert '<h2>Released, looked at</h2><p class="figure">1</p>' in shown
+    assert '<h2>Released, looked at</h2><p class="number">1</p>' in shown
     assert "No released cell is spot-checked yet." in shown
 
 
 def many_cells(folder, count=2000, large=40):
-    """A run on so many cells, the first of its queue as large as those of C-NMC."""
+    """A run on many cells; the first cells of its queue are as large as those of C-NMC."""
     random = np.random.default_rng(0)
     root = folder / "pictures"
     root.mkdir()
@@ -230,8 +230,17 @@ def many_cells(folder, count=2000, large=40):
         rows.append((f"{row}.bmp", f"S{row % 28}", row % 2, row / 1000 * (-1) ** row, pixel_hash(picture)))
     table = pd.DataFrame(rows, columns=["path", "subject", "label", "logit", "pixel_hash"])
     run = Run(folder / "run")
-    run.write_config({"data": {"root": str(root), "layout": "cells", "image_size": 64, "resize": "squash"}})
-    run.write_json("metrics.json", {"classes": ["HEM", "ALL"]})
+    run.write_config(
+        {
+            "data": {
+                "root": str(root),
+                "image_size": 64,
+                "resize": "squash",
+                "native_size": None,
+                "classes": ["HEM", "ALL"],
+            }
+        }
+    )
     run.write_table("cells.csv", table.assign(split="test", group=table["subject"]).drop(columns="logit"))
     run.write_table("predictions.csv", table.assign(split="test").drop(columns="pixel_hash"))
     return run

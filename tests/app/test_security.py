@@ -6,12 +6,12 @@ TOKEN = "0123456789abcdef0123"
 
 
 @pytest.mark.parametrize(
-    ("host", "alone"),
+    ("host", "loopback"),
     [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
      ("192.168.1.7", False), ("example.org", False)],
 )  # fmt: skip
-def test_which_addresses_are_this_machine_alone(host, alone):
-    assert is_loopback(host) is alone
+def test_loopback_addresses_are_recognised(host, loopback):
+    assert is_loopback(host) is loopback
 
 
 @pytest.mark.parametrize(
@@ -25,14 +25,14 @@ def test_which_addresses_are_this_machine_alone(host, alone):
         "127.0.0.1@evil",
     ],
 )
-def test_a_name_that_was_pointed_here_is_refused(serve, run, host):
+def test_a_foreign_host_name_is_refused(serve, run, host):
     status, said, _ = serve(run).ask("GET", "/", Host=host)
     assert status == 403
     assert b"localhost only" in said
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:9000", "127.0.0.1:1", "127.0.0.2:1", "[::1]:8765"])
-def test_a_tunnel_to_this_machine_may_have_any_port(serve, run, host):
+def test_a_tunnel_to_this_machine_can_have_any_port(serve, run, host):
     assert serve(run).ask("GET", "/", Host=host)[0] == 200
 
 
@@ -47,7 +47,7 @@ def test_a_tunnel_to_this_machine_may_have_any_port(serve, run, host):
     ],
 )
 @pytest.mark.parametrize("path", ["/api/decisions", "/api/undo", "/api/reviewer", "/api/pictures?name=a.png"])
-def test_other_pages_change_nothing(serve, run, headers, path):
+def test_other_pages_cannot_change_anything(serve, run, headers, path):
     page = serve(run)
     status, said, _ = page.ask("POST", path, {"name": "Eve"}, **headers)
     assert status == 403
@@ -72,7 +72,7 @@ def test_every_address_needs_the_token(serve, run):
         assert page.ask(method, path, content, Authorization=f"Bearer {TOKEN}")[0] not in (401, 403), path
 
 
-def test_the_address_with_the_token_leaves_a_cookie_and_no_token_behind(serve, run):
+def test_the_address_with_the_token_sets_a_cookie_and_drops_the_token(serve, run):
     page = serve(run, token=TOKEN)
     assert page.ask("GET", "/?token=wrong")[0] == 401
     status, _, headers = page.ask("GET", f"/dashboard?token={TOKEN}&queue=check")
@@ -83,17 +83,17 @@ def test_the_address_with_the_token_leaves_a_cookie_and_no_token_behind(serve, r
 
 
 @pytest.mark.parametrize("path", ["//evil.example/", "///evil.example/", "/\\evil.example/"])
-def test_the_token_leads_to_no_other_machine(serve, run, path):
+def test_the_token_redirects_to_this_machine_only(serve, run, path):
     status, _, headers = serve(run, token=TOKEN).ask("GET", f"{path}?token={TOKEN}")
     assert (status, headers["location"].replace("%5C", "\\")) == (303, "/evil.example/")
 
 
-def test_with_a_token_any_name_of_the_machine_will_do(serve, run):
+def test_with_a_token_the_machine_can_have_any_name(serve, run):
     page = serve(run, token=TOKEN)
     assert page.ask("GET", "/", Host="lab-7.example", Authorization=f"Bearer {TOKEN}")[0] == 200
 
 
-def test_a_browser_may_load_nothing_from_elsewhere(serve, run):
+def test_the_browser_loads_nothing_from_elsewhere(serve, run):
     page = serve(run)
     for path in (
         "/",

@@ -1,4 +1,4 @@
-"""The command, in a process of its own."""
+"""The command `leukemia app`, in its own process."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ class Started:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "leukemia.cli", "app", *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # who runs tests may ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the test runner may ignore it
         )  # fmt: skip
         self.said = []
         for line in self.process.stdout:
@@ -50,7 +50,7 @@ def test_the_first_page_comes_in_under_a_second_and_ctrl_c_ends_it(run):
     assert "Traceback" not in said
 
 
-def test_decisions_survive_the_page_being_killed(run):
+def test_decisions_survive_when_the_page_is_killed(run):
     from leukemia.app.store import Store
 
     page = Started(run.folder, "--port", "0")
@@ -86,8 +86,8 @@ def test_another_address_gets_a_token_and_prints_it(run):
         page.end()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 has to be set up first")
-def test_the_printed_address_answers_wherever_on_this_machine_it_is(run):
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems need 127.0.0.2 set up first")
+def test_the_printed_address_answers_on_any_loopback_address(run):
     page = Started(run.folder, "--port", "0", "--host", "127.0.0.2")
     try:
         assert page.url.startswith("http://127.0.0.2:")
@@ -98,13 +98,13 @@ def test_the_printed_address_answers_wherever_on_this_machine_it_is(run):
 
 
 @pytest.mark.parametrize("token", ["short", "0123456789abcde", "0123456789abcdef!", "ä" * 20])
-def test_a_token_that_is_no_secret_is_refused(monkeypatch, token):
+def test_a_token_that_is_not_a_secret_is_refused(monkeypatch, token):
     monkeypatch.setenv("LEUKEMIA_APP_TOKEN", token)
     with pytest.raises(InputError, match="LEUKEMIA_APP_TOKEN"):
         chosen_token("127.0.0.1")
 
 
-def test_a_given_token_counts_on_this_machine_too(monkeypatch):
+def test_a_given_token_is_needed_on_this_machine_too(monkeypatch):
     assert chosen_token("127.0.0.1") is None
     first, second = chosen_token("0.0.0.0"), chosen_token("0.0.0.0")
     assert first != second
@@ -118,14 +118,14 @@ def leukemia(*arguments):
     return stop.value.code
 
 
-def test_what_cannot_be_served_is_refused_with_2(run, tmp_path, capsys):
+def test_a_wrong_run_port_or_folder_is_refused_with_exit_code_2(run, tmp_path, capsys):
     assert leukemia("app", tmp_path / "nowhere", "--port", "0") == 2
     assert "is it the folder of a finished run?" in capsys.readouterr().err
     assert leukemia("app", run.folder, "--port", "70000") == 2
     assert "--port" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert leukemia("app", run.folder, "--port", taken.getsockname()[1]) == 2
-    assert "give another with --port" in capsys.readouterr().err
+    assert "give another --port" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert leukemia("app", run.folder, "--port", "0", "--images", tmp_path / "empty") == 2
-    assert "holds no picture" in capsys.readouterr().err
+    assert "holds no pictures" in capsys.readouterr().err

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leukemia.app.decisions import Picture, Seen
+from leukemia.app.decisions import AddedPicture, DecisionContext
 from leukemia.app.store import Store
 from leukemia.errors import InputError
 
-CELL = Seen(
+CELL = DecisionContext(
     cell="c0", path="a/1.bmp", subject="57", data_label="ALL", model="run@1", policy="", logit=0.5, probability=0.6,
     triage="review", queue="review", blind=False, seconds=2.5,
 )  # fmt: skip
@@ -27,10 +27,10 @@ def store(tmp_path):
 
 def decide(store, reviewer, cell, label, request=None):
     decide.count = getattr(decide, "count", 0) + 1
-    return store.decide(reviewer, replace(CELL, cell=cell), label, request or f"request-{decide.count}")
+    store.decide(reviewer, replace(CELL, cell=cell), label, request or f"request-{decide.count}")
 
 
-def test_a_decision_holds_who_when_what_and_the_label_before(store):
+def test_a_decision_holds_reviewer_time_cell_and_both_labels(store):
     decide(store, "Ann", "c0", "ALL")
     decide(store, "Ann", "c0", "HEM")
     first, second = store.history()
@@ -43,14 +43,14 @@ def test_a_decision_holds_who_when_what_and_the_label_before(store):
     assert (first.blind, first.seconds, first.probability) == (False, 2.5, 0.6)
 
 
-def test_decisions_of_a_process_that_is_killed_are_there(tmp_path):
+def test_decisions_survive_a_killed_process(tmp_path):
     code = f"""
 import os, pathlib, signal
-from leukemia.app.decisions import Seen
+from leukemia.app.decisions import DecisionContext
 from leukemia.app.store import Store
 store = Store(pathlib.Path({str(tmp_path / "review.sqlite")!r}))
 for number in range(5):
-    store.decide("Ann", Seen(**{vars(CELL)!r}), "ALL", f"request-{{number}}")
+    store.decide("Ann", DecisionContext(**{vars(CELL)!r}), "ALL", f"request-{{number}}")
 os.kill(os.getpid(), signal.SIGKILL)
 """
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -77,7 +77,7 @@ MOVES = st.lists(
 
 @settings(max_examples=20, deadline=None)
 @given(moves=MOVES)
-def test_undo_walks_back_through_what_was_decided(tmp_path_factory, moves):
+def test_undo_walks_back_through_the_decisions(tmp_path_factory, moves):
     store = Store(tmp_path_factory.mktemp("undo") / "review.sqlite")
     states, writes = [{}], 0
     for number, (move, cell, label) in enumerate(moves):
@@ -96,7 +96,7 @@ def test_undo_walks_back_through_what_was_decided(tmp_path_factory, moves):
     store.close()
 
 
-def test_undo_takes_back_only_ones_own(store):
+def test_undo_takes_back_only_the_reviewers_own_decisions(store):
     decide(store, "Ann", "c0", "ALL")
     decide(store, "Bob", "c0", "HEM")
     assert store.undo("Ann", "undo-1").cell == "c0"
@@ -105,7 +105,7 @@ def test_undo_takes_back_only_ones_own(store):
     assert store.undo("Ann", "undo-2") is None
 
 
-def test_what_comes_twice_is_written_once(store):
+def test_a_request_that_comes_twice_is_written_once(store):
     decide(store, "Ann", "c0", "ALL", request="the-same")
     decide(store, "Ann", "c0", "ALL", request="the-same")
     decide(store, "Ann", "c1", "ALL")
@@ -132,7 +132,7 @@ def test_two_processes_write_and_see_each_other(store):
     other.close()
 
 
-def test_history_since_a_decision_is_what_came_after(store):
+def test_the_history_since_a_decision_holds_the_later_ones(store):
     for cell in ("c0", "c1", "c2"):
         decide(store, "Ann", cell, "ALL")
     first = store.history()[0]
@@ -141,12 +141,12 @@ def test_history_since_a_decision_is_what_came_after(store):
 
 
 def test_pictures_are_kept_with_their_newest_score(store):
-    store.add_picture(Picture("c0", "a.png", None))
-    store.add_picture(Picture("c0", "a.png", None, "run@1", 0.5))
-    assert store.pictures() == [Picture("c0", "a.png", None, "run@1", 0.5)]
+    store.add_picture(AddedPicture("c0", "a.png", None))
+    store.add_picture(AddedPicture("c0", "a.png", None, "run@1", 0.5))
+    assert store.pictures() == [AddedPicture("c0", "a.png", None, "run@1", 0.5)]
 
 
-def test_a_file_that_is_no_review_file_is_refused_and_left_alone(tmp_path):
+def test_a_file_that_is_not_a_review_file_is_refused_and_left_alone(tmp_path):
     place = tmp_path / "review.sqlite"
     place.write_bytes(b"not a database " * 100)
     with pytest.raises(InputError, match=r"review\.sqlite"):

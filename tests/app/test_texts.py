@@ -2,8 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from leukemia.app.shortcuts import keys_of
-from leukemia.app.texts import duration, leaning, meaning, policy_words
+from leukemia.app.texts import duration, leaning, meaning, policy_text
 from leukemia.evaluation.policy import Policy
 
 CLASSES = ("HEM", "ALL")
@@ -14,44 +13,35 @@ POLICY = Policy(
 
 
 @pytest.mark.parametrize(
-    ("probability", "words"),
+    ("probability", "text"),
     [(0.99, "Almost certainly ALL"), (0.85, "Probably ALL"), (0.65, "Leans to ALL"),
      (0.5, "Undecided between HEM and ALL"), (0.3, "Leans to HEM"), (0.1, "Probably HEM"),
      (0.001, "Almost certainly HEM")],
 )  # fmt: skip
-def test_a_probability_in_words(probability, words):
-    assert leaning(probability, CLASSES) == words
+def test_a_probability_in_a_few_words(probability, text):
+    assert leaning(probability, CLASSES) == text
 
 
-def test_what_a_probability_means_is_said_of_the_likelier_class():
+def test_the_meaning_of_a_probability_is_given_for_the_likelier_class():
     assert "about 73 are ALL" in meaning(0.73, CLASSES, calibrated=True)
     assert "about 73 are HEM" in meaning(0.27, CLASSES, calibrated=True)
     assert "more than 99 are HEM" in meaning(0.0004, CLASSES, calibrated=True)
-    assert "not as a chance" in meaning(0.73, CLASSES, calibrated=False)
+    assert "it is not a chance" in meaning(0.73, CLASSES, calibrated=False)
 
 
-def test_only_a_certified_policy_promises_anything():
-    headline, explanation, certified = policy_words(POLICY, CLASSES)
+def test_only_a_certified_policy_gives_a_guarantee():
+    headline, explanation, certified = policy_text(POLICY, CLASSES)
     assert certified
     assert "95 % confidence, at most 10 % of ALL cells are released as HEM" in explanation
-    headline, explanation, certified = policy_words(
+    headline, explanation, certified = policy_text(
         replace(POLICY, certified=False, why_not="too few"), CLASSES
     )
     assert not certified
     assert "not certified" in headline
-    assert explanation == "too few. What it releases rests on no guarantee."
-    assert "every cell is in the queue" in policy_words(None, CLASSES)[1]
+    assert explanation == "too few. Its releases have no guarantee."
+    assert "Every cell is in the queue" in policy_text(None, CLASSES)[1]
 
 
-@pytest.mark.parametrize(
-    ("classes", "keys"),
-    [(("HEM", "ALL"), ("h", "a")), (("healthy", "ig"), ("h", "i")), (("benign", "blast"), ("1", "2")),
-     (("1", "2"), ("1", "2")), (("Éa", "b"), ("1", "2")), (("unknown", "all"), ("1", "2"))],
-)  # fmt: skip
-def test_keys_are_first_letters_where_those_are_free(classes, keys):
-    assert keys_of(classes) == keys
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(4.2, "4 s"), (600, "10 min"), (9000, "2.5 h")])
-def test_times_in_words(seconds, words):
-    assert duration(seconds) == words
+@pytest.mark.parametrize(("seconds", "text"), [(4.2, "4 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_a_duration_is_rounded(seconds, text):
+    assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""From run folders to what is evaluated: which tables are put together, and what is said beside them."""
+"""From run folders to evaluation: which tables are put together, and which caveats stand beside them."""
 
 import json
 import re
@@ -29,7 +29,10 @@ def write_run(folder, stage, seed, fold, protocol="subject_kfold", shift=0.0):
         {
             "seed": seed,
             "data": {"protocol": protocol, "fold": fold},
-            "model": {"depth": 18, "trainable_from": stage},
+            "model": {
+                "net": {"_target_": "leukemia.models.resnet.resnet", "depth": 18},
+                "trainable_from": stage,
+            },
         }
     )
     run.write_json("status.json", {"status": "done"})
@@ -44,7 +47,7 @@ def write_run(folder, stage, seed, fold, protocol="subject_kfold", shift=0.0):
     return table
 
 
-def test_folds_pool_their_threshold_figures_and_average_auroc_within(tmp_path):
+def test_folds_pool_their_metrics_at_a_threshold_and_average_auroc_within(tmp_path):
     tables = {
         (seed, fold): write_run(tmp_path, "head", seed, fold, shift=3)
         for seed in (0, 1)
@@ -133,7 +136,7 @@ def test_what_varies_is_named(tmp_path, runs, over):
     assert f"over {over}: sd" in evaluated(tmp_path)
     proof = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path)))
     assert proof.tables["seeds"].rows[0][1] == over
-    assert any(note.startswith(f"Of several {over}, ") for note in proof.notes)
+    assert any(note.startswith(f"With several {over}, ") for note in proof.notes)
 
 
 def test_the_report_says_why_there_are_no_intervals(tmp_path):
@@ -142,9 +145,7 @@ def test_the_report_says_why_there_are_no_intervals(tmp_path):
     run.write_table("predictions.csv", run.predictions.iloc[:24])
     notes = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path))).notes
     assert any("no intervals, a class has fewer than two subjects to draw from" in note for note in notes)
-    assert any(
-        "not recalibrated, for a class of a model has fewer than two subjects" in note for note in notes
-    )
+    assert any("not recalibrated: a class of a model has fewer than two subjects" in note for note in notes)
 
 
 class TestMarksOfDifferences:
@@ -233,13 +234,13 @@ class TestAnybodysTable:
             (["", ""], 2, []),
         ],
     )  # fmt: skip
-    def test_held_out_cells_come_first_and_what_they_are_is_said(self, tmp_path, splits, kept, marks):
+    def test_held_out_cells_come_first_with_their_caveats(self, tmp_path, splits, kept, marks):
         model = self.model(tmp_path, splits)
         assert len(model.replicates[0]) == kept
         assert model.marks == marks
         assert metrics_of(model)["epoch_chosen_here"] == ("epoch chosen on these cells" in marks)
 
-    def test_cells_without_a_side_are_not_dropped_without_a_word(self, tmp_path):
+    def test_cells_without_a_split_are_not_dropped_silently(self, tmp_path):
         with pytest.raises(InputError, match=r"2 of 4 rows have no split, as row 2: name the split"):
             self.model(tmp_path, ["test", "", "test", " "])
 
@@ -257,6 +258,5 @@ class TestAnybodysTable:
         )
         assert "95 % intervals" not in said
         assert (
-            "calibration after (cross-fitted): none, for a class of a model has fewer than two subjects"
-            in said
+            "calibration after (cross-fitted): none: a class of a model has fewer than two subjects" in said
         )

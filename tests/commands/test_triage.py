@@ -25,8 +25,11 @@ def write_run(folder, split="test", subjects=60, leaks=0, **config):
     run.write_config(
         {
             "seed": 0,
-            "data": {"protocol": "holdout", "fold": 0, **config},
-            "model": {"depth": 18, "trainable_from": "head"},
+            "data": {"protocol": "holdout", "fold": 0, "tta": "none", **config},
+            "model": {
+                "net": {"_target_": "leukemia.models.resnet.resnet", "depth": 18},
+                "trainable_from": "head",
+            },
         }
     )
     run.write_json("status.json", {"status": "done"})
@@ -49,7 +52,7 @@ def leukemia(*arguments):
     return stop.value.code
 
 
-def test_a_run_is_certified_on_its_test_side(tmp_path, capsys):
+def test_a_run_is_certified_on_its_test_split(tmp_path, capsys):
     run = write_run(tmp_path / "run")
     assert leukemia("triage", run.folder, "--prevalence", "0.1") == 0
     said = capsys.readouterr().out
@@ -64,14 +67,14 @@ def test_a_run_is_certified_on_its_test_side(tmp_path, capsys):
     assert policy["thresholds"]["low"] < policy["thresholds"]["high"]
 
 
-def test_a_wish_that_cannot_be_met_exits_with_1_and_certifies_nothing(tmp_path, capsys):
+def test_bounds_that_cannot_be_met_exit_with_1_and_certify_nothing(tmp_path, capsys):
     run = write_run(tmp_path / "run", subjects=13)
     assert leukemia("triage", run.folder) == 1
     assert "0.247" in capsys.readouterr().out
     assert not run.policy.certified
 
 
-def test_an_unmet_wish_leaves_a_certified_policy_alone(tmp_path):
+def test_unmet_bounds_leave_a_certified_policy_alone(tmp_path):
     run = write_run(tmp_path / "run")
     assert leukemia("triage", run.folder) == 0
     before = (run.folder / "triage.json").read_bytes()
@@ -141,7 +144,7 @@ def test_a_table_that_does_not_name_its_subjects_certifies_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "Val "])
-def test_rows_of_a_side_that_trained_or_chose_are_refused(tmp_path, capsys, split):
+def test_rows_of_a_split_that_trained_or_chose_are_refused(tmp_path, capsys, split):
     run = write_run(tmp_path / "run")
     own = cells(70, prefix="N").assign(split="test")
     own.loc[0, "split"] = split
@@ -150,7 +153,7 @@ def test_rows_of_a_side_that_trained_or_chose_are_refused(tmp_path, capsys, spli
     assert "1 rows of split train or val" in capsys.readouterr().err
 
 
-def test_cells_of_a_subject_taken_as_independent_are_said_loudly_and_replace_no_better_policy(
+def test_cells_of_a_subject_taken_as_independent_are_warned_of_and_do_not_replace_a_better_policy(
     tmp_path, capsys
 ):
     run = write_run(tmp_path / "run")
@@ -165,7 +168,7 @@ def test_cells_of_a_subject_taken_as_independent_are_said_loudly_and_replace_no_
 
 
 @pytest.mark.parametrize("prevalence", ["30", "0", "nan"])
-def test_a_prevalence_that_is_no_share_is_refused_before_anything_is_done(tmp_path, capsys, prevalence):
+def test_a_prevalence_that_is_not_a_share_is_refused_first(tmp_path, capsys, prevalence):
     run = write_run(tmp_path / "run")
     assert leukemia("triage", run.folder, "--prevalence", prevalence) == 2
     said = capsys.readouterr()
@@ -182,16 +185,25 @@ def test_a_policy_that_cannot_be_read_is_named_and_replaced(tmp_path, capsys):
     assert run.policy.certified
 
 
-@pytest.mark.parametrize(("views", "code"), [([1, 8], 2), (["many"], 2), ([8], 0)])
-def test_logits_of_a_table_are_over_the_same_number_of_views(tmp_path, capsys, views, code):
+@pytest.mark.parametrize(("tta", "code"), [(["none", "d4"], 2), (["many"], 2), (["d4"], 0)])
+def test_logits_of_a_table_are_all_with_the_same_test_time_augmentation(tmp_path, capsys, tta, code):
     run = write_run(tmp_path / "run")
     own = cells(70, prefix="N")
-    own.assign(views=(views * len(own))[: len(own)]).to_csv(tmp_path / "own.csv", index=False)
+    own.assign(tta=(tta * len(own))[: len(own)]).to_csv(tmp_path / "own.csv", index=False)
     assert leukemia("triage", run.folder, "--on", tmp_path / "own.csv") == code
-    assert code == 0 or "the column `views`" in capsys.readouterr().err
+    if code:
+        assert "the column `tta`" in capsys.readouterr().err
+    else:
+        assert run.policy.fitted_on["views"] == 8
 
 
-def test_a_sweep_says_of_what_its_policy_is_and_one_run_in_it_is_to_be_named(tmp_path, capsys):
+def test_a_policy_keeps_the_test_time_augmentation_of_its_run(tmp_path):
+    run = write_run(tmp_path / "run", tta="d4")
+    assert leukemia("triage", run.folder) == 0
+    assert run.policy.fitted_on["views"] == 8
+
+
+def test_a_sweep_names_the_cells_of_its_policy_and_asks_for_the_run_where_there_is_one(tmp_path, capsys):
     write_run(tmp_path / "sweep" / "a", split="val")
     assert leukemia("triage", tmp_path / "sweep") == 2
     assert f"holds one finished run: name it, {tmp_path / 'sweep' / 'a'}" in capsys.readouterr().err

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from leukemia.data import check as module
 from leukemia.data.check import KNOWN, check
 from leukemia.data.check_result import Check
-from leukemia.data.cnmc import read_cnmc, scan_cnmc
+from leukemia.data.cnmc import cnmc, scan_cnmc
 from leukemia.data.cnmc_labels import COLUMNS as TABLE_COLUMNS
 from leukemia.data.duplicates import find_duplicates
 from leukemia.data.splits import join_groups
@@ -125,7 +125,7 @@ def doubled_image(root: Path) -> None:
         (two_classes, "two classes", "1: class ALL, HEM"),
         (swapped, "numbers that differ", "fold 0: 1 ALL too many, 1 HEM missing, 1 ALL subject too many"),
         (swapped, "numbers that differ", "1 HEM subject missing"),
-        (shared_subject, "both in train and in prelim", "57: split train, prelim"),
+        (shared_subject, "both in train and in prelim", "57: published_split train, prelim"),
         (two_labels, "different labels", "fold_0/all/UID_1_1_1_all.bmp = fold_1/hem/UID_H2_1_1_hem.bmp"),
         (doubled_row, "one already", "phase2/labels.csv row 4"),
         (doubled_image, "there twice", "UID_1_1_1_all.png"),
@@ -187,7 +187,7 @@ def test_long_lists_are_cut_in_the_text_only(small: Path) -> None:
 def test_cells_of_ones_own_have_no_known_numbers(tmp_path: Path) -> None:
     for number in range(4):
         draw(tmp_path / ("ab"[number % 2]) / f"{number}.png", number, size=30 + number)
-    result = check(tmp_path, "cells", "a")
+    result = check(tmp_path, "class_folders", "a")
     assert result.ok
     assert [note.what for note in result.notes] == ["no cell has a subject"]
     assert result.lines()[-1] == "No problem was found."
@@ -195,15 +195,35 @@ def test_cells_of_ones_own_have_no_known_numbers(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(
         "path,label,subject,split\na/0.png,a,p,\nb/1.png,b,q,\na/2.png,a,p,test\n"
     )
-    result = check(tmp_path / "m.csv", "cells", "a")
-    assert said(result, "both in train and in prelim") == ("P: split train, prelim",)
+    result = check(tmp_path / "m.csv", "class_folders", "a")
+    assert said(result, "both in train and in prelim") == ("P: published_split train, prelim",)
 
 
-def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
+def test_a_root_without_a_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is empty"):
         check(tmp_path)
 
 
+def test_messages_of_the_check_name_its_own_options(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    draw(tmp_path / "a/1.png", 1, size=30)
+    draw(tmp_path / "b/2.png", 2, size=30)
+    for positive, expected in (
+        (None, "with --positive a or --positive b"),
+        ("A", "Did you mean --positive a?"),
+    ):
+        with pytest.raises(InputError) as caught:
+            check(tmp_path, "class_folders", positive)
+        assert expected in str(caught.value)
+        assert "data." not in str(caught.value)
+    with pytest.raises(InputError, match="add --reader class_folders"):
+        check(tmp_path, positive="a")
+    with pytest.raises(InputError, match="--reader cells is unknown: use one of cnmc, class_folders"):
+        check(tmp_path, "cells")
+
+
+@settings(deadline=None, max_examples=settings.default.max_examples // 4)
 @given(
     st.lists(
         st.tuples(st.sampled_from("ABCD"), st.sampled_from("uvwxyz"), st.integers(0, 2)),
@@ -212,7 +232,7 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
     )
 )
 def test_pairs_are_what_counting_by_hand_gives(cells: list[tuple[str, str, int]]) -> None:
-    index = pd.DataFrame(
+    table = pd.DataFrame(
         {
             "path": [str(row) for row in range(len(cells))],
             "label": 1,
@@ -221,7 +241,7 @@ def test_pairs_are_what_counting_by_hand_gives(cells: list[tuple[str, str, int]]
             "fold": [fold for _, _, fold in cells],
         }
     )
-    found = find_duplicates(index, pd.Series([picture for _, picture, _ in cells], dtype="str"))
+    found = find_duplicates(table, pd.Series([picture for _, picture, _ in cells], dtype="str"))
     pairs = [(one, other) for n, one in enumerate(cells) for other in cells[:n] if one[1] == other[1]]
     assert found.within.get("train", 0) == len(pairs)
     assert sum(found.across_folds.values()) == sum(one[2] != other[2] for one, other in pairs)
@@ -251,9 +271,9 @@ def test_the_real_names_and_digests_are_a_whole_set(
     (tmp_path / files["path"][files["path"].str.endswith(table)].item()).write_bytes(
         (shared / "data" / table).read_bytes()
     )
-    index = read_cnmc(tmp_path)
-    digests = index["path"].map(files.set_index("path")["sha256"])
-    side = index["published_split"].map({"train": 450, "prelim": 450, "final": 600})
+    table = cnmc(tmp_path)[0]
+    digests = table["path"].map(files.set_index("path")["sha256"])
+    side = table["published_split"].map({"train": 450, "prelim": 450, "final": 600})
     sizes = pd.Series([(n, n) for n in side], dtype=object)
     monkeypatch.setattr(module, "_decode", lambda *_: (digests, sizes))
 
@@ -270,7 +290,7 @@ def test_the_real_names_and_digests_are_a_whole_set(
     }  # fmt: skip
     assert found.within_subjects == 5
     assert set(found.groups) == {"20+21", "51+75+78", "H2+H4+H5+H6", "H3+H10"}
-    train = index[index["published_split"] == "train"]
+    train = table[table["published_split"] == "train"]
     groups = join_groups(train["subject"], digests[train.index])
     joined = groups[groups.str.contains("+", regex=False)].unique()
     assert set(joined) == set(found.groups)

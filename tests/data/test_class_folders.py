@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukemia.data.class_folders import read_class_folders, scan_class_folders
-from leukemia.data.cnmc import COLUMNS
+from leukemia.data.class_folders import class_folders, scan_class_folders
+from leukemia.data.reader import COLUMNS
 from leukemia.errors import InputError
 
 
@@ -27,7 +27,7 @@ def manifest(root: Path, *rows: str, head: str = "path,label,subject,split") -> 
 
 def refusal(root: Path, positive: str | None = "blast") -> str:
     with pytest.raises(InputError) as caught:
-        read_class_folders(root, positive)
+        class_folders(root, positive)
     return str(caught.value)
 
 
@@ -41,20 +41,20 @@ def test_two_class_folders_are_a_set(tmp_path: Path) -> None:
         "blast/notes.txt",
         "x.csv",
     )
-    index, classes = read_class_folders(tmp_path, "blast")
+    table, classes, _ = class_folders(tmp_path, "blast")
     assert classes == ("normal", "blast")
-    assert tuple(index.columns) == COLUMNS
-    assert index["path"].tolist() == ["blast/slide 1/a.jpg", "normal/9.PNG", "normal/10.png"]
-    assert index["label"].tolist() == [1, 0, 0]
-    assert index["subject"].isna().all()
-    assert set(index["published_split"]) == {"train"}
-    assert set(index["fold"]) == {-1}
-    assert read_class_folders(tmp_path, "normal")[0]["label"].tolist() == [0, 1, 1]
+    assert tuple(table.columns) == COLUMNS
+    assert table["path"].tolist() == ["blast/slide 1/a.jpg", "normal/9.PNG", "normal/10.png"]
+    assert table["label"].tolist() == [1, 0, 0]
+    assert table["subject"].isna().all()
+    assert set(table["published_split"]) == {"train"}
+    assert set(table["fold"]) == {-1}
+    assert class_folders(tmp_path, "normal")[0]["label"].tolist() == [0, 1, 1]
 
 
 def test_a_class_can_be_a_number(tmp_path: Path) -> None:
     touch(tmp_path, "0/a.png", "1/b.png")
-    assert read_class_folders(tmp_path, 1)[1] == ("0", "1")  # type: ignore[arg-type]
+    assert class_folders(tmp_path, 1)[1] == ("0", "1")  # type: ignore[arg-type]
 
 
 def test_a_manifest_is_a_set(tmp_path: Path) -> None:
@@ -69,13 +69,44 @@ def test_a_manifest_is_a_set(tmp_path: Path) -> None:
         f"{tmp_path}/elsewhere/e.png,blast,p4,prelim",
         "d.png,,,final",
     )
-    index, classes = read_class_folders(table, "blast")
+    cells, classes, _ = class_folders(table, "blast")
     assert classes == ("normal", "blast")
-    assert index["path"].tolist() == ["a.png", "sub/b.png", f"{tmp_path}/elsewhere/e.png", "c.png", "d.png"]
-    assert index["label"].tolist() == [1, 0, 1, 0, -1]
-    assert index["subject"].tolist()[:4] == ["007", "P2", "P4", "P3"]
-    assert index["published_split"].tolist() == ["train", "train", "prelim", "prelim", "final"]
-    assert all((table.parent / path).is_file() for path in index["path"])
+    assert cells["path"].tolist() == ["a.png", "sub/b.png", f"{tmp_path}/elsewhere/e.png", "c.png", "d.png"]
+    assert cells["label"].tolist() == [1, 0, 1, 0, -1]
+    assert cells["subject"].tolist()[:4] == ["007", "P2", "P4", "P3"]
+    assert cells["published_split"].tolist() == ["train", "train", "prelim", "prelim", "final"]
+    assert all((table.parent / path).is_file() for path in cells["path"])
+
+
+@pytest.mark.parametrize("name", ["split", "published_split", "Split"])
+def test_further_columns_are_kept_and_the_split_has_two_names(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "a.png", "b.png", "c.png")
+    head = f"Site,path,age_group,label,fold,{name}"
+    rows = ["B,a.png,,x,3,train", "A,b.png,60-69,y,1,test", "A,c.png,0-9,y,1,train"]
+    table, _, native_size = class_folders(manifest(tmp_path, *rows, head=head), "y")
+    assert tuple(table.columns) == (*COLUMNS, "site", "age_group")
+    assert table["path"].tolist() == ["a.png", "c.png", "b.png"]
+    assert table["published_split"].tolist() == ["train", "train", "prelim"]
+    assert table["site"].tolist() == ["B", "A", "A"]
+    assert table["age_group"].fillna("?").tolist() == ["?", "0-9", "60-69"]
+    assert set(table["fold"]) == {-1}
+    assert native_size is None
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("path,label,split,published_split", "which mean the same: keep one"),
+        (
+            "path,label,group",
+            "has the column group, and cells.csv has a column of that name already: rename it",
+        ),
+        ("path,label,pixel_hash", "has the column pixel_hash"),
+    ],
+)
+def test_columns_that_clash_are_refused(tmp_path: Path, head: str, expected: str) -> None:
+    touch(tmp_path, "a.png", "b.png")
+    assert expected in refusal(manifest(tmp_path, "a.png,x", "b.png,blast", head=head))
 
 
 @pytest.mark.parametrize("head", ["path,label", "LABEL,Path", "\ufeffpath;label", "id,label,path,comment"])
@@ -85,9 +116,9 @@ def test_columns_may_stand_in_any_order_and_case(tmp_path: Path, head: str) -> N
     values = {"path": ["a.png", "b.png"], "label": ["x", "y"]}
     names = [name.strip("\ufeff").lower() for name in head.split(delimiter)]
     rows = [delimiter.join(values.get(name, ["", ""])[row] for name in names) for row in range(2)]
-    index, _ = read_class_folders(manifest(tmp_path, *rows, head=head), "y")
-    assert index["label"].tolist() == [0, 1]
-    assert index["subject"].isna().all()
+    table, _, _ = class_folders(manifest(tmp_path, *rows, head=head), "y")
+    assert table["label"].tolist() == [0, 1]
+    assert table["subject"].isna().all()
 
 
 @given(
@@ -96,7 +127,7 @@ def test_columns_may_stand_in_any_order_and_case(tmp_path: Path, head: str) -> N
         min_size=2,
     ).filter(lambda cells: len({label for label, _ in cells}) == 2)
 )
-def test_a_manifest_says_what_its_index_says(
+def test_the_cells_are_the_rows_of_the_manifest(
     tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str]]
 ) -> None:
     root = tmp_path_factory.mktemp("set")
@@ -105,9 +136,9 @@ def test_a_manifest_says_what_its_index_says(
     pd.DataFrame(
         [(f"{number}.png", *cell) for number, cell in enumerate(cells)], columns=["path", "label", "subject"]
     ).to_csv(table, index=False)
-    index, _ = read_class_folders(table, "y")
-    assert index["label"].tolist() == [int(label == "y") for label, _ in cells]
-    assert index["subject"].tolist() == [subject.upper() for _, subject in cells]
+    found, _, _ = class_folders(table, "y")
+    assert found["label"].tolist() == [int(label == "y") for label, _ in cells]
+    assert found["subject"].tolist() == [subject.upper() for _, subject in cells]
 
 
 def test_there_are_exactly_two_classes_and_one_is_positive(tmp_path: Path) -> None:
@@ -124,10 +155,11 @@ def test_there_are_exactly_two_classes_and_one_is_positive(tmp_path: Path) -> No
     assert "has 3 classes" in refusal(tmp_path / "set")
 
 
-def test_what_is_no_set_is_named(tmp_path: Path) -> None:
+def test_a_root_without_a_data_set_is_named(tmp_path: Path) -> None:
     assert "no such folder" in refusal(tmp_path / "nowhere")
+    assert "this csv file does not exist" in refusal(tmp_path / "nowhere.csv")
     assert "no cell with a class" in refusal(tmp_path)
-    assert "no .csv" in refusal(touch(tmp_path, "a.bmp") / "a.bmp")
+    assert "not a .csv" in refusal(touch(tmp_path, "a.bmp") / "a.bmp")
     assert "has no column label" in refusal(manifest(tmp_path, "a.bmp,x", head="path,class"))
     assert "its columns are none" in refusal(touch(tmp_path, "empty.csv") / "empty.csv")
     assert "no cell with a class" in refusal(manifest(tmp_path))
@@ -154,7 +186,7 @@ def test_a_wrong_row_is_named_and_the_scan_goes_on(tmp_path: Path, row: str, exp
     table = manifest(tmp_path, "a.png,x,p,", "b.png,blast,q,", row, "gone2.png,x,p,")
     assert expected in refusal(table)
     assert "row 4" in refusal(table)
-    scan, _ = scan_class_folders(table, "blast")
+    scan = scan_class_folders(table, "blast")
     assert any("gone2.png" in place for problem in scan.problems for place in problem.where)
 
 
@@ -164,6 +196,6 @@ def test_an_image_outside_of_the_class_folders_is_named(tmp_path: Path) -> None:
 
 
 def test_real_cells_are_read(shared: Path) -> None:
-    index, classes = read_class_folders(shared / "data" / "pbc_cells", "ig")
+    table, classes, _ = class_folders(shared / "data" / "pbc_cells", "ig")
     assert classes == ("lymphocyte", "ig")
-    assert index["label"].value_counts().to_dict() == {1: 2316, 0: 972}
+    assert table["label"].value_counts().to_dict() == {1: 2316, 0: 972}

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukemia.data.cnmc import COLUMNS, read_cnmc, scan_cnmc
+from leukemia.data.cnmc import cnmc, scan_cnmc
 from leukemia.data.files import natural
+from leukemia.data.reader import COLUMNS
 from leukemia.errors import InputError
 
 TABLE = "C-NMC_test_prelim_phase_data_labels.csv"
@@ -35,7 +36,7 @@ LAYOUTS = {
 
 
 def build(root: Path, layout: str = "tcia", rows: list[str] | None = None, table: str = "beside") -> Path:
-    """The names of a small set; the files are empty, for names are all that an index needs."""
+    """The names of a small set; the files are empty, because a reader opens none."""
     train, prelim, final = LAYOUTS[layout]
     touch(root, *(train + name for name in TRAIN))
     touch(root, *(prelim + name for name in PRELIM), *(final + name for name in FINAL))
@@ -54,30 +55,34 @@ def write_table(path: Path, rows: list[str], head: str = "Patient_ID,new_names,l
     path.write_text("\r\n".join([head, *rows]) + "\r\n", newline="")
 
 
+def read(root: Path) -> pd.DataFrame:
+    return cnmc(root)[0]
+
+
 def refusal(root: Path) -> str:
     with pytest.raises(InputError) as caught:
-        read_cnmc(root)
+        cnmc(root)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("table", ["inside", "beside"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_cells(tmp_path: Path, layout: str, table: str) -> None:
-    index = read_cnmc(build(tmp_path, layout, table=table))
-    assert tuple(index.columns) == COLUMNS
-    assert index["published_split"].tolist() == ["train"] * 3 + ["prelim"] * 2 + ["final"] * 3
-    assert index["fold"].tolist() == [0, 1, 2] + [-1] * 5
-    assert index["label"].tolist() == [1, 0, 0, 1, 0, -1, -1, -1]
-    assert index["subject"].dropna().tolist() == ["1", "H5", "H3", "57", "H49"]
-    assert index["subject"].isna().tolist() == [False] * 5 + [True] * 3
-    assert all((tmp_path / path).is_file() for path in index["path"])
-    assert index["path"].str.rpartition("/")[2].tolist()[-3:] == ["1.bmp", "9.bmp", "10.bmp"]
+    table = read(build(tmp_path, layout, table=table))
+    assert tuple(table.columns) == COLUMNS
+    assert table["published_split"].tolist() == ["train"] * 3 + ["prelim"] * 2 + ["final"] * 3
+    assert table["fold"].tolist() == [0, 1, 2] + [-1] * 5
+    assert table["label"].tolist() == [1, 0, 0, 1, 0, -1, -1, -1]
+    assert table["subject"].dropna().tolist() == ["1", "H5", "H3", "57", "H49"]
+    assert table["subject"].isna().tolist() == [False] * 5 + [True] * 3
+    assert all((tmp_path / path).is_file() for path in table["path"])
+    assert table["path"].str.rpartition("/")[2].tolist()[-3:] == ["1.bmp", "9.bmp", "10.bmp"]
 
 
 def test_types_of_columns_do_not_depend_on_what_is_in_them(tmp_path: Path) -> None:
-    everything = read_cnmc(build(tmp_path / "a"))
+    everything = read(build(tmp_path / "a"))
     touch(tmp_path / "b", "phase3/1.bmp")
-    only_final = read_cnmc(tmp_path / "b")
+    only_final = read(tmp_path / "b")
     pd.testing.assert_series_equal(everything.dtypes, only_final.dtypes)
     assert only_final["subject"].isna().all()
 
@@ -96,14 +101,14 @@ def test_case_and_suffix_of_names_do_not_matter(
     kind, letter = ("hem", "h") if healthy else ("all", "")
     name = f"fold_{fold}/{kind}/uid_{letter}{subject}_7_8_{kind}"
     touch(root, (name.upper() if upper else name) + suffix)
-    cell = read_cnmc(root).iloc[0]
+    cell = read(root).iloc[0]
     assert (cell["label"], cell["fold"], cell["published_split"]) == (0 if healthy else 1, fold, "train")
     assert cell["subject"] == f"{letter}{subject}".upper()
 
 
 def test_hidden_files_and_leftovers_of_unpacking_are_no_cells(tmp_path: Path) -> None:
     build(tmp_path)
-    before = read_cnmc(tmp_path)
+    before = read(tmp_path)
     touch(
         tmp_path,
         "__MACOSX/fold_0/all/UID_9_9_9_all.bmp",
@@ -116,7 +121,7 @@ def test_hidden_files_and_leftovers_of_unpacking_are_no_cells(tmp_path: Path) ->
         "readme.txt",
         "plot.png",
     )
-    pd.testing.assert_frame_equal(read_cnmc(tmp_path), before)
+    pd.testing.assert_frame_equal(read(tmp_path), before)
     assert scan_cnmc(tmp_path).ignored == ("plot.png",)
 
 
@@ -126,19 +131,19 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "set" / "a").symlink_to(tmp_path / "disk")
     (tmp_path / "set" / "b").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "around").symlink_to(tmp_path / "disk")
-    assert len(read_cnmc(tmp_path / "set")) == 8
+    assert len(read(tmp_path / "set")) == 8
 
 
 def test_a_table_saved_with_semicolons_and_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     build(tmp_path)
     text = (tmp_path / TABLE).read_text().replace(",", ";")
     (tmp_path / TABLE).write_text(text, encoding="utf-8-sig")
-    assert read_cnmc(tmp_path)["label"].tolist()[3:5] == [1, 0]
+    assert read(tmp_path)["label"].tolist()[3:5] == [1, 0]
 
 
 def test_the_prelim_folder_alone_is_a_set(tmp_path: Path) -> None:
     root = build(tmp_path, table="inside") / "C-NMC_test_prelim_phase_data"
-    assert read_cnmc(root)["label"].tolist() == [1, 0]
+    assert read(root)["label"].tolist() == [1, 0]
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -209,7 +214,7 @@ def test_a_wrong_image_is_named_and_the_scan_goes_on(tmp_path: Path, name: str, 
     assert {"fold_2/hem/scan.png", name} <= {
         place.split(" and ")[0] for p in scan.problems for place in p.where
     }
-    assert len(scan.index) >= 8
+    assert len(scan.table) >= 8
 
 
 def test_a_message_stays_short_however_much_is_wrong(tmp_path: Path) -> None:
@@ -243,40 +248,40 @@ def all_names(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_whole_set_has_the_known_counts(all_names: Path) -> None:
-    index = read_cnmc(all_names)
-    images = index.groupby(["published_split", "fold", "label"]).size().to_dict()
+    table = read(all_names)
+    images = table.groupby(["published_split", "fold", "label"]).size().to_dict()
     assert images == {
         ("train", 0, 1): 2397, ("train", 0, 0): 1130, ("train", 1, 1): 2418, ("train", 1, 0): 1163,
         ("train", 2, 1): 2457, ("train", 2, 0): 1096, ("prelim", -1, 1): 1219, ("prelim", -1, 0): 648,
         ("final", -1, -1): 2586,
     }  # fmt: skip
-    labelled = index[index["label"] >= 0]
+    labelled = table[table["label"] >= 0]
     assert labelled.groupby(["published_split", "fold", "label"])["subject"].nunique().to_dict() == {
         ("train", 0, 1): 19, ("train", 0, 0): 9, ("train", 1, 1): 11, ("train", 1, 0): 3,
         ("train", 2, 1): 17, ("train", 2, 0): 14, ("prelim", -1, 1): 13, ("prelim", -1, 0): 15,
     }  # fmt: skip
     assert labelled["subject"].nunique() == 101
-    h3 = index[index["subject"] == "H3"]
+    h3 = table[table["subject"] == "H3"]
     assert h3["path"].str.contains("UID_h3_").sum() == 36
-    sizes = index["subject"].value_counts()
+    sizes = table["subject"].value_counts()
     assert sizes["51"] == 757
-    assert index["path"].is_unique
+    assert table["path"].is_unique
 
 
 def test_the_real_sample_is_read(shared: Path) -> None:
-    index = read_cnmc(shared / "data" / "cnmc_sample")
-    train = index[index["published_split"] == "train"]
+    table = read(shared / "data" / "cnmc_sample")
+    train = table[table["published_split"] == "train"]
     assert train["label"].value_counts().to_dict() == {1: 54, 0: 54}
     assert train.groupby("label")["subject"].nunique().to_dict() == {1: 22, 0: 14}
     assert sorted(train["fold"].unique()) == [0, 1, 2]
-    assert index["published_split"].value_counts().to_dict() == {"train": 108, "prelim": 10, "final": 6}
+    assert table["published_split"].value_counts().to_dict() == {"train": 108, "prelim": 10, "final": 6}
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_reading_the_names_takes_little_memory_and_time(all_names: Path) -> None:
     script = (
-        "import sys, time; from leukemia.data.cnmc import read_cnmc; start = time.process_time(); "
-        "read_cnmc(sys.argv[1]); seconds = time.process_time() - start; "
+        "import sys, time; from leukemia.data.cnmc import cnmc; start = time.process_time(); "
+        "cnmc(sys.argv[1]); seconds = time.process_time() - start; "
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM:')); "
         "print(seconds, int(peak.split()[1]) / 1024, 'torch' in sys.modules)"
     )

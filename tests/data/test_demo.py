@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from leukemia.data import demo
-from leukemia.data.cnmc import read_cnmc
+from leukemia.data.cnmc import cnmc
 from leukemia.data.demo import plan, write_demo
 from leukemia.data.splits import assign_splits
 from leukemia.errors import InputError
@@ -31,9 +31,9 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_the_index_reads_what_was_planned(root: Path) -> None:
+def test_the_reader_finds_the_planned_cells(root: Path) -> None:
     planned = plan(IMAGES, seed=3).set_index("path")
-    found = read_cnmc(root).set_index("path")
+    found = cnmc(root)[0].set_index("path")
     assert set(found.index) == set(planned.index)
     planned = planned.loc[found.index]
     for column in ("published_split", "fold"):
@@ -144,7 +144,7 @@ def test_some_pictures_are_there_twice_under_two_subjects_of_a_class(root: Path)
 
 
 def test_the_background_is_black_and_all_cells_are_larger(root: Path) -> None:
-    cells = read_cnmc(root)
+    cells = cnmc(root)[0]
     cells = cells[cells["label"] >= 0]
     area = np.array([pixels(root / path).any(axis=2).mean() for path in cells["path"]])
     assert area.min() > 0.03
@@ -165,8 +165,8 @@ def test_a_seed_gives_the_same_bytes_on_any_number_of_cores(
 
 
 def test_a_given_structure_is_written_as_it_is(tmp_path: Path) -> None:
-    structure = plan(60).query("split == 'train'").drop(columns="same_as")
-    found = read_cnmc(write_demo(tmp_path / "set", size=64, structure=structure))
+    structure = plan(60).query("published_split == 'train'").drop(columns="same_as")
+    found = cnmc(write_demo(tmp_path / "set", size=64, structure=structure))[0]
     assert sorted(found["path"]) == sorted(structure["path"])
     assert found.groupby("subject").size().to_dict() == structure.groupby("subject").size().to_dict()
 
@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    assert len(read_cnmc(write_demo(tmp_path, images=40, size=64))) == 40
+    assert len(cnmc(write_demo(tmp_path, images=40, size=64))[0]) == 40
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,6 @@ def test_a_link_in_the_download_is_refused(tmp_path: Path, kaggle: Callable) -> 
         return output_dir
 
     kaggle(link)
-    with pytest.raises(InputError, match="fold_0, which is no plain file"):
+    with pytest.raises(InputError, match="fold_0, which is not a plain file"):
         fetch(tmp_path / "cnmc")
     assert list(tmp_path.iterdir()) == []

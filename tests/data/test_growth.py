@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from leukemia.data import pixels
-from leukemia.data.cnmc import read_cnmc
+from leukemia.data.cnmc import cnmc
 from leukemia.data.splits import assign_splits
 
 SUBJECTS = 118
@@ -26,15 +26,15 @@ def write_names(root: Path, count: int) -> None:
 
 
 def seconds_to_look_up(root: Path, monkeypatch) -> float:
-    """Processor time of the index, the name of its pixels in the cache, and a split."""
+    """Processor time of the reader, the name of its pixels in the cache, and the splits."""
     monkeypatch.setattr(pixels, "cached_folder", lambda name, build, max_gb: root)
     images = sum(1 for _ in root.rglob("*.bmp"))
     np.save(root / "images.npy", np.zeros((images, 1, 1, 3), dtype=np.uint8))
     np.save(root / "hashes.npy", np.arange(images).astype("U32"))
     start = time.process_time()
-    index = read_cnmc(root)
-    found = pixels.load_pixels(root, index["path"].tolist(), native_size=450)
-    cells = assign_splits(index, found.hashes, "subject_kfold", 0, 5, 0)
+    table, _, native_size = cnmc(root)
+    found = pixels.load_pixels(root, table["path"].tolist(), native_size=native_size)
+    cells = assign_splits(table, found.hashes, "subject_kfold", 0, 5, 0)
     assert len(cells) == images
     return time.process_time() - start
 

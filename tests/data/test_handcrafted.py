@@ -1,4 +1,4 @@
-"""Shapes whose area, colour and roundness are known."""
+"""Shapes of known area, colour and roundness are measured."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from leukemia.data.datamodule import CellDataModule
-from leukemia.data.handcrafted import AT_ONCE, handcrafted_features, shapes_of
+from leukemia.data.handcrafted import AT_ONCE, handcrafted_features, measure
 
 
 def ellipse(half_height, half_width, colour=(200, 100, 50), size=224, centre=None):
@@ -19,26 +19,26 @@ def ellipse(half_height, half_width, colour=(200, 100, 50), size=224, centre=Non
 
 @given(st.floats(20, 60), st.floats(20, 60), st.floats(-15, 15), st.floats(-15, 15))
 def test_an_ellipse_anywhere_has_its_own_area_and_roundness(a, b, down, right):
-    (found,) = shapes_of(ellipse(a, b, centre=(112 + down, 112 + right))[None])
+    (found,) = measure(ellipse(a, b, centre=(112 + down, 112 + right))[None])
     assert found[0] == pytest.approx(np.pi * a * b / 224**2, rel=0.02)
     assert found[4] == pytest.approx(2 * a * b / (a**2 + b**2), rel=0.01)
     np.testing.assert_allclose(found[1:4], (200, 100, 50), rtol=1e-6)
 
 
 def test_a_black_picture_has_no_cell():
-    np.testing.assert_array_equal(shapes_of(np.zeros((1, 32, 32, 3), np.uint8)), np.zeros((1, 5)))
+    np.testing.assert_array_equal(measure(np.zeros((1, 32, 32, 3), np.uint8)), np.zeros((1, 5)))
 
 
 def test_every_cell_of_a_map_is_measured_once_and_kept(demo_root, monkeypatch):
     pixels = CellDataModule(str(demo_root), image_size=64).pixels
     assert len(pixels.images) > AT_ONCE
     first = handcrafted_features(pixels)
-    np.testing.assert_allclose(first, np.concatenate([shapes_of(image[None]) for image in pixels.images]))
-    monkeypatch.setattr("leukemia.data.handcrafted.shapes_of", None)
+    np.testing.assert_allclose(first, np.concatenate([measure(image[None]) for image in pixels.images]))
+    monkeypatch.setattr("leukemia.data.handcrafted.measure", None)
     np.testing.assert_array_equal(handcrafted_features(pixels), first)
 
 
 def test_leukemic_cells_of_the_real_sample_are_larger(shared):
-    data = CellDataModule(str(shared / "data" / "cnmc_sample"), split="image")
+    data = CellDataModule(str(shared / "data" / "cnmc_sample"), protocol="image")
     area = handcrafted_features(data.pixels)[:, 0]
-    assert 0.65 < roc_auc_score(data.index["label"], area) < 0.9  # 0.756 on 163 cells
+    assert 0.65 < roc_auc_score(data.table["label"], area) < 0.9  # 0.756 on 163 cells

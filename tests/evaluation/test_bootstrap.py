@@ -27,11 +27,11 @@ def test_values_are_those_of_metrics():
     table = cells().round({"logit": 1})  # with ties
     found = evaluate([table], draws=20)
     plain, of_subjects = cell_metrics(table), subject_metrics(table)
-    assert {name: figure["value"] for name, figure in found["cells"].items()} == pytest.approx(
+    assert {name: metric["value"] for name, metric in found["cells"].items()} == pytest.approx(
         {name: plain[name] for name in found["cells"]}
     )
-    figures = {name: value for name, value in of_subjects.items() if name != "n"}
-    assert {name: found["subjects"][name]["value"] for name in figures} == pytest.approx(figures)
+    metrics = {name: value for name, value in of_subjects.items() if name != "n"}
+    assert {name: found["subjects"][name]["value"] for name in metrics} == pytest.approx(metrics)
     assert (found["unit"], found["n_images"], found["n_subjects"]) == ("subject", len(table), 28)
 
 
@@ -63,9 +63,9 @@ def test_intervals_are_those_of_a_loop_that_copies_whole_subjects():
         })  # fmt: skip
     for name, column in pd.DataFrame(values).items():
         low, high = np.quantile(column, [0.025, 0.975])
-        figure = found["cells"][name]
-        assert figure["low"] == pytest.approx(min(low, figure["value"])), name
-        assert figure["high"] == pytest.approx(max(high, figure["value"])), name
+        metric = found["cells"][name]
+        assert metric["low"] == pytest.approx(min(low, metric["value"])), name
+        assert metric["high"] == pytest.approx(max(high, metric["value"])), name
 
 
 def test_cells_of_one_subject_widen_the_interval():
@@ -87,8 +87,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     for trial in range(100):
         table = cells(subjects=(30, 30), sizes=20, seed=int(rng.integers(1e9)), effect=1.0)
         truth = 0.7602  # P(1 + N(0, 2) >= 0) = Phi(1 / sqrt 2)
-        figure = evaluate([table], draws=200, seed=trial)["cells"]["accuracy"]
-        covered += figure["low"] <= truth <= figure["high"]
+        metric = evaluate([table], draws=200, seed=trial)["cells"]["accuracy"]
+        covered += metric["low"] <= truth <= metric["high"]
     assert 86 <= covered <= 100  # 95 expected; 86 is 4 standard errors below
 
 
@@ -125,7 +125,7 @@ def test_there_is_no_interval_where_the_units_of_a_class_are_in_every_draw():
     table.loc[mixed & (np.arange(len(table)) % 2 == 0), "label"] = 0
     found = evaluate([table], draws=50)
     assert "(0 positive, 20 negative; one that is alone" in found["no_intervals"]
-    assert all(figure["low"] is figure["high"] is None for figure in found["cells"].values())
+    assert all(metric["low"] is metric["high"] is None for metric in found["cells"].values())
     assert found["cells"]["sensitivity"]["value"] is not None
 
 
@@ -136,8 +136,8 @@ def test_a_bootstrap_without_spread_gives_no_interval_of_width_zero():
     assert found["no_intervals"] is None
     for name in ("ece", "loss"):
         assert (found["cells"][name]["low"], found["cells"][name]["high"]) == (None, None)
-    for figure in [*found["cells"].values(), *list(found["subjects"].values())[1:]]:
-        assert figure["low"] is None or figure["high"] - figure["low"] > 0.05
+    for metric in [*found["cells"].values(), *list(found["subjects"].values())[1:]]:
+        assert metric["low"] is None or metric["high"] - metric["low"] > 0.05
 
 
 @pytest.mark.parametrize("of_what", ["cells", "subjects"])
@@ -154,9 +154,9 @@ def test_accuracies_are_no_more_certain_than_their_parts(of_what):
     ):
         below = sum((w * (p["value"] - p["low"])) ** 2 for w, p in zip(weights, parts, strict=True)) ** 0.5
         above = sum((w * (p["high"] - p["value"])) ** 2 for w, p in zip(weights, parts, strict=True)) ** 0.5
-        figure = found[name]
-        assert figure["low"] <= figure["value"] - below + 1e-9
-        assert figure["high"] >= figure["value"] + above - 1e-9
+        metric = found[name]
+        assert metric["low"] <= metric["value"] - below + 1e-9
+        assert metric["high"] >= metric["value"] + above - 1e-9
 
 
 def test_one_class_has_no_auroc_and_says_none():
@@ -198,10 +198,10 @@ def test_seeds_give_mean_deviation_and_range():
     noise = np.random.default_rng(5)
     tables += [tables[0].assign(logit=lambda t: t["logit"] + noise.normal(0, 1, len(t))) for _ in range(2)]
     own = [cell_metrics(table)["accuracy"] for table in tables]
-    figure = evaluate(tables, draws=50)["cells"]["accuracy"]
-    assert figure["value"] == pytest.approx(np.mean(own))
-    assert figure["sd"] == pytest.approx(np.std(own, ddof=1))
-    assert (figure["lowest"], figure["highest"]) == pytest.approx((min(own), max(own)))
+    metric = evaluate(tables, draws=50)["cells"]["accuracy"]
+    assert metric["value"] == pytest.approx(np.mean(own))
+    assert metric["sd"] == pytest.approx(np.std(own, ddof=1))
+    assert (metric["lowest"], metric["highest"]) == pytest.approx((min(own), max(own)))
 
 
 class TestCompare:
@@ -218,9 +218,9 @@ class TestCompare:
     def test_a_model_does_not_differ_from_itself(self):
         table = cells()
         shuffled = table.sample(frac=1, random_state=0)
-        for figure in compare([table], [shuffled], draws=50).values():
-            assert figure["difference"] == pytest.approx(0, abs=1e-9)
-            assert (figure["low"], figure["high"]) == (None, None)  # draws without spread bound nothing
+        for metric in compare([table], [shuffled], draws=50).values():
+            assert metric["difference"] == pytest.approx(0, abs=1e-9)
+            assert (metric["low"], metric["high"]) == (None, None)  # draws without spread bound nothing
 
     def test_other_cells_are_refused(self):
         table = cells()

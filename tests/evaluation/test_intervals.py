@@ -3,8 +3,23 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from leukemia.evaluation.intervals import auroc_interval, weighted_interval, wilson_interval
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilsons_interval_is_that_of_scipy_for_whole_successes(trials):
+    successes, n = trials
+    theirs = binomtest(successes, n).proportion_ci(method="wilson")
+    low, high = wilson_interval(successes, n)
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert 0 <= low <= successes / n <= high <= 1
+
+
+def test_wilsons_interval_takes_a_mean_share_of_few_subjects():
+    between = wilson_interval(23.5, 28)
+    assert wilson_interval(23, 28) < between < wilson_interval(24, 28)
 
 
 @given(st.floats(0.0, 1.0), st.integers(2, 80), st.integers(2, 80))

@@ -1,26 +1,28 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import expit
 from sklearn import metrics as sk
 
 from leukemia.errors import InputError
-from leukemia.evaluation.intervals import wilson_interval
 from leukemia.evaluation.metrics import (
+    METRICS,
+    SUBJECT_METRICS,
     auroc,
-    better_than_majority,
     calibration_error,
     cell_metrics,
     confusion,
+    direction,
+    monitored_names,
     subject_metrics,
     subject_table,
     validate_predictions,
 )
-from leukemia.evaluation.predictions import sigmoid
 
 
 def predictions(label: list[int], logit: list[float], subject: list[str] | None = None) -> pd.DataFrame:
@@ -40,6 +42,41 @@ def random_predictions(seed: int, n: int = 300) -> pd.DataFrame:
 two_classes = st.lists(
     st.tuples(st.booleans(), st.integers(-8, 8)), min_size=2, max_size=60
 ).filter(lambda cells: len({label for label, _ in cells}) == 2)  # fmt: skip
+
+
+class TestRegistry:
+    def test_it_names_what_the_tables_hold(self) -> None:
+        table = random_predictions(0).assign(subject=lambda t: t["label"].map({0: "a", 1: "b"}))
+        counts = {"majority_accuracy", "n_images", "n_subjects"}
+        assert cell_metrics(table).keys() == METRICS.keys() | counts
+        assert (subject_metrics(table) or {}).keys() == SUBJECT_METRICS.keys() | {"n"}
+        assert all(name == metric.name for name, metric in METRICS.items())
+
+    def test_a_curve_can_be_monitored_in_its_own_direction(self) -> None:
+        assert monitored_names() == [
+            "val/loss", "val/accuracy", "val/balanced_accuracy", "val/f1_weighted", "val/auroc",
+            "val/sensitivity", "val/specificity",
+        ]  # fmt: skip
+        assert [direction(name) for name in monitored_names()] == ["min"] + ["max"] * 6
+        for monitor in ("val/ece", "train/loss", "loss"):
+            with pytest.raises(KeyError):
+                direction(monitor)
+
+    @pytest.mark.parametrize("name", METRICS)
+    def test_a_better_model_is_better_in_its_direction(self, name: str) -> None:
+        label = np.array([True] * 20 + [False] * 20)
+        noise = np.random.default_rng(0).normal(0, 1, 40)
+        worse, better = (METRICS[name].function(label, skill * (2 * label - 1) + noise) for skill in (0, 9))
+        assert worse is not None
+        assert better is not None
+        assert (better > worse) == (METRICS[name].direction == "max")
+
+    def test_it_is_there_without_torch_and_scikit_learn(self) -> None:
+        code = (
+            "import sys, leukemia.evaluation.metrics; print({'torch', 'sklearn', 'scipy'} & set(sys.modules))"
+        )
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == "set()"
 
 
 class TestCellMetrics:
@@ -70,11 +107,11 @@ class TestCellMetrics:
         # F1 of positive: 2*2/(3+3); of negative: 2*1/(2+2); weights 3 and 2.
         assert ours["f1_weighted"] == pytest.approx((3 * 2 / 3 + 2 * 1 / 2) / 5)
         # Pairs (positive, negative) in order: 2>-3, 2>1, 0>-3, -1>-3 of six.
-        assert ours["auroc"] == 4 / 6
+        assert ours["auroc"] == pytest.approx(4 / 6)
         assert ours["majority_accuracy"] == 3 / 5
         assert ours["n_images"] == 5
 
-    def test_the_figures_of_predicting_all_always_are_those_of_the_challenge(self) -> None:
+    def test_the_metrics_of_predicting_all_always_are_those_of_the_challenge(self) -> None:
         ours = cell_metrics(predictions([1] * 1219 + [0] * 648, [1.0] * 1867))
         assert round(ours["accuracy"], 4) == 0.6529
         assert round(ours["f1_weighted"], 3) == 0.516
@@ -90,7 +127,7 @@ class TestCellMetrics:
         assert cell_metrics(predictions([1], [40.0]))["loss"] == pytest.approx(math.exp(-40), rel=1e-9)
 
     @pytest.mark.parametrize("label", [0, 1])
-    def test_one_class_leaves_figures_undefined_and_never_nan(self, label: int) -> None:
+    def test_one_class_leaves_metrics_undefined_and_never_nan(self, label: int) -> None:
         ours = cell_metrics(predictions([label] * 4, [1.0, -1.0, 2.0, 0.5]))
         assert ours["auroc"] is None
         assert ours["balanced_accuracy"] is None
@@ -100,8 +137,8 @@ class TestCellMetrics:
 
     def test_values_are_plain_python(self) -> None:
         table = random_predictions(0).assign(subject=lambda t: t["label"].map({0: "a", 1: "b"}))
-        figures = [*cell_metrics(table).values(), *(subject_metrics(table) or {}).values()]
-        assert {type(value) for value in figures} <= {float, int}
+        values = [*cell_metrics(table).values(), *(subject_metrics(table) or {}).values()]
+        assert {type(value) for value in values} <= {float, int}
 
     def test_subjects_are_counted_only_where_all_are_known(self) -> None:
         table = predictions([1, 0, 1], [1, 1, 1], ["a", "b", "a"])
@@ -183,47 +220,16 @@ class TestSubjectMetrics:
         assert subjects["share_positive"].tolist() == pytest.approx([2 / 3, 1 / 2, 0, 1])
 
     def test_a_subject_of_both_classes_leaves_no_label_to_vote_for(self) -> None:
-        figures = subject_metrics(predictions([1, 0, 1], [1, 1, 1], ["a", "a", "b"]))
-        assert figures is not None
-        assert figures["n"] == 2
-        assert figures["accuracy"] is None
-        assert figures["auroc"] is None
-        assert figures["mean_cell_accuracy"] == 0.75
+        found = subject_metrics(predictions([1, 0, 1], [1, 1, 1], ["a", "a", "b"]))
+        assert found is not None
+        assert found["n"] == 2
+        assert found["accuracy"] is None
+        assert found["auroc"] is None
+        assert found["mean_cell_accuracy"] == 0.75
 
     def test_none_without_subjects(self) -> None:
         assert subject_metrics(predictions([1, 0], [1, 1])) is None
         assert subject_metrics(predictions([1, 0], [1, 1], ["a", ""])) is None
-
-
-class TestBetterThanMajority:
-    @staticmethod
-    def with_correct(correct: int) -> pd.DataFrame:
-        """Prelim's 1,219 to 648 cells, of which so many are called correctly."""
-        label = np.array([1] * 1219 + [0] * 648)
-        right = np.arange(1867) < correct
-        return predictions(label.tolist(), np.where(right == (label == 1), 1.0, -1.0).tolist())
-
-    def test_the_seed_studys_frozen_baseline_is_not(self) -> None:
-        table = self.with_correct(1228)
-        assert round(cell_metrics(table)["accuracy"], 4) == 0.6577
-        assert not better_than_majority(table)
-
-    def test_its_fine_tuned_networks_are(self) -> None:
-        assert better_than_majority(self.with_correct(round(0.7622 * 1867)))
-        assert better_than_majority(self.with_correct(round(0.7841 * 1867)))
-
-    def test_nothing_is_better_where_there_is_one_class(self) -> None:
-        assert not better_than_majority(predictions([1, 1, 1], [1, 1, 1]))
-
-    @pytest.mark.parametrize(("successes", "n"), [(0, 5), (5, 5), (1, 3), (1228, 1867), (9, 10)])
-    def test_the_interval_holds_the_shares_that_a_score_test_does_not_reject(
-        self, successes: int, n: int
-    ) -> None:
-        low, high = wilson_interval(successes, n)
-        for end in (end for end in (low, high) if 1e-9 < end < 1 - 1e-9):
-            z = (successes / n - end) / math.sqrt(end * (1 - end) / n)
-            assert abs(z) == pytest.approx(1.959964, abs=1e-5)
-        assert 0 <= low <= successes / n <= high <= 1
 
 
 class TestValidation:
@@ -236,7 +242,7 @@ class TestValidation:
             validate_predictions(predictions([], []))
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), "high"])
-    def test_a_logit_that_is_no_finite_number_is_named_by_row_and_path(self, bad: object) -> None:
+    def test_a_logit_that_is_not_a_finite_number_is_named_by_row_and_path(self, bad: object) -> None:
         table = predictions([1, 0, 1], [1, 1, 1]).astype({"logit": object})
         table.loc[1, "logit"] = bad
         with pytest.raises(InputError, match=r"logit .* in row 2 \(cell_1.bmp\)"):
@@ -260,10 +266,5 @@ class TestValidation:
 
 
 def test_auroc_counts_ties_half() -> None:
-    assert auroc([1, 0], [0.3, 0.3]) == 0.5
-    assert auroc([1, 1, 0], [0.3, 0.5, 0.3]) == 0.75
-
-
-@given(st.floats(allow_nan=False) | st.lists(st.floats(-800, 800)))
-def test_the_probability_of_a_logit_is_its_sigmoid_however_large_it_is(logit):
-    np.testing.assert_allclose(sigmoid(logit), expit(logit), rtol=1e-14, atol=1e-300)
+    assert auroc(np.array([True, False]), np.array([0.3, 0.3])) == 0.5
+    assert auroc(np.array([True, True, False]), np.array([0.3, 0.5, 0.3])) == 0.75

@@ -27,7 +27,7 @@ class TestSubjects:
         assert table["subject"].nunique() == 28
         assert set(table["subject"]) == {f"S{name}" for name in cells()["subject"]}
 
-    def test_a_data_frame_of_a_notebook_has_the_figures_of_plain_names(self):
+    def test_a_data_frame_of_a_notebook_has_the_metrics_of_plain_names(self):
         table, plain = spelled(cells()), cells().assign(subject=lambda t: "S" + t["subject"])
         assert evaluate([table], draws=20) == evaluate([plain], draws=20)
         assert subject_metrics(table) == subject_metrics(plain)
@@ -78,8 +78,8 @@ class TestRefused:
         table["logit"] = table["logit"] / table["logit"].abs().max() * 1e100
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            figures = [
+            values = [
                 *calibration_metrics(table)["before"].values(),
                 evaluate([table], draws=5)["cells"]["loss"]["high"],
             ]
-        assert all(np.isfinite(figures))
+        assert all(np.isfinite(values))

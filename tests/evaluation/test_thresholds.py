@@ -53,7 +53,7 @@ def test_units_of_cells_use_the_exact_binomial():
     assert binom.cdf(released, len(positive), 0.05) <= 0.025 < binom.cdf(released + 1, len(positive), 0.05)
 
 
-def test_a_wish_below_the_floor_is_no_certified_policy_and_says_what_it_needs():
+def test_a_bound_below_the_floor_is_no_certified_policy_and_says_what_it_needs():
     policy = choose(cells(13, 15), 0.10, 0.20)
     assert not policy.certified
     assert (policy.low, policy.high, policy.released) == (None, None, 0)
@@ -61,7 +61,7 @@ def test_a_wish_below_the_floor_is_no_certified_policy_and_says_what_it_needs():
     assert "0.247" in floor_lines(cells(13, 15), 0.10, 0.20, 0.95, "subject", ("HEM", "ALL"))[0]
 
 
-def test_the_whole_error_goes_to_one_side_where_the_other_wish_is_one_or_zero():
+def test_the_whole_error_goes_to_one_side_where_the_other_bound_is_one_or_zero():
     table = cells(30, 30)
     assert not choose(table, 0.10, 0.5).certified  # 36 are needed at 2.5 %, 29 at 5 %
     free, none = choose(table, 0.10, 1.0), choose(table, 0.10, 0.0)
@@ -89,34 +89,34 @@ def test_thresholds_that_would_cross_part_and_release_everything():
 
 
 @pytest.mark.parametrize(("of_positive", "of_negative"), [(8, 2), (-2, -8), (2, -2)])
-@pytest.mark.parametrize("wishes", [(1.0, 0.4), (0.4, 1.0), (1.0, 1.0), (0.4, 0.4)])
-def test_classes_that_lie_apart_are_never_released_upside_down(of_positive, of_negative, wishes):
+@pytest.mark.parametrize("bounds", [(1.0, 0.4), (0.4, 1.0), (1.0, 1.0), (0.4, 0.4)])
+def test_classes_that_lie_apart_are_never_released_upside_down(of_positive, of_negative, bounds):
     table = cells(20, 20)
     table["logit"] = np.where(table["label"] == 1, of_positive, of_negative).astype(float)
-    policy = choose(table, *wishes)
+    policy = choose(table, *bounds)
     decided = policy.decide(table["logit"], ("0", "1"))
     right = decided == table["label"].astype(str)
-    if wishes == (1.0, 1.0):  # then the decision's own threshold
+    if bounds == (1.0, 1.0):  # then the decision's own threshold
         right = decided == (table["logit"] >= 0).astype(int).astype(str)
     assert right.all()
 
 
 @given(
     logit=st.lists(st.sampled_from([-3.0, -1.0, 0.0, 1.0, 3.0]), min_size=8, max_size=8),
-    wishes=st.tuples(*[st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.0])] * 2),
+    bounds=st.tuples(*[st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.0])] * 2),
 )
 @settings(deadline=None)
-def test_every_bound_holds_however_the_thresholds_part(logit, wishes):
+def test_every_bound_holds_however_the_thresholds_part(logit, bounds):
     table = pd.DataFrame({"path": list("abcdefgh"), "label": [1] * 4 + [0] * 4, "logit": logit})
-    policy = choose(table, *wishes, confidence=0.5, unit="cell")
+    policy = choose(table, *bounds, confidence=0.5, unit="cell")
     if not policy.certified:
         return
-    error = 0.5 / max(1, sum(0 < wish < 1 for wish in wishes))
+    error = 0.5 / max(1, sum(0 < bound < 1 for bound in bounds))
     decided = policy.decide(table["logit"], ("0", "1"))
-    for label, wish, wrong in ((1, wishes[0], "0"), (0, wishes[1], "1")):
+    for label, bound, wrong in ((1, bounds[0], "0"), (0, bounds[1], "1")):
         errors = int((decided[table["label"] == label] == wrong).sum())
-        if wish < 1:
-            assert (binom.cdf(errors, 4, wish) <= error) if wish else errors == 0
+        if bound < 1:
+            assert (binom.cdf(errors, 4, bound) <= error) if bound else errors == 0
     if policy.low is not None and policy.high is not None:
         assert policy.low < policy.high
 
@@ -176,7 +176,7 @@ def test_predictive_values_by_hand():
     ({"confidence": 1.0}, "confidence=1.0 is out of range"),
     ({"unit": "patient"}, "unit=patient is unknown"),
 ])  # fmt: skip
-def test_wishes_out_of_range_are_refused(change, message):
+def test_bounds_out_of_range_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         choose(cells(5, 5), **change)
 

@@ -1,4 +1,4 @@
-"""Faults are injected into processes of their own, forked from one that has imported everything: they start at once."""
+"""Faults are injected into child processes. They are forked from a process with all imports, so they start at once."""
 
 import multiprocessing
 import os
@@ -24,7 +24,7 @@ CONTEXT.set_forkserver_preload(["leukemia.train", "leukemia.reporting.html", "py
 
 @pytest.fixture
 def start(tmp_path, cache) -> Iterator[Callable[..., tuple[BaseProcess, Path]]]:
-    """Start `leukemia-train` with a fault of injected.py: the process, and the file that its output goes to."""
+    """Start `leukemia-train` with a fault of injected.py. Return the process and the file of its output."""
     started = []
 
     def call(fault: str, *overrides: object) -> tuple[BaseProcess, Path]:
@@ -45,7 +45,7 @@ def start(tmp_path, cache) -> Iterator[Callable[..., tuple[BaseProcess, Path]]]:
 
 @pytest.fixture
 def run_with(start) -> Callable[..., tuple[int, str]]:
-    """`leukemia-train` with a fault; its exit code (negative: the signal that killed it) and its output."""
+    """Run `leukemia-train` with a fault. Return its exit code (negative: the signal that killed it) and its output."""
 
     def call(fault: str, *overrides: object) -> tuple[int, str]:
         process, said = start(fault, *overrides)
@@ -58,7 +58,7 @@ def run_with(start) -> Callable[..., tuple[int, str]]:
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Callable[..., Path]]:
-    """`mount` with these options on a folder of the test's, which is returned; skips where that is not allowed."""
+    """Mount a disk with these options and return its folder. Skip the test where mounting is not allowed."""
     mounted = []
 
     def mount(*options: str, name: str = "disk") -> Path:
@@ -78,7 +78,7 @@ def small_disk(tmp_path) -> Iterator[Callable[..., Path]]:
 
 @pytest.fixture(scope="session")
 def command(demo_root) -> Callable[..., list[str]]:
-    """Overrides of a run of three epochs on stored activations."""
+    """Overrides of a run of three epochs with a feature cache."""
 
     def of(*more: object) -> list[str]:
         return [
@@ -99,13 +99,13 @@ def command(demo_root) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def undisturbed(command, tmp_path_factory) -> Run:
-    """What `command` gives."""
+    """The run of `command`, undisturbed."""
     return train(compose(command()), tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 @pytest.fixture(scope="session")
 def assert_same() -> Callable[[Run, Run], None]:
-    """Both runs ended in the same weights, history, predictions and metrics, to the bit."""
+    """Compare two runs: the same weights, history, predictions and metrics, to the bit."""
 
     def compare(one: Run, other: Run) -> None:
         one, other = Run(one.folder), Run(other.folder)

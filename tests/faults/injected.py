@@ -31,7 +31,7 @@ def no_fault(_: str) -> None:
 
 
 def killed_before(name: str) -> None:
-    """As a whole file is about to take its place."""
+    """Before a complete file replaces the old one."""
     replace = os.replace
 
     def killed(source: Any, target: Any, **others: Any) -> None:
@@ -43,7 +43,7 @@ def killed_before(name: str) -> None:
 
 
 def killed_in_half_of(name: str) -> None:
-    """Half-way in writing the checkpoint of the second epoch."""
+    """In the middle of writing the checkpoint of the second epoch."""
     save = torch.save
 
     def half(content: dict[str, Any], file: Any) -> None:
@@ -72,14 +72,14 @@ def killed_at(function: str) -> None:
 
 
 def less_memory(megabytes: str) -> None:
-    """Address space for this much more than what is there."""
+    """Limit the address space to the current size and this many megabytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + int(megabytes) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def waiting(file: str) -> None:
-    """Train until a file appears."""
+    """Wait in training until a file exists."""
     import time
 
     from leukemia.models.classifier import CellClassifier

@@ -1,4 +1,4 @@
-"""Data that changed, went or rotted between the start of a run and its next start."""
+"""Data that changed, are missing or are damaged at the next start of a run."""
 
 import shutil
 import sys
@@ -14,7 +14,7 @@ from leukemia.training.run import train
 
 @pytest.fixture
 def cut(command, demo_root, tmp_path, monkeypatch):
-    """A run that was cut off, with a copy of the data: its settings, its data folder and its own."""
+    """An interrupted run on a copy of the data: its settings, its data folder and its run folder."""
     root = tmp_path / "set"
     shutil.copytree(demo_root, root)
     settings = compose(command(f"data.root={root}"))
@@ -25,7 +25,7 @@ def cut(command, demo_root, tmp_path, monkeypatch):
     return settings, root, tmp_path / "run"
 
 
-def test_data_that_went_or_changed_are_refused_by_name_and_come_back(cut, assert_same, undisturbed):
+def test_missing_and_changed_data_are_refused_by_name_until_they_are_back(cut, assert_same, undisturbed):
     settings, root, folder = cut
     root.rename(root.with_name("elsewhere"))
     with pytest.raises(InputError, match=r"set: no such folder"):
@@ -58,9 +58,16 @@ def test_data_that_went_or_changed_are_refused_by_name_and_come_back(cut, assert
     assert_same(train(settings, folder), undisturbed)
 
 
-@pytest.mark.parametrize("kind", ["pixels", "features"])
-@pytest.mark.parametrize("harm", ["flipped", "cut short"])
-def test_a_damaged_cache_is_built_again_and_the_figures_stay(
+@pytest.mark.parametrize(
+    ("kind", "harm"),
+    [
+        ("features", "flipped"),
+        pytest.param("features", "cut short", marks=pytest.mark.slow),
+        pytest.param("pixels", "flipped", marks=pytest.mark.slow),
+        pytest.param("pixels", "cut short", marks=pytest.mark.slow),
+    ],
+)
+def test_a_damaged_cache_is_built_again_and_the_metrics_stay(
     command, assert_same, undisturbed, tmp_path, monkeypatch, caplog, kind, harm
 ):
     monkeypatch.setenv("LEUKEMIA_CACHE", str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only: said in one line, what was there stays, and with room the run goes on."""
+"""Full and read-only disks: one line says so, old files stay, and the run continues when there is room."""
 
 import os
 
@@ -18,7 +18,7 @@ PIXELS = 32 * 32 * 3  # bytes of a cell
 
 
 def fill(folder, leave):
-    """Take all room but this many bytes."""
+    """Fill the disk except for this many bytes."""
     room = os.statvfs(folder)
     (folder / "filling").write_bytes(bytes(max(room.f_bavail * room.f_frsize - leave, 0)))
 
@@ -29,11 +29,11 @@ def fill(folder, leave):
 @pytest.mark.parametrize(
     ("size", "file"),
     [
-        ("16k", r"status\.json"),
-        ("28k", "into .*run"),  # TensorBoard writes there
         ("40m", r"best\.ckpt"),  # a checkpoint has 45 MB
-        ("60m", r"last\.ckpt"),
-        ("100m", r"(best|last)\.ckpt"),  # those of the second epoch
+        pytest.param("16k", r"status\.json", marks=pytest.mark.slow),
+        pytest.param("28k", "into .*run", marks=pytest.mark.slow),  # TensorBoard writes there
+        pytest.param("60m", r"last\.ckpt", marks=pytest.mark.slow),
+        pytest.param("100m", r"(best|last)\.ckpt", marks=pytest.mark.slow),  # of the second epoch
     ],
 )
 def test_a_run_on_a_full_disk_fails_clearly_and_goes_on_when_there_is_room(
@@ -70,10 +70,10 @@ def test_a_synthetic_set_that_does_not_fit_is_refused(small_disk, monkeypatch):
     assert [path.name for path in cache_dir().iterdir() if path.is_dir()] == []
 
 
-def test_activations_that_do_not_fit_leave_training_to_the_pixels(
+def test_training_reads_pixels_where_the_feature_cache_does_not_fit(
     small_disk, command, assert_same, undisturbed, tmp_path, monkeypatch, caplog
 ):
-    """Their room is taken between the look at the disk and the writing."""
+    """The room is lost between the check of the disk and the writing."""
     disk = small_disk("-t", "tmpfs", "-o", "size=1m", "tmpfs")
     monkeypatch.setenv("LEUKEMIA_CACHE", str(disk))
     monkeypatch.setattr(
@@ -84,7 +84,7 @@ def test_activations_that_do_not_fit_leave_training_to_the_pixels(
     assert "data.cache_features=auto: off from here on, because cannot write the cache" in caplog.text
 
 
-def test_a_report_on_a_full_disk_leaves_the_old_one_whole(small_disk, undisturbed, tmp_path):
+def test_a_report_on_a_full_disk_leaves_the_old_one_complete(small_disk, undisturbed, tmp_path):
     import shutil
 
     disk = small_disk("-t", "tmpfs", "-o", "size=1m", "tmpfs")
@@ -111,7 +111,7 @@ def test_a_read_only_data_folder_is_enough(
 
 
 @pytest.mark.parametrize("where", ["run", "cache", "data demo"])
-def test_a_read_only_place_for_what_is_written_is_named(small_disk, command, tmp_path, monkeypatch, where):
+def test_a_read_only_output_folder_is_named(small_disk, command, tmp_path, monkeypatch, where):
     place = small_disk("-t", "tmpfs", "-o", "size=1m,ro", "tmpfs")
     write = {
         "run": lambda: train(compose(command()), place / "run"),

@@ -1,4 +1,4 @@
-"""kill -9, wherever it strikes: the same command again ends in the figures of an undisturbed run, nothing left over."""
+"""kill -9 at any point: the same command again ends as an undisturbed run, and no file is left over."""
 
 import signal
 from pathlib import Path
@@ -11,10 +11,10 @@ from leukemia.runs import Run, Sweep
 IN_THE_CACHE = (
     "at leukemia.data.pixels.fit:50",
     "at leukemia.storage.cache.write_checksums:1",
-    "at leukemia.data.feature_cache.FrozenFeatures._activations:10",
+    "at leukemia.data.feature_cache.FeatureCache._activations:10",
 )
 IN_AN_EPOCH = "at leukemia.models.classifier.CellClassifier.training_step:9"  # the second
-IN_THE_RUN = (  # in the order in which they come
+IN_THE_RUN = (  # in their order
     "before config.yaml",
     "before cells.csv",
     "before status.json",
@@ -29,7 +29,15 @@ IN_THE_RUN = (  # in the order in which they come
 )
 
 
-@pytest.mark.parametrize("faults", [IN_THE_CACHE, IN_THE_RUN], ids=["cache", "run"])
+@pytest.mark.parametrize(
+    "faults",
+    [
+        (IN_AN_EPOCH, "half last.ckpt", "before metrics.json"),
+        pytest.param(IN_THE_CACHE, marks=pytest.mark.slow),
+        pytest.param(IN_THE_RUN, marks=pytest.mark.slow),
+    ],
+    ids=["some", "cache", "run"],
+)
 def test_killed_at_every_point_in_turn_a_run_ends_as_an_undisturbed_one(
     run_with, command, assert_same, monkeypatch, tmp_path, undisturbed, faults
 ):
@@ -44,6 +52,7 @@ def test_killed_at_every_point_in_turn_a_run_ends_as_an_undisturbed_one(
     assert not left_over(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_again_and_again_ends_as_an_undisturbed_one(run_with, command, assert_same, tmp_path):
     def sweep(name):
         return ["-m", *command("seed=0,1", "trainer.max_epochs=2", f"hydra.sweep.dir={tmp_path}/{name}")]
@@ -65,7 +74,7 @@ def test_a_sweep_killed_again_and_again_ends_as_an_undisturbed_one(run_with, com
 
 
 def left_over(folder: Path) -> list[Path]:
-    """Unfinished files and locks below a folder; the cache keeps the empty locks of its entries."""
+    """Incomplete files and locks in a folder. The cache keeps the empty locks of its entries."""
     return [
         path for path in folder.rglob(".*") if not (path.parent.name == "cache" and path.suffix == ".lock")
     ]

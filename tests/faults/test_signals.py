@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM within an epoch: a checkpoint is written, and the run ends as an undisturbed one does."""
+"""Ctrl-C and SIGTERM within an epoch: a checkpoint is written, and the resumed run ends as an undisturbed one."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ def handlers():
 
 @pytest.fixture(scope="module")
 def settings(demo_root):
-    """All that could differ on resume: shuffling, views or features, a schedule by steps, weights in the loss."""
+    """Everything that could differ on resume: order, augmentation, a schedule by steps, weights in the loss."""
     return [
         f"data.root={demo_root}",
         "data.augment=full",
@@ -50,7 +50,7 @@ def undisturbed(settings, tmp_path_factory):
 
 
 def interrupt(monkeypatch, folder, settings, number, epoch, batch, hook="training_step", times=1):
-    """Start a run that gets a signal in this batch of this epoch; its exit code."""
+    """Start a run that gets a signal in this batch of this epoch. Return its exit code."""
     real = getattr(CellClassifier, hook)
 
     def signalled(self, values, at):
@@ -69,7 +69,11 @@ def interrupt(monkeypatch, folder, settings, number, epoch, batch, hook="trainin
 
 @pytest.mark.parametrize(
     ("number", "code", "epoch", "batch"),
-    [(signal.SIGTERM, 143, 1, 0), (signal.SIGINT, 130, 2, 2), (signal.SIGTERM, 143, 3, 1)],
+    [
+        (signal.SIGINT, 130, 2, 2),
+        pytest.param(signal.SIGTERM, 143, 1, 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, 3, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_within_an_epoch_a_checkpoint_is_written_and_nothing_is_computed_twice(
     monkeypatch, tmp_path, settings, assert_same, undisturbed, number, code, epoch, batch
@@ -94,6 +98,7 @@ def test_within_an_epoch_a_checkpoint_is_written_and_nothing_is_computed_twice(
     assert len(seen) == steps - content["global_step"]
 
 
+@pytest.mark.slow
 def test_twice_interrupted_in_one_epoch_ends_alike(monkeypatch, tmp_path, settings, assert_same, undisturbed):
     folder = tmp_path / "run"
     assert interrupt(monkeypatch, folder, settings, signal.SIGTERM, 2, 1) == 143
@@ -101,7 +106,10 @@ def test_twice_interrupted_in_one_epoch_ends_alike(monkeypatch, tmp_path, settin
     assert_same(train(compose(settings), folder), undisturbed)
 
 
-@pytest.mark.parametrize(("hook", "batch"), [("validation_step", 0), ("training_step", -1)])
+@pytest.mark.parametrize(
+    ("hook", "batch"),
+    [("validation_step", 0), pytest.param("training_step", -1, marks=pytest.mark.slow)],
+)
 def test_at_the_end_of_an_epoch_its_own_checkpoint_serves(
     monkeypatch, tmp_path, settings, assert_same, undisturbed, hook, batch
 ):
@@ -120,7 +128,8 @@ def test_a_second_signal_does_not_wait(monkeypatch, tmp_path, settings, assert_s
     assert_same(train(compose(settings), folder), undisturbed)
 
 
-def test_on_stored_activations_too(monkeypatch, tmp_path, settings, assert_same):
+@pytest.mark.slow
+def test_with_a_feature_cache_too(monkeypatch, tmp_path, settings, assert_same):
     frozen = [*settings, "model.unfreeze=null", "data.augment=d4", "model.trainable_from=head"]
     whole = train(compose(frozen), tmp_path / "whole")
     assert interrupt(monkeypatch, tmp_path / "run", frozen, signal.SIGTERM, 2, 1) == 143
@@ -142,7 +151,7 @@ def test_outside_of_training_a_signal_ends_the_run_at_once(monkeypatch, tmp_path
 def test_a_signal_that_python_swallows_ends_the_sweep_before_its_next_run(
     monkeypatch, tmp_path, settings, leukemia_train
 ):
-    """As one that comes while an object is cleared away, where an exit is lost."""
+    """A signal during an object's clean-up, where SystemExit is lost."""
     from leukemia.training import run as module
 
     write = module.write_final_metrics

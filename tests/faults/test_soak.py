@@ -1,7 +1,9 @@
-"""The soak of `make soak`, shorter: a sweep that is killed twice."""
+"""A short soak, and the messages of the audit."""
 
 import importlib.util
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -13,15 +15,16 @@ def module(path):
     return found
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_twice_loses_nothing_and_leaves_nothing(tmp_path):
-    figures = module(ROOT / "benchmarks" / "soak.py").soak(tmp_path, 4, 2, 0.0, 1.0, seed=1)
-    assert sum(figures["killed"].values()) >= 1
-    assert figures["done"] == 4
-    assert figures["exit_code"] == 0
-    assert figures["left_over_files"] == []
-    assert figures["left_running_processes"] == 0
-    assert figures["differing"] == []
-    assert figures["passed"]
+    found = module(ROOT / "benchmarks" / "soak.py").soak(tmp_path, 4, 2, 0.0, 1.0, seed=1)
+    assert sum(found["killed"].values()) >= 1
+    assert found["done"] == 4
+    assert found["exit_code"] == 0
+    assert found["left_over_files"] == []
+    assert found["left_running_processes"] == 0
+    assert found["differing"] == []
+    assert found["passed"]
 
 
 def test_an_audit_that_audited_nothing_says_so_and_one_that_found_something_fails(capsys):

@@ -1,8 +1,9 @@
-"""Several runs at once, and several runs after one another: none disturbs another."""
+"""Several runs at once, and several runs in turn: none disturbs another."""
 
 import time
 
 import pandas as pd
+import pytest
 
 from leukemia.runs import Sweep
 
@@ -31,8 +32,9 @@ def test_a_second_sweep_into_the_same_folder_is_refused_and_the_first_one_never_
     assert not list(tmp_path.rglob(".*.lock"))
 
 
+@pytest.mark.slow
 def test_a_run_without_memory_fails_with_the_remedy_and_the_others_go_on(run_with, command, tmp_path):
-    """The large pictures ask for more address space than the process has."""
+    """The large images need more address space than the process may have."""
     sweep = [
         *command("trainer.max_epochs=1", "data.cache_features=off", "model.trainable_from=stem"),
         "data.image_size=32,512,33",
@@ -41,7 +43,7 @@ def test_a_run_without_memory_fails_with_the_remedy_and_the_others_go_on(run_wit
     ]
     assert (
         run_with("none", "-m", *sweep, "data.image_size=32")[0] == 0
-    )  # the cache and the thread pools are there
+    )  # fills the cache and starts the thread pools
     code, said = run_with("memory 1500", "-m", *sweep)
     assert code == 1, said
     by_size = {run.config["data"]["image_size"]: run.status for run in Sweep(tmp_path / "sweep").runs}

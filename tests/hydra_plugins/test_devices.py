@@ -1,6 +1,6 @@
-"""A sweep on the devices of one machine: side by side, never two on one, and whatever dies leaves the others.
+"""A sweep on the devices of one machine: one run per device, and a killed run does not stop the others.
 
-There is no GPU here: the number of devices is made up, and what is looked at is what each run's process is shown.
+No GPU is needed: the number of devices is made up, and the tests read the environment of each run's process.
 """
 
 import os
@@ -52,7 +52,7 @@ def test_each_visible_gpu_takes_one_run(monkeypatch, tmp_path, count, names, dev
 
 
 @pytest.mark.parametrize(("count", "devices"), [(2, 3), (2, 0), (0, "all")])
-def test_more_gpus_than_there_are_and_what_is_no_number_is_refused(monkeypatch, count, devices):
+def test_more_gpus_than_exist_and_words_are_refused(monkeypatch, count, devices):
     visible(monkeypatch, count, None)
     with pytest.raises(InputError, match=r"hydra\.launcher\.devices="):
         places_for(devices)
@@ -66,13 +66,30 @@ def test_without_a_gpu_the_processor_is_shared(monkeypatch):
     assert len(places_for("auto")) == 1
 
 
+def test_runs_side_by_side_share_the_processor_and_end_in_one_report(
+    leukemia_train, small, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    code, out, err = leukemia_train(
+        "-m", *small, "seed=0,1", "model.trainable_from=head", "trainer.max_epochs=1", "hydra/launcher=devices",
+        "hydra.launcher.devices=2", "hydra.sweep.dir=sweep",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "2 runs on processor share 1 of 2, processor share 2 of 2" in out
+    first, second = (run.status for run in Sweep(tmp_path / "sweep").with_status("done"))
+    assert max(first["started"], second["started"]) < min(first["finished"], second["finished"])
+    assert (tmp_path / "sweep" / "report.html").is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_sweep_survives_a_killed_run_and_being_killed_itself(small, tmp_path):
     sweep = [
         "-m", *small, "model.trainable_from=layer4", "seed=0,1,2", "trainer.max_epochs=12", "data.augment=full",
         "hydra/launcher=devices", "callbacks.early_stopping.patience=100", f"hydra.sweep.dir={tmp_path}/sweep",
     ]  # fmt: skip
-    temporary = tmp_path / "tmp"  # where the locks of the devices lie
+    temporary = tmp_path / "tmp"  # for the locks of the devices
     temporary.mkdir()
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "5,7", "TMPDIR": str(temporary)}
 
@@ -106,13 +123,13 @@ def test_a_sweep_survives_a_killed_run_and_being_killed_itself(small, tmp_path):
 
 
 def by_device(sweep: subprocess.Popen, device: str) -> psutil.Process:
-    """The process of a sweep that is shown one device."""
+    """The process of a sweep that sees this device."""
     for child in psutil.Process(sweep.pid).children():
         if child.environ().get("CUDA_VISIBLE_DEVICES") == device and "spawn_main" in " ".join(
             child.cmdline()
         ):
             return child
-    raise AssertionError(f"nobody is shown device {device}")
+    raise AssertionError(f"no process sees device {device}")
 
 
 def assert_alone_on_its_device(runs: list[Run]) -> None:

@@ -1,4 +1,4 @@
-"""A search: settings are drawn where they may be, a trial that fails is one, and a killed study goes on in itself."""
+"""A search: settings come from their ranges, a failed trial counts as one, and a killed study continues."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ STATE = optuna.trial.TrialState
 
 @pytest.fixture
 def search(small, tmp_path) -> list[str]:
-    """A search over learning rates, whose upper end no training survives."""
+    """A search over the learning rate, with one epoch per run."""
     return [
         "-m", "experiment=search", *small, "trainer.max_epochs=1", "model.trainable_from=head", "data.augment=none",
         "model.optimizer.weight_decay=0.0", "hydra.sweeper.startup_trials=3", f"hydra.sweep.dir={tmp_path}/search",
@@ -29,7 +29,7 @@ def search(small, tmp_path) -> list[str]:
 
 
 def ends_with(code: int, program: str, settings: list[str]) -> None:
-    """A program in a process of its own, which has to end with this code."""
+    """Run a program in another process, and check its exit code."""
     done = subprocess.run(
         [sys.executable, "-c", program, *settings], env=dict(os.environ), capture_output=True
     )
@@ -40,7 +40,7 @@ def study_in(tmp_path) -> optuna.Study:
     return optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/search/study.db")
 
 
-def test_trials_are_drawn_from_what_is_allowed_and_a_study_goes_on_to_a_larger_number(
+def test_trials_are_drawn_from_their_ranges_and_a_study_continues_to_a_larger_number(
     leukemia_train, search, tmp_path
 ):
     ranges = ["model.optimizer.lr=choice(1e-3,3e-3)", "model.trainable_from=choice(head,layer4)"]
@@ -63,7 +63,9 @@ def test_trials_are_drawn_from_what_is_allowed_and_a_study_goes_on_to_a_larger_n
     assert set(sweep.finished) == {trial.user_attrs["run"] for trial in study_in(tmp_path).trials[:4]}
 
 
-def test_a_loss_that_is_no_number_is_a_failed_trial_and_the_study_goes_on(leukemia_train, search, tmp_path):
+def test_a_loss_that_is_not_a_number_is_a_failed_trial_and_the_study_continues(
+    leukemia_train, search, tmp_path
+):
     code, _, err = leukemia_train(
         *search, "model.optimizer.lr=choice(1e30)", "model.trainable_from=stem", "hydra.sweeper.trials=2"
     )
@@ -72,7 +74,7 @@ def test_a_loss_that_is_no_number_is_a_failed_trial_and_the_study_goes_on(leukem
     assert [trial.state for trial in study_in(tmp_path).trials] == [STATE.FAIL, STATE.FAIL]
 
 
-def test_a_killed_study_takes_the_run_that_was_cut_off_up_again(leukemia_train, search, tmp_path):
+def test_a_killed_study_resumes_the_run_that_was_cut_off(leukemia_train, search, tmp_path):
     settings = [
         *search,
         "model.optimizer.lr=tag(log, interval(1e-4, 1e-2))",
@@ -99,7 +101,7 @@ def test_a_killed_study_takes_the_run_that_was_cut_off_up_again(leukemia_train, 
     assert len(Sweep(tmp_path / "search").runs) == 2
 
 
-def test_a_run_that_falls_behind_the_finished_ones_is_pruned_and_the_study_goes_on(
+def test_a_run_that_falls_behind_the_finished_ones_is_pruned_and_the_study_continues(
     leukemia_train, search, tmp_path
 ):
     settings = [
@@ -112,20 +114,20 @@ def test_a_run_that_falls_behind_the_finished_ones_is_pruned_and_the_study_goes_
     complete: list[dict[int, float]] = []
     for trial in trials:
         run = Run(tmp_path / "search" / trial.user_attrs["run"])
-        figures = dict(zip(run.history["epoch"], run.history["val/loss"], strict=True))
+        losses = dict(zip(run.history["epoch"], run.history["val/loss"], strict=True))
         assert run.status["status"] == "done"
-        assert run.metrics["best_epoch"] == min(figures, key=lambda epoch: figures[epoch])
-        assert trial.intermediate_values == pytest.approx(figures)
+        assert run.metrics["best_epoch"] == min(losses, key=lambda epoch: losses[epoch])
+        assert trial.intermediate_values == pytest.approx(losses)
         behind = [
-            epoch for epoch in range(2, 4) if len(complete) >= 2 and epoch in figures
-            and min(figures[e] for e in range(1, epoch + 1)) > statistics.median(of[epoch] for of in complete)
+            epoch for epoch in range(2, 4) if len(complete) >= 2 and epoch in losses
+            and min(losses[e] for e in range(1, epoch + 1)) > statistics.median(of[epoch] for of in complete)
         ]  # fmt: skip
         if behind:
-            assert (trial.state, len(figures)) == (STATE.PRUNED, behind[0])
+            assert (trial.state, len(losses)) == (STATE.PRUNED, behind[0])
             assert (run.pruned or {}).get("epoch") == behind[0]
         else:
-            assert (trial.state, len(figures), run.pruned) == (STATE.COMPLETE, 4, None)
-            complete.append(figures)
+            assert (trial.state, len(losses), run.pruned) == (STATE.COMPLETE, 4, None)
+            complete.append(losses)
     pruned = len(trials) - len(complete)
     assert pruned > 0
     assert out.count("pruned after epoch") >= pruned
@@ -133,7 +135,7 @@ def test_a_run_that_falls_behind_the_finished_ones_is_pruned_and_the_study_goes_
     assert results["pruned_after"].notna().sum() == pruned
     assert "stopped early by the search" in (tmp_path / "search" / "results.md").read_text()
 
-    # A run beside them that the search did not plan trains to its end.
+    # A run in the folder that is not a trial trains to its end.
     behind = next(trial for trial in trials if trial.state == STATE.PRUNED)
     alone = [
         *settings[1:],
@@ -144,7 +146,8 @@ def test_a_run_that_falls_behind_the_finished_ones_is_pruned_and_the_study_goes_
     assert len(Run(tmp_path / "search" / "alone").history) == 4
 
 
-def test_a_pruned_run_that_is_killed_before_it_has_figures_is_not_trained_further(
+@pytest.mark.slow
+def test_a_pruned_run_that_is_killed_before_its_metrics_is_not_trained_further(
     leukemia_train, search, tmp_path, monkeypatch
 ):
     settings = [
@@ -152,9 +155,9 @@ def test_a_pruned_run_that_is_killed_before_it_has_figures_is_not_trained_furthe
         "callbacks.pruning.startup_runs=0", "callbacks.pruning.warmup_epochs=0",
     ]  # fmt: skip
     dies = (
-        "import os, leukemia.training.pruning, leukemia.train as train\n"
+        "import os, leukemia.training.pruning, leukemia.training.run, leukemia.train as train\n"
         "leukemia.training.pruning.falls_behind = lambda own, *_: len(own) == 2\n"
-        "train.write_final_metrics = lambda *_: os._exit(9)\n"
+        "leukemia.training.run.write_final_metrics = lambda *_: os._exit(9)\n"
         "train.main()\n"
     )
     ends_with(9, dies, settings)
@@ -165,7 +168,8 @@ def test_a_pruned_run_that_is_killed_before_it_has_figures_is_not_trained_furthe
     assert [trial.state for trial in study_in(tmp_path).trials] == [STATE.PRUNED] * 3
 
 
-def test_a_run_that_was_to_be_pruned_and_then_is_not_says_nothing_of_it(leukemia_train, search, tmp_path):
+@pytest.mark.slow
+def test_a_run_that_is_not_pruned_after_all_does_not_say_so(leukemia_train, search, tmp_path):
     settings = [*search, "model.optimizer.lr=choice(1e-3)", "hydra.sweeper.trials=1", "trainer.max_epochs=3"]
     dies = (
         "import os, leukemia.training.pruning\n"
@@ -187,7 +191,7 @@ def test_a_run_that_was_to_be_pruned_and_then_is_not_says_nothing_of_it(leukemia
     assert [trial.state for trial in study_in(tmp_path).trials] == [STATE.COMPLETE]
 
 
-def test_trials_whose_place_cannot_be_used_wait_for_the_same_command(
+def test_trials_without_a_usable_folder_wait_for_the_same_command(
     leukemia_train, search, tmp_path, monkeypatch
 ):
     settings = [*search, "model.optimizer.lr=tag(log, interval(1e-4, 1e-2))", "hydra.sweeper.trials=3"]
@@ -212,12 +216,13 @@ def test_trials_whose_place_cannot_be_used_wait_for_the_same_command(
     assert trials[1].params == before[1].params
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_trial_whose_process_was_killed_goes_on_with_the_same_command(search, tmp_path):
+def test_a_trial_whose_process_was_killed_continues_with_the_same_command(search, tmp_path):
     settings = [
-        *search, "model.optimizer.lr=tag(log, interval(1e-4, 1e-2))", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2",
-        "hydra/launcher=devices", "hydra.launcher.devices=2", "callbacks.pruning=null", "data.augment=full",
-        "trainer.max_epochs=20", "callbacks.early_stopping.patience=100",
+        *search, "model.optimizer.lr=tag(log, interval(1e-4, 1e-2))", "hydra.sweeper.trials=2",
+        "hydra.sweeper.at_once=2", "hydra/launcher=devices", "hydra.launcher.devices=2", "callbacks.pruning=null",
+        "data.augment=full", "trainer.max_epochs=20", "callbacks.early_stopping.patience=100",
     ]  # fmt: skip
     command = [sys.executable, "-m", "leukemia.train", *settings]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -260,7 +265,7 @@ def test_a_command_that_is_refused_spends_no_trials(leukemia_train, search, tmp_
     assert not (tmp_path / "search").exists()
 
 
-def test_of_settings_that_are_drawn_twice_at_once_there_is_one_run(leukemia_train, search, tmp_path):
+def test_settings_that_are_drawn_twice_at_once_are_run_once(leukemia_train, search, tmp_path):
     code, _, err = leukemia_train(
         *search, "model.optimizer.lr=choice(1e-3)", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2",
         "hydra/launcher=devices", "hydra.launcher.devices=2",
@@ -270,11 +275,11 @@ def test_of_settings_that_are_drawn_twice_at_once_there_is_one_run(leukemia_trai
     assert [trial.value for trial in study_in(tmp_path).trials] == [run.history["val/loss"].min()] * 2
 
 
-def test_a_study_is_not_gone_on_with_among_other_choices(leukemia_train, search, tmp_path):
+def test_a_study_does_not_continue_with_other_choices(leukemia_train, search, tmp_path):
     (tmp_path / "search").mkdir()
     study = optuna.create_study(study_name="search", storage=f"sqlite:///{tmp_path}/search/study.db")
     study.ask({"model.trainable_from": optuna.distributions.CategoricalDistribution(["head", "stem"])})
     code, _, err = leukemia_train(*search, "model.trainable_from=choice(head,layer4)")
     assert code == 2
-    assert "was begun with model.trainable_from" in err
+    assert "began with model.trainable_from" in err
     assert len(study.trials) == 1

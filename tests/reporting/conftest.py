@@ -1,6 +1,8 @@
-"""Run folders as training leaves them, with made-up predictions."""
+"""Run folders in the layout that training writes, with made-up predictions."""
 
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from leukemia.evaluation.metrics import better_than_majority, cell_metrics, subject_metrics
+from leukemia.evaluation.baseline import against_majority
+from leukemia.evaluation.metrics import cell_metrics, subject_metrics
 from leukemia.runs import Run, Sweep
 
 SKILL = {"head": 0.5, "layer4": 1.0, "stem": 1.3}
@@ -32,9 +35,11 @@ def write_run(
     classes: tuple[str, str] = ("HEM", "ALL"),
     synthetic: bool = False,
     positive_share: float = 0.65,
+    net: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Run:
-    """Write a run folder. `skill` moves the logits of the classes apart; `settings` go into the model's part."""
+    """Write a run folder. `skill` moves the logits of the classes apart; `net` replaces the ResNet's node; `settings`
+    are further keys by dotted name, as `model.optimizer.lr`."""
     run = Run(
         folder / (name or f"depth-{depth}_from-{trainable_from}_seed-{seed}_fold-{fold}_{len(protocol):04x}")
     )
@@ -43,18 +48,28 @@ def write_run(
         "seed": seed, "name": folder.name, "resume": "auto", "compile": False,
         "data": {
             "root": "/data/C-NMC_Leukemia", "protocol": protocol, "fold": fold, "num_folds": 5, "split_seed": 0,
-            "image_size": 224, "resize": "squash", "batch_size": 32, "positive": None, "augment": "none",
+            "image_size": 224, "resize": "squash", "batch_size": 32, "positive": None, "augment": "none", "tta": "none",
+            "reader": {"_target_": "leukemia.data.cnmc.cnmc"}, "classes": list(classes), "native_size": 450,
         },
         "model": {
-            "depth": depth, "trainable_from": trainable_from, "unfreeze": None, "weights": "imagenet",
-            "lr": 0.0001, "stage_lr": None, "optimizer": "adam", "weight_decay": 0.0, "schedule": "none",
-            "warmup_epochs": 0, "class_weights": "none", **(settings or {}),
+            "_target_": "leukemia.models.classifier.CellClassifier",
+            "net": net or {
+                "_target_": "leukemia.models.resnet.resnet", "depth": depth, "name": None, "weights": "imagenet",
+            },
+            "criterion": {"_target_": "torch.nn.BCEWithLogitsLoss"},
+            "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.0001, "weight_decay": 0.0},
+            "scheduler": None, "trainable_from": trainable_from, "unfreeze": None, "stage_lr": None,
+            "class_weights": "none",
         },
+        "monitor": "val/loss", "mode": "min",
         "trainer": {
             "max_epochs": 30, "accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "32-true",
         },
-        "callbacks": {"early_stopping": {"patience": 5, "monitor": "val/loss"}},
+        "callbacks": {"early_stopping": {"patience": 5}},
     }  # fmt: skip
+    for name, value in (settings or {}).items():
+        *path, key = name.split(".")
+        reduce(getitem, path, config)[key] = value
     run.write_config(config)
     run.write_json("status.json", {
         "status": status, "error": error, "started": "2026-01-01T10:00:00", "finished": "2026-01-01T10:03:05",
@@ -70,9 +85,8 @@ def write_run(
         metrics = cell_metrics(table)
         run.write_json("metrics.json", metrics | {
             "split": split, "epoch_chosen_here": split == "val", "best_epoch": min(4, epochs),
-            "better_than_majority": better_than_majority(table), "train_accuracy": 0.91,
-            "train_val_gap": 0.91 - metrics["accuracy"], "leaks": leaks, "classes": list(classes),
-            "synthetic": synthetic, "subjects": subject_metrics(table),
+            **against_majority(table), "train_accuracy": 0.91, "train_val_gap": 0.91 - metrics["accuracy"],
+            "leaks": leaks, "classes": list(classes), "synthetic": synthetic, "subjects": subject_metrics(table),
         })  # fmt: skip
     return run
 
@@ -107,7 +121,7 @@ def _history(random: np.random.Generator, skill: float, epochs: int) -> pd.DataF
 
 
 def write_sweep(folder: Path, seeds: int = 2, **settings: Any) -> Sweep:
-    """The seed study's grid: two depths by three policies, with some seeds."""
+    """The seed study's grid: two depths by three first stages, with some seeds."""
     for depth in (18, 50):
         for stage in ("head", "layer4", "stem"):
             for seed in range(seeds):

@@ -56,7 +56,7 @@ def number(text):
     return float(text.split(" (")[0].replace("−", "-").replace("+", ""))
 
 
-FIGURES = {
+METRICS = {
     "Accuracy %": lambda y, z: 100 * sk.accuracy_score(y, z >= 0),
     "Balanced accuracy %": lambda y, z: 100 * sk.balanced_accuracy_score(y, z >= 0),
     "Weighted F1 %": lambda y, z: 100 * sk.f1_score(y, z >= 0, average="weighted"),
@@ -67,14 +67,14 @@ FIGURES = {
 
 
 def of_scikit_learn(tables, name):
-    return np.array([FIGURES[name](table["label"], table["logit"].to_numpy()) for table in tables])
+    return np.array([METRICS[name](table["label"], table["logit"].to_numpy()) for table in tables])
 
 
-def test_figures_over_cells_are_means_over_seeds_within_their_intervals(sweep, proof):
+def test_metrics_over_cells_are_means_over_seeds_within_their_intervals(sweep, proof):
     assert len(rows_of(proof, "intervals")) == 2
     for row in rows_of(proof, "intervals"):
         tables = tables_of(sweep, row["Setting"])
-        for name in FIGURES:
+        for name in METRICS:
             value = of_scikit_learn(tables, name).mean()
             assert number(row[name]) == pytest.approx(value, abs=0.006)
             low, high = map(float, re.findall(r"[\d.]+", row[name])[1:])
@@ -96,7 +96,7 @@ def ece_by_hand(table):
     return np.mean(gaps)
 
 
-def test_figures_over_subjects_are_those_of_their_votes(sweep, proof):
+def test_metrics_over_subjects_are_those_of_their_votes(sweep, proof):
     for row in rows_of(proof, "subject-intervals"):
         found = []
         for table in tables_of(sweep, row["Setting"]):
@@ -115,25 +115,25 @@ def test_figures_over_subjects_are_those_of_their_votes(sweep, proof):
 
 def test_seeds_have_their_mean_deviation_and_range(sweep, proof):
     for row in rows_of(proof, "seeds"):
-        for name in row.keys() & FIGURES.keys():
+        for name in row.keys() & METRICS.keys():
             values = of_scikit_learn(tables_of(sweep, row["Setting"]), name)
             expected = [values.mean(), values.std(ddof=1), values.min(), values.max()]
             printed = [float(part) for part in re.findall(r"[\d.]+", row[name])]
             np.testing.assert_allclose(printed, expected, atol=0.006)
 
 
-def test_baselines_are_the_majority_and_shape_alone(sweep, proof):
+def test_baselines_are_the_majority_class_and_handcrafted_features(sweep, proof):
     for row in rows_of(proof, "baselines"):
-        models, shapes = (tables_of(sweep, row["Setting"], name) for name in ("predictions", "baseline"))
+        models, handcrafted = (tables_of(sweep, row["Setting"], name) for name in ("predictions", "baseline"))
         label = models[0]["label"]
         assert number(row["Majority, accuracy %"]) == pytest.approx(
             100 * max(label.mean(), 1 - label.mean()), abs=0.006
         )
-        for figure, alone, difference in (
-            ("Accuracy %", "Shape, accuracy %", "Network minus shape, points"),
-            ("AUROC", "Shape, AUROC", "Network minus shape, AUROC"),
+        for metric, alone, difference in (
+            ("Accuracy %", "Handcrafted, Accuracy %", "Network minus handcrafted, Accuracy, points"),
+            ("AUROC", "Handcrafted, AUROC", "Network minus handcrafted, AUROC"),
         ):
-            ours, theirs = (of_scikit_learn(tables, figure).mean() for tables in (models, shapes))
+            ours, theirs = (of_scikit_learn(tables, metric).mean() for tables in (models, handcrafted))
             assert number(row[alone]) == pytest.approx(theirs, abs=0.006)
             assert number(row[difference]) == pytest.approx(ours - theirs, abs=0.006)
 
@@ -168,7 +168,7 @@ def _log_loss(weights, z, target):
     return np.mean(np.logaddexp(0, fitted) - target * fitted)
 
 
-def test_selective_figures_by_direct_computation(sweep, proof):
+def test_selective_metrics_by_direct_computation(sweep, proof):
     for row in rows_of(proof, "selective"):
         table = tables_of(sweep, row["Setting"])[0]
         order = np.argsort(-np.abs(table["logit"].to_numpy()))
@@ -232,7 +232,7 @@ def test_the_model_card_says_what_is_certified_in_which_unit(sweep, proof):
     assert of_b == f"B: {bounds}, share of cells, taken as independent"
 
 
-def test_attention_is_shown_where_it_was_looked_at_and_broken_files_are_named(tmp_path, make_run):
+def test_grad_cam_summaries_are_shown_and_broken_files_are_named(tmp_path, make_run):
     first, second = (make_run(tmp_path, protocol="holdout", seed=seed) for seed in (0, 1))
     shares = {
         "cells": 7,
@@ -248,18 +248,18 @@ def test_attention_is_shown_where_it_was_looked_at_and_broken_files_are_named(tm
     )
     second.write_json("gradcam.json", {"classes": 3})
     proof = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path)))
-    assert [row[1:] for row in proof.tables["attention"].rows] == [
+    assert [row[1:] for row in proof.tables["gradcam"].rows] == [
         ["HEM", "7", "25.00", "10.00", "80.00"],
         ["ALL", "7", "25.00", "10.00", "80.00"],
     ]
     assert f"{second.name}, gradcam.json" in proof.problems[0]
-    assert "Attention</h2>" in write_report(tmp_path).read_text(encoding="utf-8")
+    assert "Grad-CAM</h2>" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
-def test_a_policy_that_is_none_leaves_a_page_that_says_so(tmp_path, make_run):
+def test_an_unreadable_policy_leaves_a_page_that_says_so(tmp_path, make_run):
     run = make_run(tmp_path, protocol="holdout")
     (run.folder / "triage.json").write_text('{"thresholds": {}}')
-    assert "triage.json: this is no triage policy" in write_report(tmp_path).read_text(encoding="utf-8")
+    assert "triage.json: this is not a triage policy" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_subject_with_a_name_like_markup_stays_a_name(tmp_path, make_run):

@@ -80,7 +80,7 @@ def spread(values: pd.Series, scale: float, digits: int) -> str:
     return f"{scale * values.mean():.{digits}f} ± {scale * sd:.{digits}f}"
 
 
-def test_every_figure_in_the_tables_is_that_of_results_csv(tmp_path: Path, make_sweep: Maker) -> None:
+def test_every_metric_in_the_tables_is_that_of_results_csv(tmp_path: Path, make_sweep: Maker) -> None:
     make_sweep(tmp_path)
     page = page_of(tmp_path)
     results = pd.read_csv(tmp_path / "results.csv")
@@ -115,10 +115,12 @@ def test_every_figure_in_the_tables_is_that_of_results_csv(tmp_path: Path, make_
                 checked.add(column)
     assert checked >= percent.keys() | fraction.keys() | whole.keys()
 
-    for row, figures in zip(page.rows("grid"), page.rows("grid-figures"), strict=True):
-        depth, stage = int(row["Network"].split()[0][6:]), row["Trains from"]
-        runs = results[(results["depth"] == depth) & (results["trainable_from"] == stage)]
-        study = {(18, "head"): 0.6577, (18, "layer4"): 0.7622, (50, "layer4"): 0.7841}.get((depth, stage))
+    for row, others in zip(page.rows("grid"), page.rows("grid-metrics"), strict=True):
+        network, stage = row["Network"].split()[0], row["Trains from"]
+        runs = results[(results["network"] == network.lower()) & (results["trainable_from"] == stage)]
+        study = {
+            ("ResNet18", "head"): 0.6577, ("ResNet18", "layer4"): 0.7622, ("ResNet50", "layer4"): 0.7841,
+        }.get((network, stage))  # fmt: skip
         accuracy, majority = runs["accuracy"].mean(), runs["majority_accuracy"].mean()
         assert row["n"] == "2"
         assert row["Accuracy %"] == spread(runs["accuracy"], 100, 2)
@@ -128,15 +130,15 @@ def test_every_figure_in_the_tables_is_that_of_results_csv(tmp_path: Path, make_
         assert row["Difference to it, points"] == ("–" if study is None else signed(accuracy - study))
         assert row["Train–validation gap, points"] == spread(runs["train_val_gap"], 100, 2)
         for column in ("Balanced accuracy %", "Weighted F1 %", "Sensitivity %", "Specificity %"):
-            assert figures[column] == spread(runs[percent[column]], 100, 2)
+            assert others[column] == spread(runs[percent[column]], 100, 2)
         for column in ("AUROC", "ECE", "Loss"):
-            assert figures[column] == spread(runs[fraction[column]], 1, 3)
+            assert others[column] == spread(runs[fraction[column]], 1, 3)
 
 
 def test_names_from_data_are_never_markup(tmp_path: Path, make_run: Maker) -> None:
     evil = "<script>alert(1)</script>"
     folder = tmp_path / "<img src=x onerror=alert(1)>"
-    make_run(folder, name=evil.replace("/", "_"), classes=(evil, "$x$"), settings={"weights": evil})
+    make_run(folder, name=evil.replace("/", "_"), classes=(evil, "$x$"), settings={"model.net.weights": evil})
     make_run(folder, name="failed", status="failed", error=f"no file {evil}", trainable_from=evil)
     run = make_run(folder, name="cut", status="interrupted")
     run.write_json("status.json", {**run.status, "machine": evil, "versions": {evil: evil}, "status": evil})
@@ -169,8 +171,8 @@ def test_the_marks_are_on_the_page(tmp_path: Path, make_run: Maker) -> None:
     assert "Epoch chosen on these cells: " in page.text
     marked = [name for name in page.tables if name not in ("study", "differences", "settings")]
     assert page.text.count("All rows: epoch chosen on these cells") == len(marked) + 1  # the seed study's too
-    assert "no better than the majority class" in page.tables["grid"][1][0]
-    assert "no better" not in page.tables["grid"][2][0]
+    assert "not shown to be better than the majority class" in page.tables["grid"][1][0]
+    assert "not shown" not in page.tables["grid"][2][0]
     assert "No leak: " in page.text
     assert all("epoch chosen on these cells" in alt for alt in page.alts)
 
@@ -189,7 +191,7 @@ def test_a_leak_is_on_top_in_every_table_and_on_every_picture(
     assert all("LEAKS" in alt for alt in page.alts)
 
 
-def test_runs_without_figures_are_listed_with_their_error(tmp_path: Path, make_run: Maker) -> None:
+def test_runs_without_metrics_are_listed_with_their_error(tmp_path: Path, make_run: Maker) -> None:
     make_run(tmp_path, name="a")
     make_run(tmp_path, name="b", status="failed", error="out of memory")
     make_run(tmp_path, name="c", status="running")
@@ -276,7 +278,7 @@ def test_many_runs_keep_the_page_small_and_say_what_is_left_out(
     shown = [alt for alt in page.alts if alt.startswith("Learning curves")]
     assert len(shown) == 6
     assert all("seed 0" in alt for alt in shown)
-    assert "EpochMetrics of 6 more runs are left out" in " ".join(page.text.split())
+    assert "Curves of 6 more runs are left out" in " ".join(page.text.split())
     text = (tmp_path / "report.html").read_text()
     curves = [address for alt, address in zip(page.alts, page.images, strict=True) if alt in shown]
     assert len(text) + (24 - 6) * len(max(curves, key=len)) < 5e6

@@ -34,7 +34,7 @@ class TestHeatMap:
     def test_it_shows_every_mean_with_its_spread(self, sweep: Sweep) -> None:
         results = results_table(sweep)
         (figure,) = plots.heat_maps(results)
-        for _, runs in results.groupby(["depth", "trainable_from"]):
+        for _, runs in results.groupby(["network", "trainable_from"]):
             assert f"{100 * runs['accuracy'].mean():.2f}" in texts(figure)
             assert f"± {100 * runs['accuracy'].std():.2f}, n 2" in texts(figure)
         assert "epoch chosen on these cells" in texts(figure)
@@ -47,20 +47,29 @@ class TestHeatMap:
         self, tmp_path: Path, make_run: Maker
     ) -> None:
         for place, stage in enumerate(("head", "layer4", "stem")):
-            make_run(tmp_path, name=stage, settings={"lr": 10.0**-place}, trainable_from=stage)
+            make_run(
+                tmp_path, name=stage, settings={"model.optimizer.lr": 10.0**-place}, trainable_from=stage
+            )
         assert plots.heat_maps(results_table(Sweep(tmp_path))) == []
 
     def test_a_figure_for_each_of_the_other_settings_and_a_gap_where_nothing_ran(
         self, tmp_path: Path, make_run: Maker
     ) -> None:
-        make_run(tmp_path, name="a", settings={"lr": 0.01}, depth=18, trainable_from="head")
-        make_run(tmp_path, name="b", settings={"lr": 0.01}, depth=50, trainable_from="stem", skill=0.0)
-        make_run(tmp_path, name="c", settings={"lr": 0.001}, depth=18)
+        make_run(tmp_path, name="a", settings={"model.optimizer.lr": 0.01}, depth=18, trainable_from="head")
+        make_run(
+            tmp_path,
+            name="b",
+            settings={"model.optimizer.lr": 0.01},
+            depth=50,
+            trainable_from="stem",
+            skill=0.0,
+        )
+        make_run(tmp_path, name="c", settings={"model.optimizer.lr": 0.001}, depth=18)
         first, second = plots.heat_maps(results_table(Sweep(tmp_path)))
         assert "model.optimizer.lr 0.001" in texts(first)
         assert "model.optimizer.lr 0.01" in texts(second)
         assert "| – |" in texts(second)
-        assert "* no better than the majority class" in texts(second)
+        assert "* not shown to be better than the majority class" in texts(second)
 
 
 class TestRoc:
@@ -68,7 +77,7 @@ class TestRoc:
         tables = predictions(sweep)
         figures = plots.roc_curves(results_table(sweep), tables)
         assert [figure.get_suptitle() for figure in figures] == ["ROC, ResNet18", "ROC, ResNet50"]
-        runs = [run for run in sweep.runs if run.config["model"]["depth"] == 18]
+        runs = [run for run in sweep.runs if run.config["model"]["net"]["depth"] == 18]
         areas = []
         for line in figures[0].axes[0].get_lines()[1:]:
             x, y = (np.asarray(values, dtype=float) for values in line.get_data())
@@ -78,7 +87,7 @@ class TestRoc:
         head = np.mean([a for a, run in zip(direct, runs, strict=True) if "head" in run.name])
         assert f"head: AUROC {head:.3f}, n 2" in texts(figures[0])
 
-    def test_policies_differ_in_colour_and_in_dashes(self, sweep: Sweep) -> None:
+    def test_stages_differ_in_colour_and_in_dashes(self, sweep: Sweep) -> None:
         lines = plots.roc_curves(results_table(sweep), predictions(sweep))[0].axes[0].get_lines()[1:]
         assert len({line.get_color() for line in lines}) == 3
         assert len({line.get_linestyle() for line in lines}) >= 2
@@ -122,7 +131,7 @@ class TestLearningCurves:
         assert list(accuracy.get_lines()[1].get_ydata()) == pytest.approx([60, 70, 69])
         assert [2, 2] in [list(line.get_xdata()) for line in loss.get_lines()]
 
-    def test_one_epoch_without_figures_will_do(self) -> None:
+    def test_one_epoch_without_metrics_will_do(self) -> None:
         figure = plots.learning_curves(self.history[["epoch", "val/loss"]].head(1), "x", {}, [])
         assert drawing.data_uri(figure)
 
@@ -135,7 +144,7 @@ def test_a_figure_becomes_an_embedded_picture_the_same_each_time(sweep: Sweep) -
     assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
 
 
-def test_names_with_dollars_and_foreign_letters_are_no_formulas() -> None:
+def test_names_with_dollars_and_foreign_letters_are_not_formulas() -> None:
     figure = plots.learning_curves(TestLearningCurves.history, r"$\frac$ 白血病 <b>", {}, ["$x_$"])
     assert drawing.described(figure) == r"$\frac$ 白血病 <b> – $x_$"
     assert drawing.data_uri(figure)

@@ -9,33 +9,40 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from leukemia.errors import InputError
+from leukemia.evaluation.metrics import METRICS
 from leukemia.reporting import summary, text_tables, words
 from leukemia.reporting.evidence_page import Evidence
 from leukemia.reporting.markdown import results_md
-from leukemia.reporting.results import FIGURES, combinations, grid, results_table, setting_columns
-from leukemia.runs import Sweep
+from leukemia.reporting.results import combinations, grid, results_table, setting_columns, stage_order
+from leukemia.runs import Run, Sweep
 
 Maker = Callable[..., Any]
 
 
-def test_a_row_a_run_with_the_figures_of_its_metrics_json(tmp_path: Path, make_sweep: Maker) -> None:
+def test_a_row_a_run_with_the_metrics_of_its_metrics_json(tmp_path: Path, make_sweep: Maker) -> None:
     sweep = make_sweep(tmp_path)
     results = results_table(sweep)
-    assert list(results.columns[:5]) == ["run", "status", "error", "depth", "trainable_from"]
+    assert list(results.columns[:5]) == ["run", "status", "error", "network", "trainable_from"]
     assert len(results) == 12
     for run, row in zip(sweep.runs, results.to_dict("records"), strict=True):
         assert row["run"] == run.name
-        assert row["depth"] == run.config["model"]["depth"]
-        for name in FIGURES:
-            if name != "classes":
-                assert row[name] == run.metrics[name], name
+        assert row["network"] == f"resnet{run.config['model']['net']['depth']}"
+        for name in [*METRICS, "majority_accuracy", "split", "better_than_majority", "best_epoch", "leaks"]:
+            assert row[name] == run.metrics[name], name
+        assert [row["accuracy_low"], row["accuracy_high"]] == run.metrics["accuracy_interval"]
+        assert row["accuracy_interval_unit"] == "subject"
         assert row["classes"] == "HEM/ALL"
         assert row["subjects.accuracy"] == run.metrics["subjects"]["accuracy"]
 
 
 def test_only_settings_that_differ_become_columns(tmp_path: Path, make_run: Maker) -> None:
-    make_run(tmp_path, name="a", settings={"lr": 0.001, "unfreeze": {3: "layer4", 6: "layer2"}})
-    make_run(tmp_path, name="b", settings={"lr": 0.0001}, seed=1)
+    make_run(
+        tmp_path,
+        name="a",
+        settings={"model.optimizer.lr": 0.001, "model.unfreeze": {3: "layer4", 6: "layer2"}},
+    )
+    make_run(tmp_path, name="b", settings={"model.optimizer.lr": 0.0001}, seed=1)
     results = results_table(Sweep(tmp_path))
     names = list(results.columns)
     varied = names[names.index("trainable_from") + 1 : names.index("seed")]
@@ -54,14 +61,14 @@ def test_the_grid_is_mean_sample_deviation_and_n_over_seeds_and_folds(
             )
     make_run(tmp_path, depth=50, trainable_from="head")
     results = results_table(Sweep(tmp_path)).assign(protocol="subject_kfold")
-    figures = grid(results)
-    runs = [run for run in Sweep(tmp_path).runs if run.config["model"]["depth"] == 18]
+    found = grid(results)
+    runs = [run for run in Sweep(tmp_path).runs if run.config["model"]["net"]["depth"] == 18]
     accuracy = [run.metrics["accuracy"] for run in runs]
     mean = sum(accuracy) / 6
-    assert figures["n"].tolist() == [6, 1]
-    assert figures["mean"][0] == pytest.approx(mean)
-    assert figures["sd"][0] == pytest.approx(math.sqrt(sum((a - mean) ** 2 for a in accuracy) / 5))
-    assert math.isnan(figures["sd"][1])
+    assert found["n"].tolist() == [6, 1]
+    assert found["mean"][0] == pytest.approx(mean)
+    assert found["sd"][0] == pytest.approx(math.sqrt(sum((a - mean) ** 2 for a in accuracy) / 5))
+    assert math.isnan(found["sd"][1])
     assert grid(results, "auroc")["mean"][0] == pytest.approx(np.mean([r.metrics["auroc"] for r in runs]))
 
 
@@ -74,17 +81,103 @@ def test_the_grid_is_divided_by_what_a_run_is_and_not_by_where_it_ran(
     config["data"]["root"] = "/elsewhere"
     elsewhere.write_config(config)
     make_run(tmp_path, name="b", seed=0)
-    make_run(tmp_path, name="c", seed=0, settings={"optimizer": "adamw"})
+    make_run(tmp_path, name="c", seed=0, settings={"model.optimizer._target_": "torch.optim.AdamW"})
     results = results_table(Sweep(tmp_path))
     assert "trainer.accelerator" in results
-    assert setting_columns(results) == ["depth", "trainable_from", "model.optimizer"]
+    assert setting_columns(results) == ["network", "trainable_from", "model.optimizer._target_"]
+    names = [words.describe(settings) for settings, _ in combinations(results)]
+    assert names == [
+        "ResNet18 from layer4, model.optimizer Adam",
+        "ResNet18 from layer4, model.optimizer AdamW",
+    ]
     assert grid(results)["n"].tolist() == [2, 1]
 
 
 def test_combinations_come_shallow_first_and_frozen_first(tmp_path: Path, make_sweep: Maker) -> None:
     results = results_table(make_sweep(tmp_path, seeds=1)).sample(frac=1, random_state=0)
-    order = [(settings["depth"], settings["trainable_from"]) for settings, _ in combinations(results)]
-    assert order == [(d, stage) for d in (18, 50) for stage in ("head", "layer4", "stem")]
+    order = [(settings["network"], settings["trainable_from"]) for settings, _ in combinations(results)]
+    assert order == [(d, stage) for d in ("resnet18", "resnet50") for stage in ("head", "layer4", "stem")]
+
+
+class TestNetworks:
+    OWN = {"_target_": "mylab.Tiny", "width": 8}  # noqa: RUF012
+    VIT = {"_target_": "leukemia.models.timm_nets.timm_net", "name": "vit_small_patch16_224"}  # noqa: RUF012
+
+    def test_each_goes_by_its_own_name_resnets_first_by_depth(self, tmp_path: Path, make_run: Maker) -> None:
+        for place, net in enumerate((self.VIT, self.OWN, None)):
+            make_run(tmp_path, name=f"run-{place}", net=net, depth=152)
+        make_run(tmp_path, name="run-3", depth=18)
+        results = results_table(Sweep(tmp_path))
+        names = [words.network(settings["network"]) for settings, _ in combinations(results)]
+        assert names == ["ResNet18", "ResNet152", "Tiny", "vit_small_patch16_224"]
+        assert "Tiny" in [row[0] for row in text_tables.grid_table(results).rows]
+
+    def test_parts_that_follow_from_the_name_do_not_divide_the_grid_and_others_do(
+        self, tmp_path: Path, make_run: Maker
+    ) -> None:
+        make_run(tmp_path, name="a")
+        make_run(tmp_path, name="b", net=self.OWN)
+        assert setting_columns(results_table(Sweep(tmp_path))) == [
+            "network",
+            "trainable_from",
+            "model.net.weights",
+        ]
+        make_run(tmp_path, name="c", net={**self.OWN, "width": 16})
+        results = results_table(Sweep(tmp_path))
+        assert setting_columns(results)[2:] == ["model.net.weights", "model.net.width"]
+        assert "Tiny from layer4, model.net.weights –, model.net.width 16" in [
+            words.describe(settings) for settings, _ in combinations(results)
+        ]
+
+    def test_parts_by_target_are_shown_by_the_last_part_of_their_name(
+        self, tmp_path: Path, make_run: Maker
+    ) -> None:
+        focal = {"_target_": "leukemia.models.optim.FocalLoss", "gamma": 2.0}
+        make_run(tmp_path, name="a", settings={"model.criterion": focal})
+        make_run(tmp_path, name="b")
+        table = text_tables.grid_table(results_table(Sweep(tmp_path)))
+        assert table.columns[:4] == ["Network", "Trains from", "model.criterion", "model.criterion.gamma"]
+        assert sorted(row[2:4] for row in table.rows) == [["BCEWithLogitsLoss", "–"], ["FocalLoss", "2"]]
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        ["head", "layer4", "layer3", "layer2", "layer1", "stem"],
+        ["head", "last", "block11", "block10", "block2", "stem"],
+        ["head", "stage4", "stage1", "neck", "stem"],
+    ],
+)
+def test_stages_of_any_network_are_ordered_by_how_few_of_them_train(stages: list[str]) -> None:
+    shuffled = stages[::2] + stages[1::2]
+    assert sorted(shuffled, key=stage_order) == stages
+
+
+class TestRunsOfRelease01:
+    def old(self, make_run: Maker, folder: Path, name: str = "old") -> Path:
+        run = make_run(folder, name=name)
+        config, metrics = run.config, run.metrics
+        config["model"] = {"depth": 18, "trainable_from": "head"}
+        run.write_config(config)
+        run.write_json("metrics.json", {**metrics, "side": metrics.pop("split")})
+        return run.folder
+
+    def test_they_are_refused_in_one_line(self, tmp_path: Path, make_run: Maker) -> None:
+        folder = self.old(make_run, tmp_path)
+        said = f"{folder} is a run of release 0.1: train it again, this release cannot read it"
+        for target in (folder, tmp_path):
+            with pytest.raises(InputError) as refused:
+                results_table(Sweep(target))
+            assert str(refused.value) == said
+        with pytest.raises(InputError, match=r"is a run of release 0\.1"):
+            _ = Run(folder).config
+
+    def test_beside_others_they_are_listed_with_that_reason(self, tmp_path: Path, make_run: Maker) -> None:
+        make_run(tmp_path, name="new")
+        self.old(make_run, tmp_path)
+        results = results_table(Sweep(tmp_path))
+        assert results["accuracy"].notna().tolist() == [True, False]
+        assert "release 0.1" in results["error"][1]
 
 
 def test_the_grid_can_be_made_from_a_csv_of_the_results(tmp_path: Path, make_sweep: Maker) -> None:
@@ -93,7 +186,7 @@ def test_the_grid_can_be_made_from_a_csv_of_the_results(tmp_path: Path, make_swe
     pd.testing.assert_frame_equal(grid(again), grid(results), check_dtype=False)
 
 
-class TestRunsWithoutFigures:
+class TestRunsWithoutMetrics:
     def test_their_state_and_error_are_kept(self, tmp_path: Path, make_run: Maker) -> None:
         make_run(tmp_path, name="a")
         make_run(tmp_path, name="b", status="failed", error="the loss is NaN at step 3")
@@ -115,10 +208,10 @@ class TestRunsWithoutFigures:
         (make_run(tmp_path, name="d").folder / "config.yaml").unlink()
         results = results_table(Sweep(tmp_path))
         assert results["status"].tolist() == ["done", "unreadable", "unreadable", "done"]
-        assert results["depth"].isna().tolist() == [False, False, False, True]
+        assert results["network"].isna().tolist() == [False, False, False, True]
         assert len(grid(results)) == 2
 
-    def test_figures_that_are_no_numbers_are_missing(self, tmp_path: Path, make_run: Maker) -> None:
+    def test_metrics_that_are_not_numbers_are_missing(self, tmp_path: Path, make_run: Maker) -> None:
         run = make_run(tmp_path, name="a")
         run.write_json(
             "metrics.json", {**run.metrics, "auroc": float("nan"), "ece": "0.1", "best_epoch": 1.5}
@@ -128,7 +221,7 @@ class TestRunsWithoutFigures:
 
 
 class TestMarks:
-    def test_a_run_on_the_side_that_chose_its_epoch_is_marked(self, tmp_path: Path, make_run: Maker) -> None:
+    def test_a_run_on_the_split_that_chose_its_epoch_is_marked(self, tmp_path: Path, make_run: Maker) -> None:
         make_run(tmp_path, protocol="official", name="a")
         make_run(tmp_path, protocol="holdout", name="b")
         results = results_table(Sweep(tmp_path))
@@ -136,11 +229,33 @@ class TestMarks:
         assert words.marks(results.iloc[[1]]) == []
         assert words.marks(results) == ["epoch chosen on these cells (1 of 2 runs)"]
 
-    def test_a_run_no_better_than_the_majority_class_is_marked(self, tmp_path: Path, make_run: Maker) -> None:
-        make_run(tmp_path, skill=0.0, protocol="holdout")
+    def test_a_run_that_is_not_shown_to_be_better_than_the_majority_class_is_marked_with_the_interval(
+        self, tmp_path: Path, make_run: Maker
+    ) -> None:
+        run = make_run(tmp_path, skill=0.0, protocol="holdout")
         results = results_table(Sweep(tmp_path))
-        assert words.marks(results) == ["no better than the majority class"]
-        assert text_tables.grid_table(results).marks == [["no better than the majority class"]]
+        low, high = run.metrics["accuracy_interval"]
+        assert low < run.metrics["majority_accuracy"]
+        said = f"95 % interval of accuracy {100 * low:.2f} to {100 * high:.2f} %, bootstrap of subjects"
+        assert words.marks(results) == [f"not shown to be better than the majority class ({said})"]
+        assert text_tables.grid_table(results).marks == [words.marks(results)]
+
+    def test_of_several_such_runs_the_mark_names_the_kind_of_interval(
+        self, tmp_path: Path, make_run: Maker
+    ) -> None:
+        for seed in (0, 1):
+            make_run(tmp_path, skill=0.0, protocol="holdout", seed=seed)
+        make_run(tmp_path, skill=3.0, protocol="holdout", seed=2)
+        assert words.marks(results_table(Sweep(tmp_path))) == [
+            "not shown to be better than the majority class (95 % intervals of accuracy, bootstrap of subjects)"
+            " (2 of 3 runs)"
+        ]
+
+    def test_without_subjects_the_mark_says_that_cells_are_taken_as_independent(
+        self, tmp_path: Path, make_run: Maker
+    ) -> None:
+        make_run(tmp_path, skill=0.0, protocol="image", subjects=False)
+        assert "Wilson, cells taken as independent)" in words.marks(results_table(Sweep(tmp_path)))[-1]
 
     @pytest.mark.parametrize(
         ("protocol", "leaks", "text"),
@@ -169,7 +284,7 @@ class TestPrinted:
         results = results_table(make_sweep(tmp_path, seeds=1))
         table = text_tables.grid_table(results)
         row = dict(zip(table.columns, table.rows[1], strict=True))
-        accuracy = results.query("depth == 18 and trainable_from == 'layer4'")["accuracy"].item()
+        accuracy = results.query("network == 'resnet18' and trainable_from == 'layer4'")["accuracy"].item()
         assert row["Seed study %"] == "76.22"
         assert row["Difference to it, points"] == f"{100 * (accuracy - 0.7622):+.2f}".replace("-", "−")
         assert dict(zip(table.columns, table.rows[2], strict=True))["Seed study %"] == "–"
@@ -186,9 +301,16 @@ class TestPrinted:
             ["78.41", "+13.12", "+11.39"],
         ]
         assert table.common_marks == ["epoch chosen on these cells"]
-        assert table.own_marks[0] == ["no better than the majority class"]
+        assert table.own_marks == [  # Wilson's interval of 1,228 of 1,867, beside 65.29 %
+            [
+                "not shown to be better than the majority class (95 % interval of accuracy 63.59 to 67.89 %, "
+                "Wilson, cells taken as independent)"
+            ],
+            [],
+            [],
+        ]
 
-    def test_a_figure_that_is_undefined_for_some_runs_says_for_how_many_it_stands(
+    def test_a_metric_that_is_undefined_for_some_runs_says_for_how_many_it_stands(
         self, tmp_path: Path, make_run: Maker
     ) -> None:
         make_run(tmp_path, seed=0)
@@ -229,7 +351,7 @@ class TestMarkdown:
 
 def test_metrics_json_of_the_generator_is_valid_json(tmp_path: Path, make_run: Maker) -> None:
     text = (make_run(tmp_path, positive_share=1.0).folder / "metrics.json").read_text()
-    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def test_a_run_that_repeats_a_seed_and_fold_counts_once(tmp_path: Path, make_run: Maker) -> None:

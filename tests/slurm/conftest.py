@@ -1,4 +1,4 @@
-"""A real SLURM on this machine, for as long as the tests of this folder run: two nodes by name, no accounting."""
+"""A real SLURM on this machine during the tests of this folder: two nodes by name, no accounting."""
 
 import os
 import shutil
@@ -53,13 +53,13 @@ PartitionName=urgent Nodes=node[1-2] MaxTime=INFINITE State=UP PriorityTier=2
 
 @dataclass(frozen=True)
 class Slurm:
-    """A running SLURM: where it lies, and the environment in which its commands reach it."""
+    """A running SLURM: its folder, and the environment for its commands."""
 
     folder: Path
     environment: dict[str, str]
 
     def call(self, *command: str) -> str:
-        """Run one of its commands to its end, and give what it prints."""
+        """Run one of its commands and return the output."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, (command, done.stdout, done.stderr, self.logs())
         return done.stdout
@@ -75,7 +75,7 @@ class Slurm:
 
 @pytest.fixture(scope="session")
 def slurm(cache) -> Iterator[Slurm]:
-    """A SLURM of two nodes with two processors each, in a temporary folder; both are this machine."""
+    """A SLURM of two nodes with two processors each, in a temporary folder. Both nodes are this machine."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     if lacking := [program for program in PROGRAMS if shutil.which(program, path=path) is None]:
         pytest.skip(

@@ -1,4 +1,4 @@
-"""A search on a real SLURM: its trials are jobs, so many at once."""
+"""A search on a real SLURM: its trials are jobs, `at_once` at a time."""
 
 import subprocess
 import sys
@@ -7,6 +7,8 @@ import optuna
 import pytest
 
 from leukemia.runs import Sweep
+
+pytestmark = pytest.mark.slurm
 
 
 @pytest.mark.timeout(600)

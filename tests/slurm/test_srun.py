@@ -11,6 +11,8 @@ from leukemia.config import compose
 from leukemia.runs import Run
 from leukemia.training.run import train
 
+pytestmark = pytest.mark.slurm
+
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("nodes", "devices"), [(1, 2), (2, 1)])

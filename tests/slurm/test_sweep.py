@@ -1,4 +1,4 @@
-"""A sweep on a real SLURM: jobs killed, preempted and out of time go on, and end as an undisturbed sweep does."""
+"""A sweep on a real SLURM: jobs that are killed, preempted or out of time continue and end as undisturbed ones."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ from leukemia.reporting.results import read_status, results_table
 from leukemia.reporting.summary import states
 from leukemia.runs import Run, Sweep
 
+pytestmark = pytest.mark.slurm
 GRID = ("model.trainable_from=head,layer4", "seed=0,1")
 JOBS = (
     "hydra/launcher=slurm",
@@ -28,7 +29,7 @@ TRAIN = (sys.executable, "-m", "leukemia.train", "-m")
 
 @pytest.fixture
 def sweep(small) -> list[str]:
-    """Four runs of enough epochs to be met in the middle."""
+    """Four runs, long enough to be interrupted."""
     return [
         *small,
         *GRID,
@@ -43,7 +44,7 @@ def test_jobs_killed_preempted_and_out_of_time_end_with_the_numbers_of_an_undist
     slurm, sweep, tmp_path
 ):
     environment = {**slurm.environment, "LEUKEMIA_CACHE": str(tmp_path / "cache")}
-    # Of a restart too a job that is queued again goes on with what it has done.
+    # With resume=restart too, a job that is queued again continues.
     command = [*TRAIN, *sweep, *JOBS, f"hydra.sweep.dir={tmp_path}/jobs", "resume=restart"]
     with open(tmp_path / "output", "w") as output:
         started = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
@@ -97,7 +98,7 @@ def test_jobs_that_slurm_itself_preempts_or_ends_for_their_time_go_on(slurm, swe
         wait_for(lambda: told(jobs).count(" goes on") == 2, tmp_path, slurm)
         assert told(jobs).count("DUE TO PREEMPTION") >= 2
         assert told(jobs).count("SIGTERM: the run is left after this step") >= 2  # which has its checkpoint
-        # What the process does not get done SLURM ends, and wakes it to say so.
+        # A suspended process cannot answer, so SLURM ends the job.
         process_of(slurm.call("squeue", "-h", "-o", "%F").split()[0], 0).suspend()
         assert trained_epochs(jobs / first) < 60
         wait_for(lambda: "this job is timed-out" in told(jobs), tmp_path, slurm)
@@ -121,7 +122,7 @@ def assert_same_as_undisturbed(sweep: Sweep, settings, tmp_path) -> None:
 
 
 def told(jobs) -> str:
-    """What the jobs of a sweep have said."""
+    """The output of a sweep's jobs."""
     return "".join(path.read_text() for path in (jobs / ".submitit").rglob("*_log.out"))
 
 
@@ -130,7 +131,7 @@ def trained_epochs(folder) -> int:
 
 
 def process_of(array: str, task: int) -> psutil.Process:
-    """The process in which a job of an array trains."""
+    """The process that trains in a job of an array."""
     for process in psutil.process_iter():
         try:
             environment, command = process.environ(), process.cmdline()
@@ -147,7 +148,7 @@ def process_of(array: str, task: int) -> psutil.Process:
 
 
 def wait_for(found, tmp_path, slurm, seconds: float = 300):
-    """What `found` gives as soon as it is true."""
+    """Wait until `found` is true and return its value."""
     end = time.monotonic() + seconds
     while not (value := found()):
         if time.monotonic() > end:

@@ -1,7 +1,5 @@
 """The processes of one run, started by torchrun: one decides, all follow, and they compute what one process does."""
 
-import json
-import os
 import signal
 import socket
 import subprocess
@@ -14,7 +12,7 @@ import pytest
 from leukemia.config import compose
 from leukemia.errors import InputError
 from leukemia.runs import Run
-from leukemia.training.distributed import INHERITED, is_first, meeting
+from leukemia.training.distributed import INHERITED, cluster_plugins, is_rank_zero
 from leukemia.training.run import train
 
 ENVIRONMENT = (
@@ -37,6 +35,7 @@ def torchrun(*overrides: str, program: tuple[str, ...] = ("-m", "leukemia.train"
     return subprocess.run([*command, *overrides, *several], capture_output=True, text=True, timeout=280)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, "running"), (signal.SIGTERM, "interrupted")])
 def test_two_processes_of_torchrun_train_a_head_as_one_does_and_go_on_together(
     small, tmp_path, number, status
@@ -77,6 +76,7 @@ def test_two_processes_of_torchrun_train_a_head_as_one_does_and_go_on_together(
     assert Run(tmp_path / "two").metrics == second.metrics
 
 
+@pytest.mark.slow
 def test_two_agents_of_torchrun_train_as_two_nodes(small, tmp_path):
     settings = [*small, "model.trainable_from=head", "data.protocol=subject_kfold"]
     one = train(compose([*settings, "data.batch_size=16"]), tmp_path / "one")
@@ -100,6 +100,7 @@ def test_two_agents_of_torchrun_train_as_two_nodes(small, tmp_path):
     np.testing.assert_allclose(one.predictions["logit"], two.predictions["logit"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_odd_number_of_cells_is_filled_up_in_training_and_counted_once_in_every_figure(small, tmp_path):
     """What two processes log of a split with an odd number of cells is what one process finds there."""
     done = torchrun(*small, "data.protocol=image", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
@@ -113,35 +114,6 @@ def test_an_odd_number_of_cells_is_filled_up_in_training_and_counted_once_in_eve
     assert logged == pytest.approx(alone, abs=1e-6)
 
 
-def test_the_others_hear_what_the_first_decided_whoever_comes_first():
-    """Three processes as srun starts them; the first hosts the meeting and comes last."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    program = (
-        "import sys, json; from leukemia.training.distributed import meeting\n"
-        "with meeting(1) as processes:\n"
-        "    if processes.first:\n"
-        "        import time; time.sleep(1); processes.tell({'state': 'start', 'folder': '/there'})\n"
-        "        sys.stdin.read()\n"  # stays until the others have heard
-        "    else: print(json.dumps(processes.hear()))\n"
-    )
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            env={
-                **os.environ, "SLURM_NTASKS": "3", "SLURM_NTASKS_PER_NODE": "3", "SLURM_PROCID": str(rank),
-                "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-            },
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-        for rank in (2, 1, 0)
-    ]  # fmt: skip
-    heard = [process.communicate(timeout=60)[0] for process in started]
-    assert [json.loads(text)["folder"] for text in heard[:2]] == ["/there", "/there"]
-    assert [process.returncode for process in started] == [0, 0, 0]
-
-
 @pytest.mark.parametrize(
     ("environment", "first"),
     [
@@ -150,19 +122,16 @@ def test_the_others_hear_what_the_first_decided_whoever_comes_first():
         ({"RANK": "4", "LOCAL_RANK": "0"}, False),  # torchrun, on the second node
         ({"SLURM_PROCID": "0"}, True),
         ({"SLURM_PROCID": "1"}, False),
-        ({"NODE_RANK": "1"}, False),  # who started the command on the second node
         ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),
     ],
 )
-def test_one_process_of_a_run_is_the_first(monkeypatch, environment, first):
+def test_one_process_of_a_run_is_rank_zero(monkeypatch, environment, first):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert is_first() == first
+    assert is_rank_zero() == first
 
 
-def test_several_nodes_that_do_not_know_of_each_other_are_refused_with_the_remedy():
-    with (
-        pytest.raises(InputError, match=r"MASTER_ADDR, MASTER_PORT, NODE_RANK are not set.*torchrun"),
-        meeting(2),
-    ):
-        pass
+def test_several_nodes_without_torchrun_or_srun_are_refused_with_the_remedy():
+    with pytest.raises(InputError, match=r"trainer.num_nodes=2: .* torchrun or srun"):
+        cluster_plugins(2)
+    assert cluster_plugins(1) == []

@@ -15,8 +15,9 @@ from leukemia.config import compose
 from leukemia.errors import InputError
 from leukemia.models.checkpoint import load_classifier
 from leukemia.models.classifier import CellClassifier
+from leukemia.models.freezing import stage_names
 from leukemia.models.metrics import EpochMetrics
-from leukemia.models.resnet import STAGES, StagedResNet
+from leukemia.models.resnet import resnet
 from leukemia.runs import Run
 from leukemia.training.run import train
 
@@ -120,7 +121,7 @@ def test_a_killed_run_continues_to_the_bit(finished, demo_root, tmp_path, epoch)
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from leukemia import CellClassifier, compose\nfrom leukemia.train import train\n"
+        "from leukemia import CellClassifier, compose\nfrom leukemia.training.run import train\n"
         "step = CellClassifier.training_step\n"
         "def dying(self, batch, number):\n"
         "    if self.current_epoch + 1 == int(sys.argv[1]) and number == 2: os.kill(os.getpid(), 9)\n"
@@ -149,29 +150,32 @@ def test_a_run_killed_after_its_last_epoch_only_predicts(finished, demo_root, tm
     assert_same_run(finished, train(compose(everything_on(demo_root)), folder))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["stem", "layer1", "layer3", "layer4", "head"])
 def test_training_under_lightning_leaves_frozen_stages_bit_identical(small, tmp_path, stage):
     settings = [*small, f"model.trainable_from={stage}", "trainer.max_epochs=1", "data.augment=d4"]
     run = train(compose(settings), tmp_path / "run")
-    torch.manual_seed(0)
     from pytorch_lightning import seed_everything
 
     seed_everything(0, verbose=False)
-    fresh = CellClassifier(trainable_from=stage, weights="none")
+    fresh = resnet(18, weights="none")
     trained = state(run.last_checkpoint)
+    frozen = stage_names(fresh)[: stage_names(fresh).index(stage)]
     for name, tensor in fresh.state_dict().items():
-        of_stage = name.removeprefix("net.net.").split(".")[0]
-        of_stage = {"conv1": "stem", "bn1": "stem", "fc": "head"}.get(of_stage, of_stage)
-        if fresh.net.is_frozen(of_stage):
-            assert torch.equal(tensor, trained[name]), name
-    assert not torch.equal(fresh.state_dict()["net.net.fc.weight"], trained["net.net.fc.weight"])
+        if name.split(".")[1] in frozen:
+            assert torch.equal(tensor, trained[f"net.{name}"]), name
+    head = "stages.head.weight"
+    assert not torch.equal(fresh.state_dict()[head], trained[f"net.{head}"])
 
 
 def test_a_checkpoint_loads_without_hydra_and_without_code(finished):
     content = torch.load(finished.best_checkpoint, weights_only=True)
     assert content["hyper_parameters"]["unfreeze"] == {3: "layer3"}
     assert content["hyper_parameters"]["classes"] == ["HEM", "ALL"]
-    assert content["hyper_parameters"]["weights"] == "none"  # nothing is loaded again
+    assert content["network"] == {
+        "node": {"_target_": "leukemia.models.resnet.resnet", "name": "resnet18", "weights": "none"},
+        "native_size": 450,
+    }
+    assert not any("pos_weight" in name for name in content["state_dict"])  # of the balanced criterion
     model = load_classifier(finished.best_checkpoint)
     assert model.history[-1]["epoch"] == finished.metrics["best_epoch"]
 
@@ -181,11 +185,11 @@ def test_a_run_moved_between_start_and_resume_keeps_its_best_epoch(small, tmp_pa
     losses = iter([0.1, 0.5, 0.6, 0.4])
     finish = EpochMetrics.finish
 
-    def scripted(self):
-        figures, confusion = finish(self)
+    def scripted(self, criterion):
+        values, confusion = finish(self, criterion)
         if not self.training:
-            figures["loss"] = torch.tensor(next(losses))
-        return figures, confusion
+            values["loss"] = next(losses)
+        return values, confusion
 
     monkeypatch.setattr(EpochMetrics, "finish", scripted)
     monkeypatch.setattr(
@@ -206,26 +210,26 @@ def test_a_run_moved_between_start_and_resume_keeps_its_best_epoch(small, tmp_pa
     assert train(compose(settings), tmp_path / "after").metrics["best_epoch"] == 1
 
 
-def test_where_the_last_checkpoint_is_damaged_the_best_one_ends_in_the_same_figures(
+def test_where_the_last_checkpoint_is_damaged_the_best_one_ends_in_the_same_metrics(
     small, tmp_path, monkeypatch, caplog
 ):
     """The first epoch is made the best, so that there is something to compute again."""
     settings = [*small, "trainer.max_epochs=3", "model/scheduler=cosine", "data.augment=full"]
     finish = EpochMetrics.finish
 
-    def first_is_best(self):
-        figures, confusion = finish(self)
-        if len(figures_seen) % 2:  # validation comes before training's end
-            figures["loss"] = figures["loss"] + len(figures_seen)
-        figures_seen.append(figures)
-        return figures, confusion
+    def first_is_best(self, criterion):
+        values, confusion = finish(self, criterion)
+        if len(seen) % 2:  # validation comes before training's end
+            values["loss"] = values["loss"] + len(seen)
+        seen.append(values)
+        return values, confusion
 
     with monkeypatch.context() as patch:
         patch.setattr(EpochMetrics, "finish", first_is_best)
-        figures_seen = [None]
+        seen = [None]
         whole = train(compose(settings), tmp_path / "whole")
         patch.setattr("leukemia.training.run.write_final_metrics", lambda *arguments: sys.exit(143))
-        figures_seen = [None]
+        seen = [None]
         with pytest.raises(SystemExit):
             train(compose(settings), tmp_path / "run")
         last = Run(tmp_path / "run").last_checkpoint
@@ -234,7 +238,7 @@ def test_where_the_last_checkpoint_is_damaged_the_best_one_ends_in_the_same_figu
         last.write_bytes(content)
         patch.undo()
         patch.setattr(EpochMetrics, "finish", first_is_best)
-        figures_seen = [None] * 3
+        seen = [None] * 3
         run = train(compose(settings), tmp_path / "run")
     assert whole.metrics["best_epoch"] == 1
     assert "last.ckpt cannot be read (it is damaged" in caplog.text
@@ -258,7 +262,7 @@ def test_where_both_checkpoints_are_damaged_the_run_is_refused_with_the_remedy(s
 
 def test_on_a_processor_nothing_is_compiled_and_the_run_says_so(small, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(StagedResNet, "compile", lambda self: pytest.fail("compiled"))
+    monkeypatch.setattr(CellClassifier, "compile_parts", lambda self: pytest.fail("compiled"))
     settings = [*small, "compile=true", "trainer.max_epochs=1", "model.trainable_from=head"]
     assert train(compose(settings), tmp_path / "run").status["status"] == "done"
     assert "compile=true: left out" in caplog.text
@@ -275,7 +279,7 @@ def test_the_optimizer_holds_from_the_start_what_a_schedule_will_thaw(finished):
     assert {group["name"].removesuffix("-no_decay") for group in groups} == {"layer3", "layer4", "head"}
 
 
-def test_a_loss_that_is_no_number_stops_with_the_step_and_the_rate(small, tmp_path):
+def test_a_loss_that_is_not_a_number_stops_with_the_step_and_the_rate(small, tmp_path):
     with pytest.raises(InputError, match=r"not finite at step \d+ \(epoch 1, learning rate 1e\+30\)"):
         train(compose([*small, "model.optimizer.lr=1e30", "model.trainable_from=stem"]), tmp_path / "run")
     assert Run(tmp_path / "run").status["status"] == "failed"
@@ -316,3 +320,8 @@ def test_tensorboard_shows_curves_rates_norms_pictures_and_the_settings_of_the_r
     assert {"train/batch", "val/confusion"} <= set(tags["images"])
     assert len(events.Images("val/confusion")) == 4
     assert "_hparams_/session_start_info" in events.summary_metadata
+    assert {"network", "trainable_from"} == set(_hparams(finished)[:2])
+
+
+def _hparams(run: Run) -> list[str]:
+    return [line.partition(":")[0] for line in (run.folder / "hparams.yaml").read_text().splitlines()]

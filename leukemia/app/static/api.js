@@ -1,4 +1,4 @@
-// Talking to the server, and who reviews.
+// Requests to the server, and the reviewer's name.
 
 export async function get(address) {
   return answer(await fetch(address, { headers: { accept: "application/json" } }));
@@ -26,11 +26,11 @@ export async function answer(response) {
 
 export function said(error) {
   return error instanceof TypeError
-    ? "The server does not answer: is `leukemia app` still running? Nothing is lost; try again when it does."
+    ? "The server does not answer: is `leukemia app` still running? Nothing is lost. Try again when it runs."
     : error.message;
 }
 
-// Resolves with the reviewer's name, once there is one.
+// Resolves with the reviewer's name once it is known.
 export function reviewer() {
   const dialog = document.getElementById("who-dialog");
   const name = document.getElementById("who-name");
@@ -38,7 +38,7 @@ export function reviewer() {
   const required = dialog.hasAttribute("data-required");
   document.getElementById("who-button").addEventListener("click", () => dialog.showModal());
   if (required) {
-    dialog.addEventListener("close", () => dialog.showModal()); // Escape, pressed twice, closes any dialog
+    dialog.addEventListener("close", () => dialog.showModal()); // a second Escape closes any dialog
     dialog.showModal();
   }
   document.getElementById("who-form").addEventListener("submit", async (event) => {

@@ -1,4 +1,4 @@
-// The dashboard: drawn anew when somebody decides, and a refused export says why.
+// The dashboard: updates itself after each decision, and shows the reason of a refused export.
 
 import { answer, get, reviewer, said } from "./api.js";
 
@@ -16,7 +16,7 @@ async function poll() {
       if (focused) main.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
     }
   } catch {
-    // the server is away; the figures stay as they are
+    // the server is away; the metrics stay
   }
   setTimeout(poll, POLL);
 }

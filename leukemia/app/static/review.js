@@ -1,8 +1,8 @@
-// The review page: shows one cell, takes keys and clicks, and learns what other windows do.
+// The review page: shows one cell, handles keys and clicks, and polls for decisions of other windows.
 
 import { get, post, reviewer, said } from "./api.js";
+import { showScoring } from "./uploads.js";
 import { centre, moveBy, zoomBy, zoomTo } from "./viewer.js";
-import { showIntake } from "./uploads.js";
 
 const POLL = 1000; // milliseconds
 const $ = (id) => document.getElementById(id);
@@ -12,15 +12,15 @@ const kindOf = { [page.negative]: "negative", [page.positive]: "positive", unsur
 const named = (label) => (label === "unsure" ? "unsure" : label);
 
 let cell = null;
-let shownAt = 0; // when the cell could be seen
-let opinionSeen = false; // whether the model's opinion of this cell was on the page before a decision
+let shownAt = 0; // when the cell's picture appeared
+let opinionSeen = false; // whether the page showed the model's opinion of this cell before a decision
 let busy = false;
-let moves = 0; // how often the reviewer asked for something
-let picked = false; // whether the cell was opened by hand, and not because it is the next one
-let unsent = null; // a decision whose answer was lost: sent again under its own id
+let actions = 0; // number of requests by the reviewer
+let picked = false; // whether the reviewer opened the cell by hand
+let unsent = null; // a decision whose answer was lost; it is sent again with its own id
 let undoing = null; // the id of an undo whose answer was lost
-const who = $("who").textContent; // whose decisions this window shows
-let last = Number(page.last); // the last decision of anybody that this window knows of
+const who = $("who").textContent; // the reviewer in this window
+let last = Number(page.last); // id of the newest decision that this window knows
 let overlayOn = false;
 let lighter = false;
 let hidden = page.queue === "check" || localStorage.getItem("hide-model") === "yes";
@@ -33,7 +33,7 @@ function show(state) {
   for (const button of [...labels, $("next")]) button.disabled = !cell;
   if (!cell) return showEnd(state.progress);
   sessionStorage.setItem(`at-${page.queue}`, cell.id);
-  $("stage-text").hidden = true;
+  $("viewer-text").hidden = true;
   $("cell-name").textContent = cell.name;
   $("cell-place").textContent = cell.position ? `${cell.position} of ${cell.of}` : "not in this queue";
   $("cell-warning").hidden = !cell.warning;
@@ -69,10 +69,10 @@ function showProgress(progress) {
 
 function showEnd(progress) {
   const [title, text] = progress.total
-    ? ["Every cell of this queue is decided.", "Undo takes the last decision back. "]
-    : { review: ["No cell waits for review.", "Triage releases them all, or none was given. "],
-        check: ["Nothing to check.", "Triage releases no cell without review. "],
-        added: ["No picture was added yet.", "Drop some on this page. "] }[page.queue];
+    ? ["Every cell of this queue is decided.", "Undo takes back the last decision. "]
+    : { review: ["There are no cells to review.", "Triage releases all cells, or there are none. "],
+        check: ["There are no cells to check.", "Triage sends every cell to review. "],
+        added: ["No pictures are added yet.", "Drop some on this page. "] }[page.queue];
   const heading = document.createElement("b");
   heading.textContent = title;
   const line = document.createElement("span");
@@ -81,8 +81,8 @@ function showEnd(progress) {
   link.href = "dashboard";
   link.textContent = "See the dashboard";
   line.append(link);
-  $("stage-text").replaceChildren(heading, line);
-  $("stage-text").hidden = false;
+  $("viewer-text").replaceChildren(heading, line);
+  $("viewer-text").hidden = false;
   $("cell-name").textContent = progress.total ? "Done" : "–";
   $("cell-place").textContent = "";
   $("cell-warning").hidden = true;
@@ -133,7 +133,7 @@ function showSubject() {
   $("subject-title").textContent = `Subject ${subject.name}`;
   $("subject-summary").textContent = subject.summary;
   $("subject-model").textContent = subject.model;
-  $("strip-more").textContent = subject.more ? `${subject.more} more; these are spread evenly over them.` : "";
+  $("strip-more").textContent = subject.more ? `${subject.more} more; the cells shown are spread evenly over all of them.` : "";
   const visible = !hidden || cell.mine !== null;
   $("strip").replaceChildren(...subject.cells.map((other) => {
     const item = document.createElement("div");
@@ -169,11 +169,11 @@ function showSubject() {
 function showOverlay() {
   const overlay = $("overlay");
   const wanted = overlayOn && cell && (!hidden || cell.mine !== null);
-  $("heat").setAttribute("aria-pressed", String(overlayOn));
+  $("gradcam").setAttribute("aria-pressed", String(overlayOn));
   $("legend").hidden = !wanted;
   $("explained").textContent = cell?.opinion ?? "";
   overlay.hidden = true;
-  $("heat").removeAttribute("aria-busy");
+  $("gradcam").removeAttribute("aria-busy");
   if (!wanted) return;
   opinionSeen ||= cell.mine === null;
   const address = new URL(cell.overlay, location).href;
@@ -181,15 +181,15 @@ function showOverlay() {
     overlay.hidden = false;
     return;
   }
-  $("heat").setAttribute("aria-busy", "true");
+  $("gradcam").setAttribute("aria-busy", "true");
   overlay.onload = () => {
-    $("heat").removeAttribute("aria-busy");
+    $("gradcam").removeAttribute("aria-busy");
     overlay.hidden = !overlayOn;
   };
   overlay.onerror = async () => {
-    $("heat").removeAttribute("aria-busy");
+    $("gradcam").removeAttribute("aria-busy");
     if (!overlayOn) return;
-    toggleOverlay(); // an error is told once
+    toggleOverlay(); // show an error only once
     try {
       await get(address);
     } catch (error) {
@@ -202,7 +202,7 @@ function showOverlay() {
 function toggleOverlay() {
   overlayOn = !overlayOn;
   if (overlayOn && hidden && cell && cell.mine === null) {
-    say("The overlay is the model's opinion too: it shows once you have decided, or when the model is not hidden.");
+    say("The heat map is part of the model's opinion. It appears once you have decided, or when the model is not hidden.");
   }
   showOverlay();
 }
@@ -224,7 +224,7 @@ function toggleModel() {
 }
 
 async function decide(label) {
-  if (busy || !cell || !shownAt) return; // nobody decides on what cannot be seen yet
+  if (busy || !cell || !shownAt) return; // no decision before the picture is visible
   const decided = cell;
   if (unsent?.cell !== decided.id || unsent?.label !== label) {
     unsent = {
@@ -259,7 +259,7 @@ async function next() {
   const skipped = cell.id;
   await asking(async () => {
     const state = await get(`api/cell?queue=${page.queue}&after=${skipped}`);
-    if (state.cell?.id === skipped) return say("This is the last cell that is left.");
+    if (state.cell?.id === skipped) return say("This is the last undecided cell.");
     remember(skipped);
     picked = false;
     show(state);
@@ -288,7 +288,7 @@ async function open(id) {
     if (from) remember(from);
     picked = true;
     show(state);
-    $("stage").focus({ preventScroll: true });
+    $("viewer").focus({ preventScroll: true });
     say("");
   });
 }
@@ -299,14 +299,14 @@ function remember(id) {
   sessionStorage.setItem(`trail-${page.queue}`, JSON.stringify(trail));
 }
 
-// What the server says to a request, which is forgotten once there is an answer of whatever kind.
+// The server's answer to a request. Any answer, an error too, makes `forget` drop the request.
 async function answered(request, forget) {
   try {
     const state = await request();
     forget();
     return state;
   } catch (error) {
-    if (!(error instanceof TypeError)) forget(); // else the answer was lost, and the request may have arrived
+    if (!(error instanceof TypeError)) forget(); // else the answer was lost: the request may have arrived
     throw error;
   }
 }
@@ -314,7 +314,7 @@ async function answered(request, forget) {
 async function asking(work) {
   if (busy) return;
   busy = true;
-  moves += 1;
+  actions += 1;
   $("error").hidden = true;
   try {
     await work();
@@ -334,29 +334,29 @@ function fail(error) {
   $("error").hidden = false;
 }
 
-function random() { // crypto.randomUUID is for secure addresses only
+function random() { // crypto.randomUUID exists on secure addresses only
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 async function poll() {
-  const before = moves; // what the reviewer does meanwhile is newer, and is never held up by this
+  const before = actions; // an action of the reviewer in the meantime is newer than this answer
   try {
     const news = await get(`api/changes?queue=${page.queue}&since=${last}`);
     last = news.last;
-    if (news.reviewer !== who) return location.reload(); // another window of this browser has another reviewer now
-    showIntake(news.pending, news.problems);
-    if (moves === before && !busy) {
+    if (news.reviewer !== who) return location.reload(); // another window of this browser changed the reviewer
+    showScoring(news.pending, news.problems);
+    if (actions === before && !busy) {
       const grown = cell?.position && news.progress.total !== cell.of;
       showProgress(news.progress);
       const empty = !cell && news.progress.done < news.progress.total;
       const subject = cell?.subject?.cells.some((other) => news.cells.includes(other.id));
       if (empty || grown || (cell && (news.cells.includes(cell.id) || subject))) {
         const state = await get(`api/cell?queue=${page.queue}${cell ? `&at=${cell.id}` : ""}`);
-        if (moves === before) show(state);
+        if (actions === before) show(state);
       }
     }
   } catch {
-    // the server is away; what the reviewer does next says so
+    // the server is away; the reviewer's next action reports it
   }
   setTimeout(poll, POLL);
 }
@@ -389,7 +389,7 @@ for (const button of labels) button.addEventListener("click", () => decide(butto
 $("back").addEventListener("click", back);
 $("next").addEventListener("click", next);
 $("undo").addEventListener("click", undo);
-$("heat").addEventListener("click", toggleOverlay);
+$("gradcam").addEventListener("click", toggleOverlay);
 $("hide").addEventListener("click", toggleModel);
 $("lighter").addEventListener("click", () => lighten(!lighter));
 lighten(localStorage.getItem("lighter") === "yes");

@@ -1,4 +1,4 @@
-// Pictures that are dropped on the page or chosen: sent one by one, two at a time.
+// Uploads of pictures that are dropped on the page or chosen: two requests at a time.
 
 import { answer, said } from "./api.js";
 
@@ -12,7 +12,7 @@ let sent = 0;
 let refused = 0;
 let scored = false;
 
-export function showIntake(pending, failed) {
+export function showScoring(pending, failed) {
   for (const problem of failed.slice(Number(problems.dataset.told || 0))) tell(problem);
   problems.dataset.told = failed.length;
   if (waiting.length || running) return;
@@ -62,7 +62,7 @@ async function send() {
   if (running) return;
   status.textContent = refused ? `${refused} refused.` : "";
   if (sent && !scored) finished();
-  else if (sent) status.textContent += " Being scored.";
+  else if (sent) status.textContent += " The pictures are being scored.";
 }
 
 function tell(text) {
@@ -78,7 +78,7 @@ async function walk(entry) {
   }
   const reader = entry.createReader();
   const found = [];
-  for (;;) { // a reader gives its entries in portions
+  for (;;) { // one call gives only a part of the entries
     const portion = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
     if (!portion.length) return found;
     for (const below of portion) {

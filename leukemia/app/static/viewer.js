@@ -1,7 +1,7 @@
 // The picture: zoom and move. The zoom stays from cell to cell, so that sizes can be compared.
 
 const STEPS = [1, 1.5, 2, 3, 4, 6];
-const stage = document.getElementById("stage");
+const viewer = document.getElementById("viewer");
 const canvas = document.getElementById("canvas");
 const text = document.getElementById("zoom-text");
 let zoom = STEPS.includes(Number(localStorage.getItem("zoom"))) ? Number(localStorage.getItem("zoom")) : 1;
@@ -37,34 +37,34 @@ function draw() {
   x = Math.min(reach(canvas.offsetWidth), Math.max(-reach(canvas.offsetWidth), x));
   y = Math.min(reach(canvas.offsetHeight), Math.max(-reach(canvas.offsetHeight), y));
   canvas.style.transform = `translate(${x}px, ${y}px) scale(${zoom})`;
-  stage.classList.toggle("zoomed", zoom > 1);
-  stage.classList.toggle("sharp", zoom >= 4);
+  viewer.classList.toggle("zoomed", zoom > 1);
+  viewer.classList.toggle("sharp", zoom >= 4);
   text.textContent = `${zoom}×`;
 }
 
-stage.addEventListener("wheel", (event) => {
+viewer.addEventListener("wheel", (event) => {
   if (!event.ctrlKey && zoom === 1 && event.deltaY > 0) return; // the page scrolls on
   event.preventDefault();
   zoomBy(event.deltaY < 0 ? 1 : -1);
 }, { passive: false });
-stage.addEventListener("dblclick", (event) => {
+viewer.addEventListener("dblclick", (event) => {
   if (!event.target.closest("button")) zoomTo(zoom > 1 ? 1 : 3);
 });
-stage.addEventListener("pointerdown", (event) => {
+viewer.addEventListener("pointerdown", (event) => {
   if (zoom === 1 || event.target.closest("button, a")) return;
   held = { x: event.clientX, y: event.clientY };
-  stage.setPointerCapture(event.pointerId);
-  stage.classList.add("moving");
+  viewer.setPointerCapture(event.pointerId);
+  viewer.classList.add("moving");
 });
-stage.addEventListener("pointermove", (event) => {
+viewer.addEventListener("pointermove", (event) => {
   if (!held) return;
   moveBy(event.clientX - held.x, event.clientY - held.y);
   held = { x: event.clientX, y: event.clientY };
 });
 for (const end of ["pointerup", "pointercancel"]) {
-  stage.addEventListener(end, () => {
+  viewer.addEventListener(end, () => {
     held = null;
-    stage.classList.remove("moving");
+    viewer.classList.remove("moving");
   });
 }
 document.getElementById("zoom-in").addEventListener("click", () => zoomBy(1));

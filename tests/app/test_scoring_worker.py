@@ -1,0 +1,68 @@
+import numpy as np
+from PIL import Image
+
+from leukemia.app.png import png_bytes
+from leukemia.data.pixels import pixel_hash
+from leukemia.errors import InputError
+
+
+def picture(seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    return pixels, png_bytes(Image.fromarray(pixels))
+
+
+def test_an_upload_is_scored_and_joins_the_queue_and_stays(serve, run):
+    page = serve(run)
+    pixels, content = picture()
+    status, said, _ = page.ask("POST", "/api/pictures?name=P07%2Fnew.png", content)
+    assert (status, said) == (202, {"cell": pixel_hash(pixels), "new": True})
+    page.wait_for_scores()
+    cell = page.review.cells[pixel_hash(pixels)]
+    assert (cell.path, cell.subject, cell.label, cell.added) == ("P07/new.png", "P07", None, True)
+    assert page.review.queues["added"] == [cell.id]
+    shown = page.ask("GET", f"/api/cell?at={cell.id}&queue=added")[1]["cell"]
+    assert (shown["name"], shown["subject"]["name"]) == ("new.png", "P07")
+    assert page.ask("POST", "/api/pictures?name=again.png", content)[1]["new"] is False
+    again = serve(run)  # as after a restart
+    assert again.review.cells[cell.id].logit == cell.logit
+
+
+def test_a_picture_without_a_score_is_scored_after_a_restart(serve, run):
+    page = serve(run)
+
+    def fail(pixels):
+        raise InputError("the network is gone")
+
+    page.worker._logits = fail
+    pixels, content = picture()
+    page.ask("POST", "/api/pictures?name=new.png", content)
+    page.wait_for_scores()
+    assert page.ask("GET", "/api/changes")[1]["problems"] == [
+        "new.png and 0 more could not be scored: the network is gone"
+    ]
+    again = serve(run)
+    again.wait_for_scores()
+    assert again.review.queues["added"] == [pixel_hash(pixels)]
+
+
+def test_a_picture_that_the_model_was_trained_on_is_marked(serve, run, cells_root):
+    page = serve(run)
+    trained = run.cells[run.cells["split"] == "train"].iloc[0]
+    content = (cells_root / trained["path"]).read_bytes()
+    page.ask("POST", "/api/pictures?name=old.bmp", content)
+    page.wait_for_scores()
+    shown = page.ask("GET", f"/api/cell?at={trained['pixel_hash']}&queue=added")[1]["cell"]
+    assert "trained on this picture" in shown["warning"]
+
+
+def test_a_folder_is_reviewed_instead_of_the_runs_own_cells(serve, run, tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "P1").mkdir(parents=True)
+    for seed in range(5):
+        (folder / "P1" / f"{seed}.png").write_bytes(picture(seed)[1])
+    (folder / "broken.png").write_bytes(b"no picture")
+    page = serve(run, images=folder)
+    page.wait_for_scores()
+    assert len(page.review.cells) == 5
+    assert set(page.review.by_subject) == {"P1"}
+    assert any("broken.png" in problem and str(folder) not in problem for problem in page.worker.problems)
