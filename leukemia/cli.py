@@ -290,13 +290,14 @@ def _export(options: argparse.Namespace) -> int:
 def _app(options: argparse.Namespace) -> int:
     from leukemia.runs import open_run
 
+    run = open_run(options.folder)
     try:
         from leukemia.app.serve import serve
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
-    return serve(open_run(options.folder).folder, options.images, options.host, options.port)
+    return serve(run.folder, options.images, options.host, options.port)
 
 
 if __name__ == "__main__":

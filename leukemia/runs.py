@@ -219,6 +219,8 @@ class Sweep:
     @cached_property
     def begun(self) -> list[Run]:
         """As `runs`, and empty where there is none."""
+        if self.folder.suffix == ".csv" and not self.folder.exists():
+            raise InputError(f"{self.folder}: no such file")
         if not self.folder.is_dir():
             raise InputError(f"{self.folder} is not a folder: give the folder of a run or of a sweep")
         if (self.folder / "status.json").is_file():

@@ -116,8 +116,8 @@ def find_target(net: Any, size: int) -> Target:
     found = [target for target in found if modules.count(target.module) == 1]
     if not found:
         raise InputError(
-            f"Grad-CAM needs an activation (N, C, H, W) of more than one place before the head, and {type(net).__name__} "
-            f"has none at {size} pixels: take another network, or a larger data.image_size"
+            f"Grad-CAM needs an activation (N, C, H, W) of more than one place before the head, and "
+            f"{type(net).__name__} has none at {size} pixels: take another network, or a larger data.image_size"
         )
     return found[-1]
 
