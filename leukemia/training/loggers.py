@@ -10,6 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from importlib.util import find_spec
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,19 @@ FIRST = ("network", "trainable_from")  # settings that are shown first
 EXTRAS = ("mlflow", "wandb")  # packages that an extra of this one installs
 STORE = "MLFLOW_TRACKING_URI"  # the user's own, for all runs
 WRITE_EVERY = 1.0  # seconds between two writes of metrics.csv within an epoch
+
+
+def check_loggers(nodes: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Refuse a tracker whose package is not installed, before a picture is read.
+
+    Raises:
+        InputError: with the pip command.
+    """
+    for name, node in nodes.items():
+        found = locate(node[TARGET], f"logger.{name}") if node else None
+        for kind, package in ((MLFlowLogger, "mlflow"), (WandbLogger, "wandb")):
+            if isinstance(found, type) and issubclass(found, kind) and find_spec(package) is None:
+                raise _needs(f"logger.{name}", package)
 
 
 def build_loggers(
@@ -245,8 +259,7 @@ def _build(
         logger = build(settings, key, **given)
     except Exception as error:
         if missing := _missing_package(error):
-            what = f"'leukemia[{missing}]'" if missing in EXTRAS else missing
-            raise InputError(f"{key} needs the package {missing}: pip install {what}") from None
+            raise _needs(key, missing) from None
         raise
     try:
         _start(logger, folder, remembered)
@@ -291,6 +304,11 @@ def _takes(found: Any, argument: str) -> bool:
         if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in parameters.values()):
             return False
     return False
+
+
+def _needs(key: str, package: str) -> InputError:
+    what = f"'leukemia[{package}]'" if package in EXTRAS else package
+    return InputError(f"{key} needs the package {package}: pip install {what}")
 
 
 def _missing_package(error: BaseException | None) -> str | None:
