@@ -71,8 +71,8 @@ def build_loggers(
     for name, node in nodes.items():
         if node is not None:
             loggers.append(_build(node, f"logger.{name}", folder, remembered.get(name), build))
-            if isinstance(loggers[-1], MLFlowLogger | WandbLogger):
-                started[name] = loggers[-1].version
+            if isinstance(loggers[-1], MLFlowLogger | WandbLogger) and (run_id := loggers[-1].version):
+                started[name] = run_id
     if is_rank_zero() and started not in ({}, remembered):
         write_text(folder / MEMORY, json.dumps(started, indent=2) + "\n")
     return loggers
@@ -278,20 +278,18 @@ def _build(
 def _arguments(found: Any, node: Mapping[str, Any], folder: Path, remembered: str | None) -> dict[str, Any]:
     """The arguments that a logger's constructor takes from the run: its folder, its name, and the run in a tracker."""
     given: dict[str, Any] = {"save_dir": str(folder)} if _takes(found, "save_dir") else {}
+    sweep = folder.absolute().parent
     if not isinstance(found, type):
         return given
     if issubclass(found, MLFlowLogger):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        given |= {"run_name": folder.name, "run_id": remembered}
+        given |= {"experiment_name": sweep.name, "run_name": folder.name, "run_id": remembered}
         given["tracking_uri"] = os.environ.get(STORE)
         if not (node.get("tracking_uri") or given["tracking_uri"]):
-            sweep = folder.absolute().parent
-            given |= {
-                "tracking_uri": f"sqlite:///{sweep / 'mlflow.db'}",
-                "artifact_location": str(sweep / "mlartifacts"),
-            }
+            given["tracking_uri"] = f"sqlite:///{sweep / 'mlflow.db'}"
+            given["artifact_location"] = str(sweep / "mlartifacts")
     elif issubclass(found, WandbLogger):
-        given |= {"name": folder.name, "id": remembered, "resume": "allow"}
+        given |= {"project": sweep.name, "name": folder.name, "id": remembered, "resume": "allow"}
     return given
 
 
@@ -327,11 +325,8 @@ def _start(logger: Logger, folder: Path, remembered: str | None) -> None:
     if isinstance(logger, MLFlowLogger):
         store, before = str(logger._tracking_uri), os.environ.get(STORE)
         # Jobs of a sweep start together, and one of them creates the store.
-        with (
-            FileLock(folder.absolute().parent / ".mlflow.lock")
-            if store.startswith("sqlite:")
-            else nullcontext()
-        ):
+        lock = FileLock(folder.absolute().parent / ".mlflow.lock")
+        with lock if store.startswith("sqlite:") else nullcontext():
             run_id = logger.run_id
         if before is None:
             os.environ.pop(STORE, None)  # MLflow sets it, and the next run of this process has its own store
