@@ -344,7 +344,7 @@ def _check_values(settings: Settings) -> None:
         raise InputError(
             f"trainer.precision={precision} is not supported: use one of {', '.join(PRECISIONS)}"
         )
-    max_gb = settings["cache"]["max_gb"]
+    max_gb = settings["cache"].setdefault("max_gb", None)
     if max_gb is not None and (isinstance(max_gb, bool) or not isinstance(max_gb, int | float)):
         raise InputError(f"cache.max_gb={max_gb} is not a number of gigabytes: use a number, or null")
     if settings["mode"] != (mode := _direction(settings["monitor"])):

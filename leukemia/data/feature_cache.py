@@ -36,19 +36,19 @@ Part = tuple[np.ndarray, int]  # cells, as rows of the pixel map, and the number
 
 @runtime_checkable
 class FrozenPrefix(Protocol):
-    """All that data knows of a network: its frozen stages.
-
-    Attributes:
-        boundary: name of the first stage that trains; None where no stage is frozen.
-        boundary_moves: whether an unfreeze schedule moves it.
-        device: where the network is.
-    """
-
-    boundary: str | None
-    boundary_moves: bool
+    """All that data knows of a network: its frozen stages."""
 
     @property
-    def device(self) -> torch.device: ...
+    def boundary(self) -> str | None:
+        """The name of the first stage that trains; None where no stage is frozen."""
+
+    @property
+    def boundary_moves(self) -> bool:
+        """Whether an unfreeze schedule moves the boundary."""
+
+    @property
+    def device(self) -> torch.device:
+        """The place of the network."""
 
     def prefix(self, pixels: Tensor) -> Tensor:
         """Pixels, uint8 (N, S, S, 3), to the activations at the boundary, (N, ...), without a graph."""

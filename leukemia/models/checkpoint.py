@@ -83,11 +83,12 @@ def fill(net: nn.Module, content: dict[str, Any]) -> None:
 def _loaded(content: dict[str, Any], path: Path | str, net: nn.Module | None) -> LoadedNetwork:
     try:
         about, settings, history = content["network"], content["hyper_parameters"], content["history"]
+        built = net is None
         net = check_network(network_from_file(about["node"], str(path)) if net is None else net)
         fill(net, content)
         freeze(net, settings["trainable_from"])
         negative, positive = settings["classes"]
-        node, native_size = about["node"], about["native_size"]
+        node, native_size = net.node if built else about["node"], about["native_size"]
         assert native_size is None or isinstance(native_size, int)
         return LoadedNetwork(
             net=net.eval(),

@@ -113,11 +113,15 @@ def try_step(make_optimizer: Callable[..., Any], make_scheduler: Callable[..., A
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
+    made = (
+        None
+        if make_scheduler is None
+        else build_scheduler(make_scheduler, optimizer, 2, 2, "val/loss", "min")
+    )
     _called(optimizer.step, "model.optimizer", loss, name=name_of(make_optimizer))
-    if make_scheduler is not None:
-        scheduler = build_scheduler(make_scheduler, optimizer, 2, 2, "val/loss", "min")["scheduler"]
-        metrics = (1.0,) if isinstance(scheduler, ReduceLROnPlateau) else ()
-        _called(scheduler.step, "model.scheduler", *metrics, name=name_of(make_scheduler))
+    if made is not None:
+        metrics = (1.0,) if isinstance(made["scheduler"], ReduceLROnPlateau) else ()
+        _called(made["scheduler"].step, "model.scheduler", *metrics, name=name_of(make_scheduler))
 
 
 def depends_on_epochs(make: Callable[..., Any] | None) -> bool:

@@ -143,7 +143,7 @@ def network_from_file(node: Any, source: str) -> nn.Module:
         )
         raise InputError(f"{source} asks for the network {shown}, which is not trusted{remedy}")
     else:
-        if any(part.startswith("_") for part in target.split(".")):
+        if package in LIBRARIES and any(part.startswith("_") for part in target.split(".")):
             raise InputError(f"{source} asks for the network {shown}, whose name is private")
         found = locate(target, key)
         if not (isinstance(found, type) and issubclass(found, nn.Module) and _home(found) in trusted):

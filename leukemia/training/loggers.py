@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 MEMORY = "loggers.json"  # {name of a logger: the id of its run in the tracker}
 FIRST = ("network", "trainable_from")  # settings that are shown first
 EXTRAS = ("mlflow", "wandb")  # packages that an extra of this one installs
+STORE = "MLFLOW_TRACKING_URI"  # the user's own, for all runs
 WRITE_EVERY = 1.0  # seconds between two writes of metrics.csv within an epoch
 
 
@@ -269,7 +270,7 @@ def _arguments(found: Any, node: Mapping[str, Any], folder: Path, remembered: st
     if issubclass(found, MLFlowLogger):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         given |= {"run_name": folder.name, "run_id": remembered}
-        given["tracking_uri"] = os.environ.get("MLFLOW_TRACKING_URI")
+        given["tracking_uri"] = os.environ.get(STORE)
         if not (node.get("tracking_uri") or given["tracking_uri"]):
             sweep = folder.absolute().parent
             given |= {
@@ -306,10 +307,16 @@ def _missing_package(error: BaseException | None) -> str | None:
 def _start(logger: Logger, folder: Path, remembered: str | None) -> None:
     """Begin or take up the run of a tracker, whose id is known from then on."""
     if isinstance(logger, MLFlowLogger):
-        local = str(logger._tracking_uri).startswith("sqlite:")
+        store, before = str(logger._tracking_uri), os.environ.get(STORE)
         # Jobs of a sweep start together, and one of them creates the store.
-        with FileLock(folder.absolute().parent / ".mlflow.lock") if local else nullcontext():
+        with (
+            FileLock(folder.absolute().parent / ".mlflow.lock")
+            if store.startswith("sqlite:")
+            else nullcontext()
+        ):
             run_id = logger.run_id
+        if before is None:
+            os.environ.pop(STORE, None)  # MLflow sets it, and the next run of this process has its own store
         if remembered:
             logger.experiment.update_run(run_id, status="RUNNING")
     elif isinstance(logger, WandbLogger):

@@ -86,8 +86,9 @@ def test_of_two_at_once_one_computes_and_the_other_waits(noise, staged, monkeypa
     monkeypatch.setattr(
         FeatureCache, "_compute", lambda self, *arguments: computed.append(1) or compute(self, *arguments)
     )
+    models = [staged(), staged()]
     with ThreadPoolExecutor(2) as pool:
-        first, second = (store.arrays[0] for store in pool.map(lambda _: cached(staged(), noise), range(2)))
+        first, second = (store.arrays[0] for store in pool.map(lambda model: cached(model, noise), models))
     assert len(computed) == 1
     np.testing.assert_array_equal(first, second)
 

@@ -11,12 +11,12 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from leukemia.errors import InputError
 from leukemia.models.classifier import CellClassifier
-from leukemia.models.resnet import StagedResNet
-from leukemia.models.weights import load_weights
+from leukemia.models.resnet import resnet
+from leukemia.models.weights import published_state
 
 
-def assert_same_body(model: StagedResNet, state: dict[str, torch.Tensor]) -> None:
-    for name, tensor in model.net.state_dict().items():
+def assert_same_body(net: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    for name, tensor in published_state(net).items():
         if not name.startswith("fc."):
             assert torch.equal(tensor, state[name].to(tensor.dtype)), name
 
@@ -27,9 +27,7 @@ def test_imagenet_weights_are_torchvisions_v1_file(tmp_path, monkeypatch):
     file = tmp_path / "hub" / "checkpoints" / ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
     file.parent.mkdir(parents=True)
     torch.save(state, file)
-    model = StagedResNet(18)
-    load_weights(model, 18, "imagenet")
-    assert_same_body(model, state)
+    assert_same_body(resnet(18, weights="imagenet"), state)
 
 
 def test_a_failed_download_names_the_file_its_place_and_the_ways_out(tmp_path, monkeypatch):
@@ -40,7 +38,7 @@ def test_a_failed_download_names_the_file_its_place_and_the_ways_out(tmp_path, m
 
     monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
     with pytest.raises(InputError) as caught:
-        load_weights(StagedResNet(18), 18, "imagenet")
+        resnet(18, weights="imagenet")
     for part in (
         "resnet18-f37072fd.pth",
         str(tmp_path / "hub" / "checkpoints"),
@@ -56,39 +54,74 @@ def test_half_precision_with_another_head_fills_the_body_and_says_so(tmp_path, c
         for name, t in resnet18(num_classes=6).state_dict().items()
     }
     torch.save(state, tmp_path / "half.pth")
-    model = StagedResNet(18)
-    head = model.net.fc.weight.clone()
+    torch.manual_seed(0)
+    head = resnet(18, weights="none").stages.head.weight
+    torch.manual_seed(0)
     with caplog.at_level(logging.INFO):
-        load_weights(model, 18, str(tmp_path / "half.pth"))
-    assert_same_body(model, state)
-    assert torch.equal(model.net.fc.weight, head)
+        net = resnet(18, weights=str(tmp_path / "half.pth"))
+    assert_same_body(net, state)
+    assert torch.equal(net.stages.head.weight, head)
     assert "another size ([6, 512])" in caplog.text
 
 
 def test_a_checkpoint_of_ours_fills_the_head_too(tmp_path):
-    source = CellClassifier(depth=18, weights="none")
+    source = CellClassifier(resnet(18, weights="none"), criterion=Weighted())
     torch.save({"state_dict": source.state_dict()}, tmp_path / "best.ckpt")
-    model = StagedResNet(18)
-    load_weights(model, 18, str(tmp_path / "best.ckpt"))
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), source.net.parameters(), strict=True))
+    net = resnet(18, weights=str(tmp_path / "best.ckpt"))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), source.net.parameters(), strict=True))
 
 
-def test_weights_of_another_depth_are_refused_with_the_keys(tmp_path):
+def test_names_that_wrappers_put_before_those_of_torchvision_are_left_out(tmp_path):
+    state = resnet18(num_classes=1).state_dict()
+    torch.save(
+        {"model": {f"module.model.{name}": tensor for name, tensor in state.items()}}, tmp_path / "x.pth"
+    )
+    net = resnet(18, weights=str(tmp_path / "x.pth"))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in published_state(net).items())
+
+
+def test_exported_weights_come_back_the_same(tmp_path):
+    net = resnet(18, weights="none")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in published_state(net).items()},
+        tmp_path / "x.safetensors",
+    )
+    twin = resnet(18, weights=str(tmp_path / "x.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+def test_a_network_without_published_names_keeps_its_own(tiny):
+    net = tiny()
+    assert list(published_state(net)) == list(net.state_dict())
+
+
+def test_weights_of_another_network_are_refused_with_the_keys(tmp_path):
     torch.save(resnet18().state_dict(), tmp_path / "r18.pth")
-    with pytest.raises(InputError, match=r"missing: .*layer1.0.conv3.weight.*another depth"):
-        load_weights(StagedResNet(50), 50, str(tmp_path / "r18.pth"))
+    with pytest.raises(InputError, match=r"missing: .*layer1.0.conv3.weight.*another network"):
+        resnet(50, weights=str(tmp_path / "r18.pth"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04 cut short"])
-def test_a_file_that_is_no_weights_is_refused(tmp_path, content):
+def test_a_file_that_does_not_hold_weights_is_refused(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(InputError, match="holds no weights"):
-        load_weights(StagedResNet(18), 18, str(tmp_path / "x.pth"))
+        resnet(18, weights=str(tmp_path / "x.pth"))
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"x\.pth: no such file"):
-        load_weights(StagedResNet(18), 18, str(tmp_path / "x.pth"))
+        resnet(18, weights=str(tmp_path / "x.pth"))
+
+
+class Weighted(torch.nn.BCEWithLogitsLoss):
+    """A criterion with a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, logits, labels):
+        return super().forward(self.scale * logits, labels)
 
 
 class Payload:
@@ -107,20 +140,18 @@ class Payload:
 def test_a_file_that_carries_code_is_refused_and_the_code_never_runs(tmp_path, save):
     save({"conv1.weight": Payload(tmp_path / "executed")}, tmp_path / "evil.pth")
     with pytest.raises(InputError, match="read safely"):
-        load_weights(StagedResNet(18), 18, str(tmp_path / "evil.pth"))
+        resnet(18, weights=str(tmp_path / "evil.pth"))
     assert not (tmp_path / "executed").exists()
 
 
 def test_safetensors_fill_a_network_and_a_damaged_file_of_them_is_refused(tmp_path):
     state = resnet18().state_dict()
     save_file(state, tmp_path / "r18.safetensors")
-    model = StagedResNet(18)
-    load_weights(model, 18, str(tmp_path / "r18.safetensors"))
-    assert_same_body(model, state)
+    assert_same_body(resnet(18, weights=str(tmp_path / "r18.safetensors")), state)
     content = (tmp_path / "r18.safetensors").read_bytes()
     (tmp_path / "r18.safetensors").write_bytes(content[:-5])
     with pytest.raises(InputError, match="holds no weights"):
-        load_weights(model, 18, str(tmp_path / "r18.safetensors"))
+        resnet(18, weights=str(tmp_path / "r18.safetensors"))
 
 
 def test_code_in_torchs_own_folder_is_refused_too(tmp_path, monkeypatch):
@@ -130,5 +161,5 @@ def test_code_in_torchs_own_folder_is_refused_too(tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     torch.save({"conv1.weight": Payload(tmp_path / "executed")}, file)
     with pytest.raises(InputError, match=r"could not be loaded \(it carries"):
-        load_weights(StagedResNet(18), 18, "imagenet")
+        resnet(18, weights="imagenet")
     assert not (tmp_path / "executed").exists()
