@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -89,11 +90,21 @@ def compose(overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConf
     Raises:
         InputError: for an override that does not fit.
     """
+    hydra = GlobalHydra.instance()
+    running, hydra.hydra = hydra.hydra, None  # of a job that composes another configuration
     try:
         with initialize_config_dir(conf_dir(), version_base="1.3"):
             return hydra_compose("train", with_appended(overrides), return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error)) from None
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise  # else Hydra's own, of a group that is set to null or a number
+        raise InputError(
+            "a group takes the name of a YAML file; leave it out with ~GROUP, as ~logger"
+        ) from None
+    finally:
+        hydra.hydra = running
 
 
 def with_appended(overrides: Sequence[str]) -> list[str]:
@@ -219,7 +230,8 @@ def explain(error: Exception) -> str:
     if refused := re.search(r"InputError raised while resolving interpolation: (.*?)( full_key: |$)", text):
         return refused[1]
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{missing[1]} is not given: set {missing[1]}=VALUE"
+        key = getattr(error, "full_key", None) or missing[1]
+        return f"{key} is not given: set {key}=VALUE"
     found = re.search(r"Could not override '([^']+)'", text)
     if not found:
         return text
@@ -229,9 +241,9 @@ def explain(error: Exception) -> str:
         return text
     if key.startswith("model.scheduler."):
         return f"there is no setting {key}: choose a schedule first, as model/scheduler=cosine"
-    own = ("model.net.", "model.criterion.", "model.optimizer.", "callbacks.", "logger.")
-    appended = f", or add what your own class takes as +{key}=VALUE" if key.startswith(own) else ""
-    return f"there is no setting {key}{did_you_mean(key, settings)}{appended}"
+    near = did_you_mean(key, [name for name in settings if "._" not in name])
+    parts = ("model.net.", "model.criterion.", "model.optimizer.", "callbacks.", "logger.")
+    return f"there is no setting {key}{near}{f'; a class of your own takes it as +{key}=VALUE' * key.startswith(parts)}"
 
 
 def kinds() -> dict[str, type]:

@@ -245,11 +245,13 @@ def open_run(folder: Path | str) -> Run:
     """The run in a folder.
 
     Raises:
-        InputError: if this is not a run folder; the message says which folder to give.
+        InputError: if this is not a run folder, with the folder to give; or if its configuration cannot be read.
     """
     folder = Path(folder)
     if (folder / "status.json").is_file():
-        return Run(folder)
+        run = Run(folder)
+        _ = run.config  # refuses a run of release 0.1
+        return run
     around = [place for place in folder.absolute().parents if (place / "status.json").is_file()]
     inside = sorted(path.parent for path in folder.glob("*/status.json"))
     if around or folder.suffix == ".ckpt":

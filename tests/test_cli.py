@@ -157,15 +157,15 @@ def test_a_reader_that_leaves_ends_the_command_quietly(arguments, unbuffered, de
 
 
 def test_a_broken_pipe_that_is_not_the_output_stays_an_error(monkeypatch):
-    def fails(options):
+    def fails(*arguments, **settings):
         raise BrokenPipeError("of a connection")
 
-    monkeypatch.setattr("leukemia.cli._report", fails)
+    monkeypatch.setattr("leukemia.data.demo.write_demo", fails)
     with open(os.devnull, "w") as output:
         monkeypatch.setattr("sys.stdout", output)
         monkeypatch.setattr("sys.stderr", output)
         with pytest.raises(BrokenPipeError, match="of a connection"):
-            main(["report", "folder"])
+            main(["data", "demo", "folder"])
 
 
 def test_every_name_of_the_package_can_be_imported():

@@ -32,7 +32,7 @@ SUBDIR = "${leukemia.slug:${hydra.overrides.task}}"
 
 
 class SweepCallback(Callback):
-    """Hydra's callback around the jobs of a command: a failing run leaves the others alone, and a sweep ends in a report.
+    """Hydra's callback around the jobs of a command: a sweep goes on after a failing run, and ends in a report.
 
     Hydra only warns of exceptions in callbacks, so the program is ended by SystemExit here.
     """
@@ -68,7 +68,7 @@ class SweepCallback(Callback):
 
     def _note(self, error: Exception, folder: Path, config: DictConfig) -> None:
         settings = OmegaConf.to_container(
-            OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+            OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         )
         assert isinstance(settings, dict)
         with suppress(InputError):  # of a full disk

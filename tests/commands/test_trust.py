@@ -119,7 +119,7 @@ def test_it_is_refused_in_one_line_where_its_package_is_not_trusted(run, here, d
     for command in commands(run, demo_root):
         assert leukemia(*command) == 2
         said = capsys.readouterr().err
-        assert "the network mylab.Tiny, which is not trusted" in said
+        assert "asks for the network 'mylab.Tiny', which is not trusted" in said
         assert "LEUKEMIA_TRUST=mylab" in said
         assert said.count("\n") == 1
     assert "mylab" not in sys.modules

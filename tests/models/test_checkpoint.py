@@ -114,6 +114,13 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path, changes):
         load_network(tmp_path / "x.ckpt")
 
 
+def test_settings_that_the_classifier_does_not_take_are_refused(tmp_path):
+    settings = {"trainable_from": "last", "classes": ["HEM", "ALL"], "unknown": 1}
+    checkpoint(tmp_path / "x.ckpt", hyper_parameters=settings)
+    with pytest.raises(InputError, match=r"x.ckpt is not a checkpoint of a CellClassifier: .*unknown"):
+        load_classifier(tmp_path / "x.ckpt")
+
+
 def test_a_file_without_a_checkpoint_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.ckpt")
     with pytest.raises(InputError, match=r"list.ckpt is not a checkpoint"):

@@ -163,7 +163,8 @@ FOCAL = partial(sigmoid_focal_loss, alpha=-1, gamma=2.0, reduction="mean")
 
 
 @pytest.mark.parametrize(
-    "criterion", [nn.BCEWithLogitsLoss(), Scaled(), hinge, FOCAL, nn.SoftMarginLoss()], ids=repr
+    "criterion",
+    [nn.BCEWithLogitsLoss(), Scaled(), hinge, FOCAL, nn.SoftMarginLoss()],
 )
 def test_val_loss_is_the_criterion(make, tmp_path, criterion):
     model = trained(make(criterion=criterion), tmp_path)

@@ -27,6 +27,7 @@ from leukemia.errors import InputError
 from leukemia.training import loggers as module
 from leukemia.training.loggers import (
     build_loggers,
+    check_loggers,
     closed_on_failure,
     log_again,
     log_figure,
@@ -387,6 +388,16 @@ def test_a_missing_tracker_is_one_line_with_the_pip_command(tmp_path, monkeypatc
         build_loggers(nodes, tmp_path, build)
 
 
+@pytest.mark.parametrize("group", ["mlflow", "wandb"])
+def test_a_missing_tracker_is_found_before_anything_is_built(monkeypatch, group):
+    nodes = compose([f"logger={group}"]).logger
+    check_loggers(nodes)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=re.escape(f"pip install 'leukemia[{group}]'")):
+        check_loggers(nodes)
+    check_loggers(compose(["logger=many"]).logger)
+
+
 def test_another_missing_package_is_named(tmp_path):
     def lacks(node, key, **arguments):
         raise ModuleNotFoundError("No module named 'comet_ml'", name="comet_ml")
@@ -554,18 +565,18 @@ def test_a_whole_run_with_another_logger(small, tmp_path, group):
 def test_a_whole_run_with_averaged_weights_reports_them(small, tmp_path):
     from leukemia.training.run import train
 
-    ema = (
-        "+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging",
-        "callbacks.ema.decay=0.9",
+    run = train(
+        overrides(
+            small,
+            tmp_path / "run",
+            "+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging",
+            "+callbacks.ema.decay=0.9",
+        ),
+        tmp_path / "run",
     )
-    ema = (ema[0], f"+{ema[1]}")
-    run = train(overrides(small, tmp_path / "run", *ema), tmp_path / "run")
     best = torch.load(run.best_checkpoint, weights_only=True)
-    weight = "net.stages.head.weight"
-    name = next(
-        name for name in best["state_dict"] if name.startswith("net.stages.head") and "weight" in name
-    )
-    assert weight or name
-    assert not torch.equal(best["state_dict"][name], best["current_model_state"][name])
-    row = run.history.iloc[run.metrics["best_epoch"] - 1]
-    assert run.metrics["split"] == "test" or run.metrics["accuracy"] == pytest.approx(row["val/accuracy"])
+    averaged, stepped = best["state_dict"], best["current_model_state"]
+    moved = {name for name in averaged if not torch.equal(averaged[name], stepped[name])}
+    assert moved
+    assert all(name.startswith("net.stages.head.") for name in moved)
+    assert run.metrics["best_epoch"] == best["history"][-1]["epoch"]
