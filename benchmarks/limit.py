@@ -16,9 +16,11 @@ from statistics import median
 
 import torch
 from clock import now, peak_gb
+from torch import nn
 from torch.nn import functional
 
-from leukemia.models.resnet import StagedResNet
+from leukemia.models import freezing
+from leukemia.models.resnet import resnet
 from leukemia.precision import autocast
 from leukemia.training.memory import keep_freed_memory
 
@@ -31,7 +33,8 @@ def main() -> None:
     keep_freed_memory()
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    net = StagedResNet(task["depth"], task["policy"]).to(device)
+    net = resnet(task["depth"], weights="none").to(device)
+    freezing.freeze(net, task["policy"])
     count = FORWARD_BATCH if task["policy"] == "head" else task["batch_size"]
     images = torch.randn(count, 3, task["size"], task["size"], device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -43,7 +46,7 @@ def main() -> None:
     print(json.dumps({"rate": median(found), "rates": found, "peak_gb": peak_gb()}))
 
 
-def forward(net: StagedResNet, images: torch.Tensor, mixed: torch.autocast) -> Callable[[], object]:
+def forward(net: nn.Module, images: torch.Tensor, mixed: torch.autocast) -> Callable[[], object]:
     net.eval()
 
     def step() -> object:
@@ -53,12 +56,11 @@ def forward(net: StagedResNet, images: torch.Tensor, mixed: torch.autocast) -> C
     return step
 
 
-def training(
-    net: StagedResNet, images: torch.Tensor, mixed: torch.autocast, lr: float
-) -> Callable[[], object]:
+def training(net: nn.Module, images: torch.Tensor, mixed: torch.autocast, lr: float) -> Callable[[], object]:
     net.train()
+    suffix = freezing.suffix(net)
     with mixed:
-        inputs = net.prefix(images)  # the pictures themselves where no stage is frozen
+        inputs = freezing.prefix(net)(images)  # the pictures themselves where no stage is frozen
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(2, (len(images),), device=images.device).float()
@@ -66,7 +68,7 @@ def training(
 
     def step() -> object:
         with mixed:
-            logits = net.suffix(inputs)
+            logits = suffix(inputs)
         optimizer.zero_grad()
         functional.binary_cross_entropy_with_logits(logits.float(), labels).backward()
         return optimizer.step()

@@ -1,6 +1,6 @@
-"""Contender "package": what its user gets, from an empty cache to metrics.json.
+"""Contender "package": a run of this package, from an empty cache to metrics.json.
 
-`python benchmarks/package.py TASK.json` trains what the task says and prints a line of JSON. The parts are
+`python benchmarks/package.py TASK.json` trains the run of the task and prints a line of JSON. The parts are
 measured from outside: the feature pass and the trainer are wrapped here.
 """
 
@@ -14,9 +14,9 @@ import pytorch_lightning as pl
 from clock import now, peak_gb
 from stopwatch import Stopwatch
 
-import leukemia.train
+import leukemia.training.run
 from leukemia.config import compose
-from leukemia.data.feature_cache import FrozenFeatures
+from leukemia.data.feature_cache import FeatureCache
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     passes = time_the_feature_pass()
     stopwatch = add_to_every_trainer(Stopwatch())
     start = now()
-    run = leukemia.train.train(compose(task["overrides"]), Path(task["run"]))
+    run = leukemia.training.run.train(compose(task["overrides"]), Path(task["run"]))
     seconds = now() - start
     cells = pd.read_csv(run.folder / "cells.csv")
     Path(task["lists"]).write_text(json.dumps(lists(cells, Path(task["base"]))))
@@ -46,26 +46,26 @@ def main() -> None:
 def time_the_feature_pass() -> dict[Path, tuple[float, int]]:
     """Seconds and cells of each pass, by the folder that it fills; a pass done again in fp32 counts once."""
     passes: dict[Path, tuple[float, int]] = {}
-    compute = FrozenFeatures._compute
+    compute = FeatureCache._compute
 
-    def timed(features: FrozenFeatures, part: Any, folder: Path, *rest: Any) -> None:
+    def timed(features: FeatureCache, part: Any, folder: Path, *rest: Any) -> None:
         start = now()
         compute(features, part, folder, *rest)
         passes[folder] = (now() - start, len(part[0]))
 
-    FrozenFeatures._compute = timed
+    FeatureCache._compute = timed
     return passes
 
 
 def add_to_every_trainer(stopwatch: Stopwatch) -> Stopwatch:
-    build = leukemia.train.build_trainer
+    build = leukemia.training.run.build_trainer
 
     def with_stopwatch(*given: Any) -> pl.Trainer:
         trainer = build(*given)
         trainer.callbacks.append(stopwatch)
         return trainer
 
-    leukemia.train.build_trainer = with_stopwatch
+    leukemia.training.run.build_trainer = with_stopwatch
     return stopwatch
 
 

@@ -8,19 +8,19 @@ from typing import Any
 ROWS = {  # the row: where training starts, and the augmentation
     "head": ("head", "none"),
     "layer4": ("layer4", "none"),
-    "layer4-views": ("layer4", "views"),
+    "layer4-d4": ("layer4", "d4"),
     "stem": ("stem", "none"),
 }
 GRID = ("head", "layer4", "stem")
 NAMES = {
     "head": "frozen baseline (`head`)",
     "layer4": "`layer4`",
-    "layer4-views": "`layer4`, 8 views",
+    "layer4-d4": "`layer4`, D4",
     "stem": "full fine-tuning (`stem`)",
 }
 TIMES = {  # the plain loop, ResNet18, by precision; deeper networks: three quarters
-    "bf16-mixed": {"head": 25, "layer4": 4.5, "layer4-views": 2.5, "stem": 2.2},
-    "32-true": {"head": 13, "layer4": 4.5, "layer4-views": 2.5},
+    "bf16-mixed": {"head": 25, "layer4": 4.5, "layer4-d4": 2.5, "stem": 2.2},
+    "32-true": {"head": 13, "layer4": 4.5, "layer4-d4": 2.5},
 }
 GRID_TIMES, SECOND_START = 4, 15
 SHARE = {"head": 85, "layer4": 85, "stem": 90}  # % of the limit, ResNet18

@@ -29,8 +29,8 @@ class Pictures(Dataset):
     def __init__(self, paths: list[str], labels: list[int], size: int, augment: str) -> None:
         self.paths, self.labels = paths, labels
         turns = [transforms.RandomRotation((angle, angle)) for angle in (0, 90, 180, 270)]
-        views = [transforms.RandomHorizontalFlip(), transforms.RandomChoice(turns)]
-        varied = views if augment == "views" else []
+        d4 = [transforms.RandomHorizontalFlip(), transforms.RandomChoice(turns)]
+        varied = d4 if augment == "d4" else []
         normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         resize = transforms.Resize((size, size))
         self.transform = transforms.Compose([resize, *varied, transforms.ToTensor(), normalise])

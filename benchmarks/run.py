@@ -118,9 +118,9 @@ def row_task(name: str, depth: int, row: str, data: dict[str, Any]) -> Measureme
 
 def overrides(task: Measurement) -> list[str]:
     """The settings of a package run, as its user would type them."""
-    layout = ["data=cells", "data.protocol=image", "data.positive=ig"] if task["name"] == "pbc" else []
+    reader = ["data=cells", "data.protocol=image", "data.positive=ig"] if task["name"] == "pbc" else []
     return [
-        *layout,
+        *reader,
         f'data.root="{task["root"]}"',
         f"data.image_size={task['size']}",
         f"data.batch_size={task['batch_size']}",
@@ -138,7 +138,7 @@ def overrides(task: Measurement) -> list[str]:
 def measure_row(task: Measurement, row: str, scratch: Path) -> dict[str, Measurement]:
     """What each contender printed, measured one directly after the other."""
     scripts = {"package": "package", "plain": "plain_loop", "limit": "limit"}
-    if row == "layer4-views":  # its limit is that of layer4
+    if row == "layer4-d4":  # its limit is that of layer4
         del scripts["limit"]
     found = {}
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -164,8 +164,8 @@ def second_start(task: Measurement, folder: Path) -> Measurement:
 
 
 def tell(task: Measurement, row: str, name: str, found: Measurement) -> None:
-    figure = f"{found['rate']:.4g} images/s" if name == "limit" else f"{found['seconds']:.1f} s"
-    print(f"{task['name']} ResNet{task['depth']} {row} {name}: {figure}", flush=True)
+    measured = f"{found['rate']:.4g} images/s" if name == "limit" else f"{found['seconds']:.1f} s"
+    print(f"{task['name']} ResNet{task['depth']} {row} {name}: {measured}", flush=True)
 
 
 def contender(script: str, task: Measurement, folder: Path) -> Measurement:

@@ -1,6 +1,7 @@
 """The `leukemia` command: every step before and after training."""
 
 import argparse
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -40,13 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     of_data = data.add_subparsers(required=True, metavar="COMMAND")
 
-    check = _verb(
-        of_data,
-        "check",
-        _check,
-        "audit a data folder: counts, unreadable files, duplicates, groups",
-        "data check C-NMC_Leukemia",
-    )
+    check = _verb(of_data, _check)
     check.add_argument(
         "folder", type=Path, metavar="DIR", help="a C-NMC folder, class folders or a manifest csv"
     )
@@ -58,49 +53,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--json", action="store_true", help="print JSON")
 
-    fetch = _verb(
-        of_data,
-        "fetch",
-        _fetch,
-        "download C-NMC through kagglehub (extra: kaggle), then check it",
-        "data fetch C-NMC_Leukemia",
-    )
+    fetch = _verb(of_data, _fetch)
     fetch.add_argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
 
-    demo = _verb(of_data, "demo", _demo, "write a synthetic C-NMC set", "data demo demo-cells --images 200")
+    demo = _verb(of_data, _demo)
     demo.add_argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
     demo.add_argument("--images", type=int, default=400, metavar="N", help="how many (default 400)")
     demo.add_argument("--seed", type=int, default=0, metavar="S")
 
-    report = _verb(
-        verbs,
-        "report",
-        _report,
-        "write results.csv, results.md and report.html of a sweep or run",
-        "report outputs/paper",
-    )
+    report = _verb(verbs, _report)
     report.add_argument("folder", type=Path, metavar="SWEEP|RUN", help="as outputs/paper")
 
-    evaluate = _verb(
-        verbs,
-        "evaluate",
-        _evaluate,
-        "metrics with intervals of a run, a sweep or a table of predictions",
-        "evaluate outputs/paper --json",
-    )
+    evaluate = _verb(verbs, _evaluate)
     evaluate.add_argument(
         "target", type=Path, metavar="RUN|SWEEP|TABLE.csv", help="path, subject, label, logit"
     )
     evaluate.add_argument("--against", type=Path, metavar="OTHER", help="compare on the same cells")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
 
-    triage = _verb(
-        verbs,
-        "triage",
-        _triage,
-        "release the certain cells within bounds, send the rest to review",
-        "triage outputs/paper/RUN --max-missed 0.1 --max-false-alarm 0.2",
-    )
+    triage = _verb(verbs, _triage)
     triage.add_argument("folder", type=Path, metavar="RUN|SWEEP")
     triage.add_argument(
         "--on", type=Path, metavar="TABLE.csv", help="labelled cells that the model has not seen"
@@ -111,13 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     triage.add_argument("--unit", choices=["subject", "cell"], default="subject", help="the independent unit")
     triage.add_argument("--prevalence", type=float, metavar="SHARE", help="print predictive values for it")
 
-    predict = _verb(
-        verbs,
-        "predict",
-        _predict,
-        "decide on picture files, with a run or an exported model",
-        "predict outputs/paper/RUN new_cells -o decisions.csv",
-    )
+    predict = _verb(verbs, _predict)
     predict.add_argument("model", type=Path, metavar="RUN|MODEL.onnx")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
     predict.add_argument(
@@ -136,13 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--challenge", action="store_true", help="write isbi_valid.predict too, a label a line in image order"
     )
 
-    explain = _verb(
-        verbs,
-        "explain",
-        _explain,
-        "heat maps of the evidence for a decision, by Grad-CAM (extra: explain)",
-        "explain outputs/paper/RUN new_cells -o pictures",
-    )
+    explain = _verb(verbs, _explain)
     explain.add_argument("run_folder", type=Path, metavar="RUN")
     explain.add_argument(
         "paths",
@@ -158,13 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
-    export = _verb(
-        verbs,
-        "export",
-        _export,
-        "the network as one file, ONNX or safetensors (extra: onnx)",
-        "export outputs/paper/RUN -o model.onnx",
-    )
+    export = _verb(verbs, _export)
     export.add_argument("run_folder", type=Path, metavar="RUN")
     export.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the run's name, here")
     export.add_argument(
@@ -174,13 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         help="state_dict: under the published names, torchvision's for ResNets",
     )
 
-    app = _verb(
-        verbs,
-        "app",
-        _app,
-        "the page on which an expert reviews the cells of a run (extra: app)",
-        "app outputs/paper/RUN",
-    )
+    app = _verb(verbs, _app)
     app.add_argument("folder", type=Path, metavar="RUN", help="the folder of a finished run")
     app.add_argument(
         "--images",
@@ -193,12 +140,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(verbs, name, run, text, example) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
-    parser = verbs.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=f"example:\n  leukemia {example}",
+def _verb(verbs, run) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    """The parser of a command; its name, help and example are those of the function that runs it."""
+    text, example = inspect.cleandoc(run.__doc__).split("\n\n")
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        run.__name__.strip("_"),
+        help=text[0].lower() + text[1:].rstrip("."),
+        description=text,
+        epilog=example,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
@@ -206,6 +155,11 @@ def _verb(verbs, name, run, text, example) -> argparse.ArgumentParser:  # type: 
 
 
 def _check(options: argparse.Namespace) -> int:
+    """Audit a data folder: counts, unreadable files, duplicates, groups.
+
+    example:
+      leukemia data check C-NMC_Leukemia
+    """
     from leukemia.data.check import check
 
     result = check(options.folder, reader=options.reader, positive=options.positive)
@@ -217,6 +171,11 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
+    """Download C-NMC through kagglehub (extra: kaggle), then check it.
+
+    example:
+      leukemia data fetch C-NMC_Leukemia
+    """
     from leukemia.data.fetch import fetch
 
     options.folder = fetch(options.folder)
@@ -225,6 +184,11 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    """Write a synthetic C-NMC set.
+
+    example:
+      leukemia data demo demo-cells --images 200
+    """
     from leukemia.data.demo import write_demo
 
     print(write_demo(options.folder, images=options.images, seed=options.seed))
@@ -232,6 +196,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    """Write results.csv, results.md and report.html of a sweep or run.
+
+    example:
+      leukemia report outputs/paper
+    """
     from leukemia.reporting.html import write_report
     from leukemia.reporting.results import results_table
     from leukemia.reporting.summary import states
@@ -244,6 +213,11 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    """Metrics with intervals of a run, a sweep or a table of predictions.
+
+    example:
+      leukemia evaluate outputs/paper --json
+    """
     from leukemia.commands.evaluate import evaluated
 
     problems: list[str] = []
@@ -253,6 +227,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _triage(options: argparse.Namespace) -> int:
+    """Release the certain cells within bounds, send the rest to review.
+
+    example:
+      leukemia triage outputs/paper/RUN --max-missed 0.1 --max-false-alarm 0.2
+    """
     from leukemia.commands.triage import triage
 
     return triage(
@@ -262,6 +241,11 @@ def _triage(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    """Decide on picture files, with a run or an exported model.
+
+    example:
+      leukemia predict outputs/paper/RUN new_cells -o decisions.csv
+    """
     from leukemia.commands.predict import predict
 
     return predict(
@@ -271,6 +255,11 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    """Heat maps of the evidence for a decision, by Grad-CAM (extra: explain).
+
+    example:
+      leukemia explain outputs/paper/RUN new_cells -o pictures
+    """
     from leukemia.commands.explain import explain
     from leukemia.runs import open_run
 
@@ -280,6 +269,11 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    """The network as one file, ONNX or safetensors (extra: onnx).
+
+    example:
+      leukemia export outputs/paper/RUN -o model.onnx
+    """
     from leukemia.inference.export import export
     from leukemia.runs import open_run
 
@@ -288,15 +282,21 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _app(options: argparse.Namespace) -> int:
+    """The page on which an expert reviews the cells of a run (extra: app).
+
+    example:
+      leukemia app outputs/paper/RUN
+    """
     from leukemia.runs import open_run
 
+    run = open_run(options.folder)
     try:
         from leukemia.app.serve import serve
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
-    return serve(open_run(options.folder).folder, options.images, options.host, options.port)
+    return serve(run.folder, options.images, options.host, options.port)
 
 
 if __name__ == "__main__":

@@ -65,13 +65,14 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def network_name(node: Any) -> str:
-    """The name of a network by its node: its `name`, else its depth, else the last part of its `_target_`."""
+    """The name of a network by its node: its `name`, else its depth for a ResNet, else the last part of its `_target_`."""
     node = node if isinstance(node, Mapping) else {}
+    target = str(node.get("_target_") or "network")
     if node.get("name"):
         return str(node["name"])
-    if node.get("depth"):
+    if node.get("depth") and target.endswith("resnet.resnet"):
         return f"resnet{node['depth']}"
-    return str(node.get("_target_") or "network").rpartition(".")[2]
+    return target.rpartition(".")[2]
 
 
 def slug(overrides: Sequence[str]) -> str:

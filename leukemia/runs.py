@@ -219,6 +219,8 @@ class Sweep:
     @cached_property
     def begun(self) -> list[Run]:
         """As `runs`, and empty where there is none."""
+        if self.folder.suffix == ".csv" and not self.folder.exists():
+            raise InputError(f"{self.folder}: no such file")
         if not self.folder.is_dir():
             raise InputError(f"{self.folder} is not a folder: give the folder of a run or of a sweep")
         if (self.folder / "status.json").is_file():
@@ -243,11 +245,13 @@ def open_run(folder: Path | str) -> Run:
     """The run in a folder.
 
     Raises:
-        InputError: if this is not a run folder; the message says which folder to give.
+        InputError: if this is not a run folder, with the folder to give; or if its configuration cannot be read.
     """
     folder = Path(folder)
     if (folder / "status.json").is_file():
-        return Run(folder)
+        run = Run(folder)
+        _ = run.config  # refuses a run of release 0.1
+        return run
     around = [place for place in folder.absolute().parents if (place / "status.json").is_file()]
     inside = sorted(path.parent for path in folder.glob("*/status.json"))
     if around or folder.suffix == ".ckpt":

@@ -1,4 +1,4 @@
-"""The notebook about sweeps runs from top to bottom, shows its pictures, and is kept without outputs."""
+"""The notebook about sweeps runs from top to bottom, shows its plots, and is kept without outputs."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "analyse_sweep.ipynb"
 
@@ -28,7 +29,8 @@ def test_it_opens_compares_and_triages_a_sweep(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "ignore:The `srun` command is available")  # on a cluster
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     where = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=where).execute()
+    patient = Config(KernelManager={"shutdown_wait_time": 60.0})  # a busy machine needs more than 5 s to end
+    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=where, config=patient).execute()
     shown = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
 
     said = [output for outputs in shown.values() for output in outputs if output.get("name") == "stderr"]

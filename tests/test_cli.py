@@ -113,7 +113,10 @@ def test_demo_check_and_its_exit_codes(tmp_path, capsys):
         (["data", "check", "no/such/folder"], "no such folder"),
         (["data", "demo", ".", "--images", "60"], "not empty"),
         (["data", "demo", "x", "--images", "1"], "images"),
+        (["data", "check", "nowhere.csv"], "this csv file does not exist"),
         (["report", "no/such/folder"], "is not a folder"),
+        (["evaluate", "nowhere.csv"], "no such file"),
+        (["predict", "no/such/model.onnx", "something"], "No such file"),
         (["report"], "SWEEP"),
         (["data", "chek"], "check"),
         (["repot"], "report"),
@@ -128,6 +131,41 @@ def test_bad_input_ends_in_a_message_and_exit_2_without_a_traceback(arguments, n
     assert named in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["something"]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["data", "check", "{demo}"], ["data", "check", "{demo}", "--json"]]
+)
+def test_a_reader_that_leaves_ends_the_command_quietly(arguments, unbuffered, demo_root):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [
+        sys.executable,
+        "-m",
+        "leukemia.cli",
+        *(argument.format(demo=demo_root) for argument in arguments),
+    ]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(writer)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+    assert done.returncode == (
+        0 if unbuffered and arguments == ["--help"] else 141
+    )  # argparse drops what it cannot write
+
+
+def test_a_broken_pipe_that_is_not_the_output_stays_an_error(monkeypatch):
+    def fails(*arguments, **settings):
+        raise BrokenPipeError("of a connection")
+
+    monkeypatch.setattr("leukemia.data.demo.write_demo", fails)
+    with open(os.devnull, "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        monkeypatch.setattr("sys.stderr", output)
+        with pytest.raises(BrokenPipeError, match="of a connection"):
+            main(["data", "demo", "folder"])
 
 
 def test_every_name_of_the_package_can_be_imported():

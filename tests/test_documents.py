@@ -85,7 +85,14 @@ def world(tmp_path_factory) -> dict[str, str]:
         rows.append((f"{label}/{path.name}", label, subject))
     pd.DataFrame(rows, columns=["path", "label", "subject"]).to_csv(classes / "cells.csv", index=False)
     shutil.copy(run.folder / "predictions.csv", folder / "table.csv")
+    slides = folder / "slides"
+    shutil.copytree(classes, slides)
+    table = pd.DataFrame(rows, columns=["file", "class", "patient"])
+    table.assign(blast=(table["class"] == "blast").astype(int), site="A").to_csv(
+        slides / "slides.csv", index=False
+    )
     return {
+        "SLIDES": str(slides),
         "DIR": str(demo_root),
         "SWEEP": str(folder / "sweep"),
         "RUN": str(folder / "sweep" / "seed-0"),
@@ -111,7 +118,13 @@ def test_what_a_page_says_can_be_done(page, world, leukemia_train, tmp_path, mon
     def given(text: str) -> str:
         return names.sub(lambda found: world[found[1]], text)
 
+    (tmp_path / "mine" / "model" / "net").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "net" / "tiny.yaml").write_text("_target_: mylab.Tiny\n")
+    monkeypatch.delitem(sys.modules, "mylab", raising=False)
     for language, text in blocks(page):
+        if named := re.match(r"# (\w+\.py)\n", text):  # a module of the reader's own
+            (tmp_path / named[1]).write_text(text)
+            continue
         if language == "python":
             exec(compile(given(text), page.name, "exec"), {})
             continue
@@ -119,11 +132,21 @@ def test_what_a_page_says_can_be_done(page, world, leukemia_train, tmp_path, mon
             if matching(NOT_RUN, command):
                 continue
             verb, *arguments = shlex.split(given(command))
+            while "=" in verb:  # of the environment
+                monkeypatch.setenv(*verb.split("=", 1))
+                verb, *arguments = arguments
+            own = [str(path) for path in (tmp_path / "outputs" / "own").glob("*width*")]
+            arguments = [own[0] if argument == "OWN_RUN" else argument for argument in arguments]
             if shlex.split(command)[:3] == ["python", "-m", "leukemia.train"]:
                 verb, arguments = "leukemia-train", arguments[2:]
             if verb == "leukemia-train":
                 said = {argument.partition("=")[0] for argument in arguments}
-                faster = [f"{key}={value}" for key, value in FAST.items() if key not in said]
+                own_net = any(
+                    argument.startswith(("model/net=", "model.net.name=")) for argument in arguments
+                )
+                faster = [f"{key}={value}" for key, value in FAST.items()
+                          if key not in said and not (own_net and key == "model.net.depth")
+                          and not (any("model/net=" in argument for argument in arguments) and "net.weights" in key)]  # fmt: skip
                 if any(word.startswith("experiment=demo") for word in arguments):
                     faster = ["trainer=cpu", "trainer.max_epochs=1", "model.net.depth=18"]
                 with monkeypatch.context() as patch:  # the page at a sweep's end is made in its own tests

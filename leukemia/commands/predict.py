@@ -81,9 +81,11 @@ def predict(
 
 
 def score(predictor: Predictor, files: Sequence[str]) -> pd.DataFrame:
-    """The table of `leukemia predict`: `path, logit, probability, calibrated_probability` (missing where no
-    calibration is known), `decision` (a class or `review`), `decided_by`, `tta`, `error` (missing where there is none), a
-    row a file."""
+    """The table of `leukemia predict`, a row a file.
+
+    Its columns: `path, logit, probability, calibrated_probability` (missing where no calibration is known), `decision`
+    (a class or `review`), `decided_by, tta, error` (missing where there is none).
+    """
     logit = np.full(len(files), np.nan)
     errors: list[str | None] = [None] * len(files)
     with tqdm(desc="predicting", total=len(files), unit="cell", disable=None) as bar:

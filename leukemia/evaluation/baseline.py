@@ -17,7 +17,7 @@ def against_majority(table: pd.DataFrame) -> dict[str, Any]:
     Returns:
         `better_than_majority`: whether the 95 % interval of accuracy lies above the share of the most frequent class.
         `accuracy_interval`: [low, high]; None where too few subjects leave it undefined.
-        `accuracy_interval_unit`: what it takes as independent: `group` or `subject` (bootstrap, see
+        `accuracy_interval_unit`: the independent unit: `group` or `subject` (bootstrap, see
         `bootstrap.evaluate`), or `cell` where subjects are unknown (Wilson's interval, too narrow).
     Raises:
         InputError: as `validate_predictions`.

@@ -136,7 +136,7 @@ def quality(label: ArrayLike, logit: ArrayLike) -> dict[str, float]:
 def brier(label: ArrayLike, probability: ArrayLike) -> dict[str, float]:
     """The Brier score of probabilities `[n]` and its decomposition `brier = miscalibration - discrimination +
     uncertainty`, free of bins: recalibrated by isotonic regression (CORP; Dimitriadis, Gneiting and Jordan 2021,
-    PNAS 118). Uncertainty is the score of the base rate; discrimination is what order alone gains on it."""
+    PNAS 118). Uncertainty is the score of the base rate; discrimination is the gain of the order alone."""
     from sklearn.isotonic import IsotonicRegression
 
     outcome, probability = np.asarray(label, dtype=float), np.asarray(probability, dtype=float)

@@ -235,10 +235,10 @@ def _pictures(run: Run, predictor: Predictor) -> tuple[NDArray[np.uint8], int]:
 
 def _safetensors(run: Run) -> bytes:
     save = needs("safetensors.torch").save
-    loaded, config = load_network(run.best_checkpoint), run.config
+    loaded = load_network(run.best_checkpoint)
     about = {
         "format": "pt",  # other readers look for it
-        "architecture": network_name(config["model"]["net"]),
+        "architecture": network_name(loaded.node),
         "classes": json.dumps(list(loaded.classes)),
         "run": run.name,
         "run_hash": run_hash(run),

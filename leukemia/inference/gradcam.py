@@ -1,7 +1,7 @@
 """Grad-CAM: where in a picture a network finds its evidence, and the share of it on the black background."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,35 +89,31 @@ def find_target(net: Any, size: int) -> Target:
     found: list[Target] = []
     around: list[
         bool
-    ] = []  # whether each module that runs now was given a map, so that attention within tokens is not
-    hooks = []
-    for name, stage in list(net.stages.named_children())[:-1]:
+    ] = []  # whether each module that runs now was given a map: attention within tokens was not
+    name = ""
 
-        def ended(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-            if all(around) and _is_map(output):
-                found.append(Target(name, module, (output.shape[2], output.shape[3])))
-            around.pop()
+    def began(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        around.append(_is_map(*inputs[:1]))
 
-        for module in stage.modules():
-            hooks.append(
-                module.register_forward_pre_hook(lambda _, inputs: around.append(_is_map(*inputs[:1])))
-            )
-            hooks.append(module.register_forward_hook(ended))
-    image = torch.zeros(1, size, size, 3, device=next(net.parameters()).device)
-    try:
-        with _left_as_it_was(net), torch.no_grad():
-            values = normalise(image, *net.normalisation)
-            for stage in list(net.stages)[:-1]:
-                values = stage(values)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def ended(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if all(around) and _is_map(output):
+            found.append(Target(name, module, tuple(output.shape[2:])))
+        around.pop()
+
+    with ExitStack() as hooks, _left_as_it_was(net), torch.no_grad():
+        for module in net.stages[:-1].modules():
+            hooks.enter_context(module.register_forward_pre_hook(began))
+            hooks.enter_context(module.register_forward_hook(ended))
+        image = torch.zeros(1, size, size, 3, device=next(net.parameters()).device)
+        values = normalise(image, *net.normalisation)
+        for name, stage in list(net.stages.named_children())[:-1]:
+            values = stage(values)
     modules = [target.module for target in found]
     found = [target for target in found if modules.count(target.module) == 1]
     if not found:
         raise InputError(
-            f"Grad-CAM needs an activation (N, C, H, W) of more than one place before the head, and {type(net).__name__} "
-            f"has none at {size} pixels: take another network, or a larger data.image_size"
+            f"Grad-CAM needs an activation (N, C, H, W) of more than one place before the head, and "
+            f"{type(net).__name__} has none at {size} pixels: take another network, or a larger data.image_size"
         )
     return found[-1]
 

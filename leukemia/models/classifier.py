@@ -82,6 +82,7 @@ class CellClassifier(pl.LightningModule):
         self.train_metrics, self.val_metrics = EpochMetrics(), EpochMetrics()
         self.confusion: Any = None  # counts (label, decision) of the last validation
         self.history: list[dict[str, float]] = []
+        self.last_rate = float("nan")
         self._validated = -1  # the last epoch with a validation
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -160,6 +161,7 @@ class CellClassifier(pl.LightningModule):
         self.train()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.last_rate = max(self._rates())  # a schedule may step before the epoch ends
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # the steps that Lightning writes down
             trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -180,7 +182,7 @@ class CellClassifier(pl.LightningModule):
         splits = ("train", "val") if self._validated == self.current_epoch else ("train",)
         names = [f"{split}/{name}" for split in splits for name in MONITORED]
         curves = {name: logged[name] for name in names if name in logged}
-        self.history.append({"epoch": self.current_epoch + 1, "lr": max(self._rates()), **curves})
+        self.history.append({"epoch": self.current_epoch + 1, "lr": self.last_rate, **curves})
 
     def on_validation_epoch_end(self) -> None:
         values, self.confusion = self.val_metrics.finish(self._loss)

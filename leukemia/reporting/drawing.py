@@ -17,7 +17,7 @@ from leukemia.reporting.words import LEAKS
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#555555"
 COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (6, 2)), ":", (0, (8, 2, 2, 2)))
-WIDTH = 3.5  # inches: what a telephone shows whole
+WIDTH = 3.5  # inches: fits the width of a telephone
 SMALL, TEXT, LARGE = 7, 8, 10  # points
 LINE = 0.14  # inches, of such text
 

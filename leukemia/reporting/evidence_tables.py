@@ -38,30 +38,24 @@ def seeds_table(found: Found) -> Printed:
             values, form = of["cells"][metric.name], words.form(metric)
             spread = f"{form(values['lowest'])} to {form(values['highest'])}"
             row.append(f"{form(values['value'], values['sd'])} ({spread})")
-        table.rows.append(row)
-        table.marks.append(of["marks"])
+        table.add(row, of["marks"])
     return table
 
 
 def baselines_table(found: Found) -> Printed:
     """A row a setting: the majority class and the handcrafted baseline on its cells, and the difference to the
     latter."""
-    table = Printed(["Setting", "Majority, accuracy %"], 1)
-    for metric in BASELINE:
-        table.columns += [
-            f"Handcrafted, {words.heading(metric)}",
-            f"Network minus handcrafted, {words.difference_heading(metric)}",
-        ]
+    alone = [f"Handcrafted, {words.heading(metric)}" for metric in BASELINE]
+    gain = [f"Network minus handcrafted, {words.difference_heading(metric)}" for metric in BASELINE]
+    table = Printed(["Setting", "Majority, accuracy %", *alone, *gain], 1)
     for of in found:
-        row = [of["name"], percent(of["majority_accuracy"])]
-        for metric in BASELINE:
-            if of["baseline"]:
-                row.append(_interval(of["baseline"]["cells"][metric.name], metric))
-                row.append(_difference(of["baseline"]["model_minus_baseline"][metric.name], metric))
-            else:
-                row += ["–", "–"]
-        table.rows.append(row)
-        table.marks.append(of["marks"])
+        row, baseline = [of["name"], percent(of["majority_accuracy"])], of["baseline"]
+        if baseline:
+            row += [_interval(baseline["cells"][metric.name], metric) for metric in BASELINE]
+            row += [_difference(baseline["model_minus_baseline"][metric.name], metric) for metric in BASELINE]
+        else:
+            row += ["–"] * 2 * len(BASELINE)
+        table.add(row, of["marks"])
     return table
 
 
@@ -70,8 +64,7 @@ def differences_table(comparisons: Found) -> Printed:
     table = Printed(["Difference", *map(words.difference_heading, COMPARED)], 1)
     for pair in comparisons:
         differences = [_difference(pair[metric.name], metric) for metric in COMPARED]
-        table.rows.append([f"{pair['second']} minus {pair['first']}", *differences])
-        table.marks.append(pair["marks"])
+        table.add([f"{pair['second']} minus {pair['first']}", *differences], pair["marks"])
     return table
 
 
@@ -94,8 +87,8 @@ def calibration_table(found: Found) -> Printed:
         for name in names:
             row += [fraction(before[name]), fraction(after.get(name))]
         row += [fraction(before[name]) for name in parts]
-        table.rows.append([*row, fraction(calibration["slope"]), fraction(calibration["intercept"])])
-        table.marks.append(of["marks"])
+        row += [fraction(calibration[name]) for name in ("slope", "intercept")]
+        table.add(row, of["marks"])
     return table
 
 
@@ -106,8 +99,9 @@ def selective_table(found: Found) -> Printed:
     for of in found:
         selective = of["selective"]
         shares = [percent(selective["coverage_at_risk"][risk]) for risk in risks]
-        table.rows.append([of["name"], fraction(selective["aurc"]), fraction(selective["augrc"]), *shares])
-        table.marks.append(of["marks"])
+        table.add(
+            [of["name"], fraction(selective["aurc"]), fraction(selective["augrc"]), *shares], of["marks"]
+        )
     return table
 
 
@@ -144,8 +138,7 @@ def gradcam_table(found: list[tuple[str, dict[str, Any]]]) -> Printed:
     for name, summary in found:
         for decided, of in summary["classes"].items():
             shares = [percent(of[key]) for key in ("on_background", "cell_alone", "background")]
-            table.rows.append([name, str(decided), whole(of["cells"]), *shares])
-            table.marks.append([f"of {summary['sample']}"])
+            table.add([name, str(decided), whole(of["cells"]), *shares], [f"of {summary['sample']}"])
     return table
 
 
@@ -154,8 +147,7 @@ def _with_intervals(found: Found, of_what: str, metrics: Mapping[str, Metric]) -
     for of in found:
         n = of["n_images"] if of_what == "cells" else of["subjects"]["n"]
         values = [_interval(of[of_what][name], metric) for name, metric in metrics.items()]
-        table.rows.append([of["name"], *values, whole(n)])
-        table.marks.append(of["marks"])
+        table.add([of["name"], *values, whole(n)], of["marks"])
     return table
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -118,25 +117,25 @@ def _curves(sweep: Sweep, results: pd.DataFrame) -> tuple[list[Picture], int]:
     """Learning curves of the finished runs, then of those cut off; beyond MOST_CURVES the first seed and fold
     of each setting goes first. Also how many runs are left out."""
     by_name = {run.name: run for run in [*sweep.begun, *sweep.pending]}
-    candidates: list[tuple[int, str, dict[Any, Any], list[str]]] = []
-    for settings, rows in combinations(results):
-        for place, run in enumerate(rows.to_dict("records")):
-            marks = words.marks(rows.iloc[[place]])
-            candidates.append((place, words.describe_run(settings, run), run, marks))
-    others = results[results["accuracy"].isna()]
-    for place, run in enumerate(others.to_dict("records")):
-        title = f"{run['run']} ({run['status']})"
-        candidates.append((len(results), title, run, words.marks(others.iloc[[place]])))
-    with_history = []
-    for place, title, run, marks in candidates:
-        history = _history(by_name[str(run["run"])])
-        if history is not None:
-            with_history.append((place, title, run, marks, history))
-    if len(with_history) > MOST_CURVES:
-        with_history.sort(key=lambda entry: entry[0])
-    shown = with_history[:MOST_CURVES]
-    figures = [plots.learning_curves(history, title, run, marks) for _, title, run, marks, history in shown]
-    return _pictures(figures), len(with_history) - len(shown)
+    unfinished = results[results["accuracy"].isna()]
+    entries = [  # (place among the runs of its setting, title, row), finished ones first
+        (place, words.describe_run(settings, run), rows.iloc[[place]])
+        for settings, rows in combinations(results)
+        for place, run in enumerate(rows.to_dict("records"))
+    ]
+    entries += [
+        (len(results), f"{run['run']} ({run['status']})", unfinished.iloc[[place]])
+        for place, run in enumerate(unfinished.to_dict("records"))
+    ]
+    histories = [(entry, _history(by_name[entry[2]["run"].item()])) for entry in entries]
+    drawn = [(entry, history) for entry, history in histories if history is not None]
+    if len(drawn) > MOST_CURVES:
+        drawn.sort(key=lambda pair: pair[0][0])
+    figures = [
+        plots.learning_curves(history, title, row.iloc[0].to_dict(), words.marks(row))
+        for (_, title, row), history in drawn[:MOST_CURVES]
+    ]
+    return _pictures(figures), max(0, len(drawn) - MOST_CURVES)
 
 
 def _history(run: Run) -> pd.DataFrame | None:

@@ -52,6 +52,10 @@ class Printed:
     rows: list[list[str]] = field(default_factory=list)
     marks: list[list[str]] = field(default_factory=list)
 
+    def add(self, row: list[str], marks: list[str]) -> None:
+        self.rows.append(row)
+        self.marks.append(marks)
+
     @property
     def common_marks(self) -> list[str]:
         """Marks of all rows, which stand once above the table."""
@@ -101,8 +105,8 @@ def study_table() -> Printed:
     for (network, stage), accuracy in words.SEED_STUDY.items():
         above = accuracy - words.SEED_STUDY_MAJORITY
         gap = words.SEED_STUDY_GAP.get((network, stage))
-        table.rows.append([words.network(network), stage, percent(accuracy), points(above), points(gap)])
-        table.marks.append([words.CHOSEN_HERE, *words.study_not_better(accuracy)])
+        row = [words.network(network), stage, percent(accuracy), points(above), points(gap)]
+        table.add(row, [words.CHOSEN_HERE, *words.study_not_better(accuracy)])
     return table
 
 
@@ -125,8 +129,7 @@ def failures_table(results: pd.DataFrame) -> Printed:
     """A row a run without metrics: its state, and its error if it has one."""
     table = Printed(["Run", "State", "Error"], 3)
     for run in results[results["accuracy"].isna()].to_dict("records"):
-        table.rows.append([run["run"], run["status"], words.value(run["error"])])
-        table.marks.append([])
+        table.add([run["run"], run["status"], words.value(run["error"])], [])
     return table
 
 
@@ -139,7 +142,7 @@ def is_cnmc(results: pd.DataFrame) -> bool:
 
 def is_synthetic(results: pd.DataFrame) -> bool:
     """Whether any finished run is on the demo's cells."""
-    return bool((results["synthetic"] == True).any())  # noqa: E712  missing where a run does not say
+    return bool(results["synthetic"].eq(True).any())
 
 
 def _by_combination(results: pd.DataFrame, columns: list[str]) -> Printed:
@@ -149,8 +152,7 @@ def _by_combination(results: pd.DataFrame, columns: list[str]) -> Printed:
     table = Printed(["Network", "Trains from", *names, *columns], 2 + len(others))
     for settings, runs in combinations(results):
         named = [words.value(settings[name], name) for name in ("trainable_from", *others)]
-        table.rows.append([words.network(settings["network"]), *named])
-        table.marks.append(words.marks(runs))
+        table.add([words.network(settings["network"]), *named], words.marks(runs))
     return table
 
 
@@ -159,8 +161,7 @@ def _by_run(results: pd.DataFrame, columns: Columns) -> Printed:
     for settings, runs in combinations(results):
         for index, run in runs.iterrows():
             texts = [text(run) for text in columns.values()]
-            table.rows.append([run["run"], words.describe_run(settings, run), *texts])
-            table.marks.append(words.marks(runs.loc[[index]]))
+            table.add([run["run"], words.describe_run(settings, run), *texts], words.marks(runs.loc[[index]]))
     return table
 
 

@@ -38,15 +38,11 @@ def marks(runs: pd.DataFrame) -> list[str]:
     hold for all of them."""
     image = runs["protocol"] == "image"
     leaky = image | (runs["leaks"].fillna(0) > 0)
-    chosen = runs["epoch_chosen_here"].map(_true)
-    not_better = runs["better_than_majority"].map(_false)
+    chosen = runs["epoch_chosen_here"].eq(True)
+    not_better = runs["better_than_majority"].eq(False)
     pruned = runs["pruned_after"].notna()
-    found = [
-        (_leak(runs[leaky]), leaky),
-        (CHOSEN_HERE, chosen),
-        (_not_better(runs[not_better]), not_better),
-        (PRUNED, pruned),
-    ]
+    found = [(_leak(runs[leaky]), leaky), (CHOSEN_HERE, chosen)]
+    found += [(_not_better(runs[not_better]), not_better), (PRUNED, pruned)]
     return [text + _of(int(which.sum()), len(runs)) for text, which in found if which.any()]
 
 
@@ -151,13 +147,9 @@ def duration(seconds: Any) -> str:
     if _missing(seconds):
         return "–"
     total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    return (
-        f"{total // 60} min {total % 60:02d} s"
-        if total < 3600
-        else f"{total // 3600} h {total // 60 % 60:02d} min"
-    )
+    if total >= 3600:
+        return f"{total // 3600} h {total // 60 % 60:02d} min"
+    return f"{total // 60} min {total % 60:02d} s" if total >= 60 else f"{total} s"
 
 
 def short(text: str, length: int = 18) -> str:
@@ -209,11 +201,3 @@ def _with_spread(number: Any, sd: Any, scale: float, form: str) -> str:
 
 def _missing(setting: Any) -> bool:
     return setting is None or bool(pd.isna(setting))
-
-
-def _true(flag: Any) -> bool:
-    return not _missing(flag) and flag == True  # noqa: E712
-
-
-def _false(flag: Any) -> bool:
-    return not _missing(flag) and flag == False  # noqa: E712

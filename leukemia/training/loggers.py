@@ -10,6 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from importlib.util import find_spec
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,21 @@ log = logging.getLogger(__name__)
 MEMORY = "loggers.json"  # {name of a logger: the id of its run in the tracker}
 FIRST = ("network", "trainable_from")  # settings that are shown first
 EXTRAS = ("mlflow", "wandb")  # packages that an extra of this one installs
+STORE = "MLFLOW_TRACKING_URI"  # the user's own, for all runs
 WRITE_EVERY = 1.0  # seconds between two writes of metrics.csv within an epoch
+
+
+def check_loggers(nodes: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Refuse a tracker whose package is not installed, before a picture is read.
+
+    Raises:
+        InputError: with the pip command.
+    """
+    for name, node in nodes.items():
+        found = locate(node[TARGET], f"logger.{name}") if node else None
+        for kind, package in ((MLFlowLogger, "mlflow"), (WandbLogger, "wandb")):
+            if isinstance(found, type) and issubclass(found, kind) and find_spec(package) is None:
+                raise _needs(f"logger.{name}", package)
 
 
 def build_loggers(
@@ -56,8 +71,8 @@ def build_loggers(
     for name, node in nodes.items():
         if node is not None:
             loggers.append(_build(node, f"logger.{name}", folder, remembered.get(name), build))
-            if isinstance(loggers[-1], MLFlowLogger | WandbLogger):
-                started[name] = loggers[-1].version
+            if isinstance(loggers[-1], MLFlowLogger | WandbLogger) and (run_id := loggers[-1].version):
+                started[name] = run_id
     if is_rank_zero() and started not in ({}, remembered):
         write_text(folder / MEMORY, json.dumps(started, indent=2) + "\n")
     return loggers
@@ -244,8 +259,7 @@ def _build(
         logger = build(settings, key, **given)
     except Exception as error:
         if missing := _missing_package(error):
-            what = f"'leukemia[{missing}]'" if missing in EXTRAS else missing
-            raise InputError(f"{key} needs the package {missing}: pip install {what}") from None
+            raise _needs(key, missing) from None
         raise
     try:
         _start(logger, folder, remembered)
@@ -264,20 +278,18 @@ def _build(
 def _arguments(found: Any, node: Mapping[str, Any], folder: Path, remembered: str | None) -> dict[str, Any]:
     """The arguments that a logger's constructor takes from the run: its folder, its name, and the run in a tracker."""
     given: dict[str, Any] = {"save_dir": str(folder)} if _takes(found, "save_dir") else {}
+    sweep = folder.absolute().parent
     if not isinstance(found, type):
         return given
     if issubclass(found, MLFlowLogger):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        given |= {"run_name": folder.name, "run_id": remembered}
-        given["tracking_uri"] = os.environ.get("MLFLOW_TRACKING_URI")
+        given |= {"experiment_name": sweep.name, "run_name": folder.name, "run_id": remembered}
+        given["tracking_uri"] = os.environ.get(STORE)
         if not (node.get("tracking_uri") or given["tracking_uri"]):
-            sweep = folder.absolute().parent
-            given |= {
-                "tracking_uri": f"sqlite:///{sweep / 'mlflow.db'}",
-                "artifact_location": str(sweep / "mlartifacts"),
-            }
+            given["tracking_uri"] = f"sqlite:///{sweep / 'mlflow.db'}"
+            given["artifact_location"] = str(sweep / "mlartifacts")
     elif issubclass(found, WandbLogger):
-        given |= {"name": folder.name, "id": remembered, "resume": "allow"}
+        given |= {"project": sweep.name, "name": folder.name, "id": remembered, "resume": "allow"}
     return given
 
 
@@ -290,6 +302,11 @@ def _takes(found: Any, argument: str) -> bool:
         if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in parameters.values()):
             return False
     return False
+
+
+def _needs(key: str, package: str) -> InputError:
+    what = f"'leukemia[{package}]'" if package in EXTRAS else package
+    return InputError(f"{key} needs the package {package}: pip install {what}")
 
 
 def _missing_package(error: BaseException | None) -> str | None:
@@ -306,10 +323,13 @@ def _missing_package(error: BaseException | None) -> str | None:
 def _start(logger: Logger, folder: Path, remembered: str | None) -> None:
     """Begin or take up the run of a tracker, whose id is known from then on."""
     if isinstance(logger, MLFlowLogger):
-        local = str(logger._tracking_uri).startswith("sqlite:")
+        store, before = str(logger._tracking_uri), os.environ.get(STORE)
         # Jobs of a sweep start together, and one of them creates the store.
-        with FileLock(folder.absolute().parent / ".mlflow.lock") if local else nullcontext():
+        lock = FileLock(folder.absolute().parent / ".mlflow.lock")
+        with lock if store.startswith("sqlite:") else nullcontext():
             run_id = logger.run_id
+        if before is None:
+            os.environ.pop(STORE, None)  # MLflow sets it, and the next run of this process has its own store
         if remembered:
             logger.experiment.update_run(run_id, status="RUNNING")
     elif isinstance(logger, WandbLogger):

@@ -10,24 +10,18 @@ from PIL import Image
 
 from leukemia.cli import main
 from leukemia.commands.explain import gradcam_by_class
-from leukemia.config import compose
 from leukemia.reporting.overlays import contact_sheet, overlay, side_by_side
 from leukemia.runs import Run
-from leukemia.training.run import train
-
-SETTINGS = ("model.net.weights=none", "model.trainable_from=head", "data.batch_size=16", "trainer=cpu",
-            "trainer.precision=32-true", "trainer.max_epochs=1", "data.protocol=holdout")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def trained(demo_root, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("explain") / "run"
-    return train(compose([f"data.root={demo_root}", "data.image_size=64", *SETTINGS]), folder)
+def written(untrained_run, tmp_path_factory):
+    return untrained_run(tmp_path_factory.mktemp("explain") / "run", trainable_from="head", image_size=64)
 
 
 @pytest.fixture
-def run(trained, tmp_path):
-    return Run(shutil.copytree(trained.folder, tmp_path / "run"))
+def run(written, tmp_path):
+    return Run(shutil.copytree(written.folder, tmp_path / "run"))
 
 
 def leukemia(*arguments):
@@ -49,7 +43,7 @@ def test_without_paths_the_runs_own_cells_are_explained_into_its_folder(run, cap
         if of_class["on_background"] is not None:
             assert 0.5 < of_class["background"] < 0.95  # cells are a fifth of the picture
             assert 0 < of_class["on_background"] < 1
-    assert "Attention on the black background, a random 6 of" in capsys.readouterr().out
+    assert "Grad-CAM maps on the black background, a random 6 of" in capsys.readouterr().out
 
 
 def test_paths_give_a_picture_each_and_unreadable_ones_are_listed(run, demo_root, tmp_path, capsys):
@@ -67,20 +61,20 @@ def test_paths_give_a_picture_each_and_unreadable_ones_are_listed(run, demo_root
     assert json.loads((output / "gradcam.json").read_text())["cells"] == 3
 
 
-def test_what_cannot_be_explained_is_refused(run, demo_root, tmp_path, capsys):
+def test_mistakes_are_refused_and_nothing_is_written(run, demo_root, tmp_path, capsys):
     assert leukemia("explain", run.folder, tmp_path / "nothing") == 2
     assert leukemia("explain", run.folder, "--sample", 0) == 2
     config = run.config
     run.write_config({**config, "data": {**config["data"], "root": str(tmp_path / "moved")}})
     assert leukemia("explain", run.folder) == 2
     assert "do not lie in" in capsys.readouterr().err
-    run.write_config({**config, "data": {**config["data"], "image_size": 32}})
+    run.write_config({**config, "data": {**config["data"], "image_size": 2}})
     assert leukemia("explain", run.folder, demo_root, "-o", tmp_path / "out") == 2
-    assert "a single place" in capsys.readouterr().err
+    assert "has none at 2 pixels" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_the_figure_is_a_mean_over_the_cells_of_a_decision():
+def test_the_share_is_a_mean_over_the_cells_of_a_decision():
     cells = pd.DataFrame({
         "decision": ["HEM", "ALL", "ALL", "ALL"],
         "on_background": [0.9, 0.2, 0.4, np.nan],
@@ -108,7 +102,7 @@ def test_a_cold_map_leaves_the_cell_as_it_is_and_a_hot_one_colours_it():
 
 def test_a_contact_sheet_holds_every_picture_and_long_names_stay_inside():
     cell, heat = np.full((8, 8, 3), 90, np.uint8), np.ones((8, 8), np.float32)
-    tile = side_by_side(cell, heat, ["a very long name of a file " * 9, "ALL, 0.93"], split=60)
+    tile = side_by_side(cell, heat, ["a very long name of a file " * 9, "ALL, 0.93"], size=60)
     margin = np.asarray(tile)[:, -8:]
     assert (margin == 255).all()
     sheet = contact_sheet({"ALL": [tile] * 5, "HEM": [tile]}, "run")

@@ -5,32 +5,19 @@ import pandas as pd
 import pytest
 
 from leukemia.cli import main
-from leukemia.config import compose
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.subjects import summary_by_subject
-from leukemia.training.run import train
 
 
 @pytest.fixture(scope="module")
-def trained(demo_root, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("predict") / "run"
-    settings = (
-        "model.net.weights=none",
-        "data.image_size=32",
-        "trainer=cpu",
-        "trainer.precision=32-true",
-        "trainer.max_epochs=1",
-    )
-    return train(
-        compose([f"data.root={demo_root}", "data.protocol=holdout", "data.cache_features=off", *settings]),
-        folder,
-    )
+def written(untrained_run, tmp_path_factory):
+    return untrained_run(tmp_path_factory.mktemp("predict") / "run")
 
 
 @pytest.fixture
-def run(trained):
-    yield trained
-    (trained.folder / "triage.json").unlink(missing_ok=True)
+def run(written):
+    yield written
+    (written.folder / "triage.json").unlink(missing_ok=True)
 
 
 def leukemia(*arguments):
@@ -43,17 +30,18 @@ def policy(low, high, **fields):
     return Policy(low, high, 0.5, 0.1, 0.1, 0.1, 0.95, "subject", True, **fields)
 
 
-@pytest.mark.parametrize("views", [1, 8])
-def test_the_logits_of_files_are_those_of_the_run(run, demo_root, tmp_path, views):
+@pytest.mark.parametrize("tta", ["none", "d4"])
+def test_the_logits_of_files_are_those_of_the_run(run, demo_root, tmp_path, tta):
     output = tmp_path / "out.csv"
     reported = demo_root / "validation_data"
-    assert leukemia("predict", run.folder, reported, "-o", output, "--views", views) == 0
+    assert leukemia("predict", run.folder, reported, "-o", output, "--tta", tta) == 0
     table = pd.read_csv(output)
     logits = table.set_index("path")["logit"]
     logits.index = [str(path).removeprefix(f"{demo_root}/") for path in logits.index]
     expected = run.predictions.set_index("path")["logit"]
     assert set(logits.index) == set(expected.index)
-    if views == 1:
+    assert (table["tta"] == tta).all()
+    if tta == "none":
         np.testing.assert_allclose(logits[expected.index], expected, atol=1e-4)
         assert (table["decided_by"] == "probability 0.5").all()
         assert (table["decision"] == np.where(table["logit"] >= 0, "ALL", "HEM")).all()
@@ -75,13 +63,13 @@ def test_a_policy_decides_and_calibrates(run, demo_root, tmp_path):
     )
 
 
-def test_thresholds_of_other_views_are_refused(run, demo_root, tmp_path, capsys):
+def test_thresholds_of_another_tta_are_refused(run, demo_root, tmp_path, capsys):
     run.write_json("triage.json", policy(-1, 1, fitted_on={"views": 1}).to_json())
-    assert leukemia("predict", run.folder, demo_root, "--views", 8, "-o", tmp_path / "out.csv") == 2
-    assert "mean logits over 1 views and not 8" in capsys.readouterr().err
+    assert leukemia("predict", run.folder, demo_root, "--tta", "d4", "-o", tmp_path / "out.csv") == 2
+    assert "logits with tta=none and not with tta=d4: use none" in capsys.readouterr().err
 
 
-def test_what_cannot_be_read_is_a_row_and_the_rest_goes_on(run, demo_root, tmp_path, capsys):
+def test_an_unreadable_file_is_a_row_and_the_rest_goes_on(run, demo_root, tmp_path, capsys):
     bad = tmp_path / "broken.bmp"
     bad.write_bytes(b"BM and no more")
     good = next(demo_root.rglob("*.bmp"))
@@ -121,18 +109,8 @@ def test_subjects_come_from_the_csv_of_the_preliminary_labels(run, demo_root, tm
 
 def test_subjects_come_from_names(run, demo_root, tmp_path):
     pattern = r"uid_(h?\d+)_"
-    assert (
-        leukemia(
-            "predict",
-            run.folder,
-            demo_root / "training_data" / "fold_0",
-            "--subjects",
-            pattern,
-            "-o",
-            tmp_path / "o.csv",
-        )
-        == 0
-    )
+    given = [demo_root / "training_data" / "fold_0", "--subjects", pattern, "-o", tmp_path / "o.csv"]
+    assert leukemia("predict", run.folder, *given) == 0
     cells = run.cells.set_index("path")["subject"]
     table = pd.read_csv(tmp_path / "o.csv", dtype={"subject": str})
     paths = table["path"].str.removeprefix(f"{demo_root}/")
@@ -154,11 +132,13 @@ def test_the_summary_of_a_subject_by_hand():
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["{root}", "-o", "{run}/x.csv"], "keeps its own predictions"),
-    (["{root}", "-o", "{root}/no/such/x.csv"], "is no folder"),
+    (["{root}", "-o", "{root}/no/such/x.csv"], "is not a folder"),
     (["{root}/*.gif"], "no such file or folder"),
     (["{root}", "--subjects", "UID_"], "has no group"),
     (["{root}", "--subjects", "("], "neither a .csv nor a regular expression"),
     (["{root}", "--subjects", "no(thing)like"], "tells the subject of none"),
+    (["{root}", "--subjects", "nowhere.csv"], "no such file"),
+    (["nowhere.csv"], "no such file"),
     (["{root}", "--device", "warp"], "cannot be used"),
 ])  # fmt: skip
 def test_mistakes_are_refused_and_nothing_is_written(
@@ -171,3 +151,45 @@ def test_mistakes_are_refused_and_nothing_is_written(
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     assert sorted(run.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["predict", "explain", "export", "app"])
+@pytest.mark.parametrize(("given", "remedy"), [
+    ("nowhere", "there is no such folder"),
+    ("{run}/checkpoints/best.ckpt", "give the run folder that holds it, {run}"),
+    ("copy.ckpt", "give the run folder that holds it"),
+    ("{sweep}", "it holds 1 of them, give one, as {run}"),
+    ("{root}", "give the folder of a run"),
+])  # fmt: skip
+def test_a_path_that_is_not_a_run_is_refused_with_the_folder_to_give(
+    run, demo_root, capsys, command, given, remedy
+):
+    places = {"run": run.folder, "sweep": run.folder.parent, "root": demo_root}
+    path, remedy = given.format(**places), remedy.format(**places)
+    assert leukemia(command, path, *([demo_root] if command == "predict" else [])) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: {path} is not a run folder (a folder with a status.json): {remedy}\n"
+
+
+@pytest.mark.parametrize("command", ["predict", "explain", "export"])
+def test_a_run_of_release_0_1_is_refused_in_one_line(untrained_run, demo_root, tmp_path, capsys, command):
+    run = untrained_run(tmp_path / "run")
+    run.write_config({**run.config, "model": {"depth": 18}})
+    run.best_checkpoint.unlink()
+    assert leukemia(command, run.folder, *([demo_root] if command != "export" else [])) == 2
+    said = capsys.readouterr().err
+    assert "is a run of release 0.1" in said
+    assert said.count("\n") == 1
+
+
+def test_a_run_without_a_checkpoint_is_refused_without_talk_of_training(
+    untrained_run, demo_root, tmp_path, capsys
+):
+    run = untrained_run(tmp_path / "run")
+    run.best_checkpoint.write_bytes(run.best_checkpoint.read_bytes()[:500])
+    assert leukemia("predict", run.folder, demo_root) == 2
+    run.best_checkpoint.unlink()
+    assert leukemia("predict", run.folder, demo_root) == 2
+    said = capsys.readouterr().err
+    assert said.count("best.ckpt cannot be read") == 2
+    assert "resume" not in said

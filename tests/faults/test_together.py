@@ -5,7 +5,11 @@ import time
 import pandas as pd
 import pytest
 
-from leukemia.runs import Sweep
+from leukemia.config import compose
+from leukemia.errors import OutOfMemoryError
+from leukemia.models.classifier import CellClassifier
+from leukemia.runs import Run, Sweep
+from leukemia.training.run import train
 
 
 def test_a_second_sweep_into_the_same_folder_is_refused_and_the_first_one_never_notices(
@@ -30,6 +34,18 @@ def test_a_second_sweep_into_the_same_folder_is_refused_and_the_first_one_never_
     assert first.exitcode == 0, said.read_text()
     assert pd.read_csv(tmp_path / "sweep" / "results.csv")["status"].tolist() == ["done", "done"]
     assert not list(tmp_path.rglob(".*.lock"))
+
+
+def test_a_run_out_of_memory_fails_with_the_remedy(command, tmp_path, monkeypatch):
+    def out_of_memory(*arguments):
+        raise MemoryError("42 GB")
+
+    monkeypatch.setattr(CellClassifier, "training_step", out_of_memory)
+    with pytest.raises(
+        OutOfMemoryError, match=r"out of memory .*take a smaller data\.batch_size \(it is 16\)"
+    ):
+        train(compose(command()), tmp_path / "run")
+    assert Run(tmp_path / "run").status["status"] == "failed"
 
 
 @pytest.mark.slow

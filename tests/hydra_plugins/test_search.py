@@ -74,6 +74,7 @@ def test_a_loss_that_is_not_a_number_is_a_failed_trial_and_the_study_continues(
     assert [trial.state for trial in study_in(tmp_path).trials] == [STATE.FAIL, STATE.FAIL]
 
 
+@pytest.mark.slow
 def test_a_killed_study_resumes_the_run_that_was_cut_off(leukemia_train, search, tmp_path):
     settings = [
         *search,

@@ -22,7 +22,15 @@ from leukemia.cli import main
 from leukemia.data.transforms import d4, normalise
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
-from leukemia.inference.export import FromPixels, _graph, export, policy_in_full_precision, run_hash
+from leukemia.inference.export import (
+    FromPixels,
+    _graph,
+    _pictures,
+    export,
+    policy_in_full_precision,
+    run_hash,
+)
+from leukemia.inference.torch_predictor import TorchPredictor
 from leukemia.models.checkpoint import load_network
 from leukemia.models.freezing import freeze
 from leukemia.models.network import IMAGENET, StagedNetwork, pixel_logits
@@ -48,6 +56,16 @@ def exported(written, tmp_path_factory):
     return export(written, tmp_path_factory.mktemp("exported") / "run.onnx")
 
 
+@pytest.fixture(scope="module")
+def calibrated(untrained_run, tmp_path_factory):
+    """The folder of a run with D4 augmentation at test time and a policy, and of its exported model."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    run = untrained_run(folder / "run", tta="d4")
+    run.write_json("triage.json", POLICY.to_json())
+    export(run, folder / "run.onnx")
+    return folder
+
+
 @pytest.fixture
 def file(exported, tmp_path, monkeypatch):
     """An exported model, as run.onnx in the current folder."""
@@ -70,43 +88,34 @@ def metadata(path):
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
-@pytest.mark.parametrize("tta", ["none", "d4"])
-def test_the_same_csv_comes_from_the_run_and_from_the_file(run, demo_root, tmp_path, tta, capsys):
-    run = with_data(run, tta=tta)
-    run.write_json("triage.json", POLICY.to_json())
-    assert leukemia("export", run.folder) == 0
-    assert "agrees with torch on 64 pictures" in capsys.readouterr().out
+def test_the_same_csv_comes_from_the_run_and_from_the_file(calibrated, demo_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     broken = tmp_path / "broken.bmp"
     broken.write_bytes(b"BM")
     tables = []
-    for target in (run.folder, "run.onnx"):
+    for target in (calibrated / "run", calibrated / "run.onnx"):
         assert leukemia("predict", target, demo_root / "validation_data", broken, "-o", "out.csv") == 1
         tables.append(pd.read_csv("out.csv"))
     pd.testing.assert_frame_equal(*tables, atol=1e-4, rtol=0)
     assert set(tables[1]["decision"].dropna()) & {"HEM", "ALL", "review"}
     assert tables[1]["calibrated_probability"].notna().sum() == len(tables[1]) - 1
-    assert (tables[1]["tta"] == tta).all()
+    assert (tables[1]["tta"] == "d4").all()
 
 
-def test_the_graph_gives_logit_and_calibrated_probability_for_any_number_of_cells(run):
-    run.write_json("triage.json", POLICY.to_json())
-    assert leukemia("export", run.folder, "-o", "model.onnx") == 0
-    session = onnxruntime.InferenceSession("model.onnx")
-    net, rng = load_network(run.best_checkpoint).net, np.random.default_rng(0)
+def test_the_graph_gives_logit_and_calibrated_probability_for_any_number_of_cells(calibrated):
+    session = onnxruntime.InferenceSession(calibrated / "run.onnx")
+    predictor, rng = TorchPredictor(Run(calibrated / "run"), "cpu"), np.random.default_rng(0)
     for count in (1, 3, 70):
         pixels = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         logit, probability = session.run(["logit", "probability"], {"pixels": pixels})
-        with torch.no_grad():
-            expected = pixel_logits(net, torch.from_numpy(pixels)).numpy()
+        expected = predictor.logits(pixels)
         assert logit.shape == probability.shape == (count,)
         np.testing.assert_allclose(logit, expected, atol=1e-4)
         np.testing.assert_allclose(probability, 1 / (1 + np.exp(-(0.5 * expected + 0.1))), atol=1e-4)
 
 
-def test_the_metadata_hold_all_that_a_prediction_needs(run):
-    run.write_json("triage.json", POLICY.to_json())
-    assert leukemia("export", run.folder) == 0
-    first = metadata("run.onnx")
+def test_the_metadata_hold_all_that_a_prediction_needs(calibrated):
+    first = metadata(calibrated / "run.onnx")
     about = {
         key: json.loads(first[key]) for key in ("classes", "calibration", "thresholds", "versions", "checked")
     }
@@ -119,14 +128,18 @@ def test_the_metadata_hold_all_that_a_prediction_needs(run):
     assert about["checked"]["largest_difference"] <= 1e-4
     assert first["format"] == "leukemia.onnx.2"
     shown = [first[key] for key in ("image_size", "resize", "native_size", "tta")]
-    assert shown == ["32", "squash", "450", "none"]
+    assert shown == ["32", "squash", "450", "d4"]
     assert Policy.from_json(json.loads(first["policy"])) == POLICY
-    (run.folder / "triage.json").unlink()
-    assert leukemia("export", run.folder) == 0
-    second = metadata("run.onnx")
-    assert second["run_hash"] == first["run_hash"]
-    assert json.loads(second["calibration"]) == {"slope": 1.0, "intercept": 0.0, "source": "identity"}
-    assert json.loads(second["policy"]) is None
+    assert first["run_hash"] == run_hash(Run(calibrated / "run"))
+
+
+def test_without_a_policy_the_probability_is_the_plain_sigmoid_and_the_metadata_say_so(file):
+    about = metadata(file)
+    assert json.loads(about["calibration"]) == {"slope": 1.0, "intercept": 0.0, "source": "identity"}
+    assert json.loads(about["policy"]) is None
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    logit, probability = onnxruntime.InferenceSession(file).run(["logit", "probability"], {"pixels": pixels})
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logit)), atol=1e-6)
 
 
 def test_a_run_of_other_weights_has_another_hash(run):
@@ -150,7 +163,9 @@ def test_a_guarantee_on_half_precision_logits_is_not_carried_over(run, capsys):
     run.write_config({**run.config, "trainer": {**run.config["trainer"], "precision": "bf16-mixed"}})
     run.write_json("triage.json", POLICY.to_json())
     assert leukemia("export", run.folder) == 0
-    assert "the run computed in bf16-mixed, this file computes in 32-true" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "agrees with torch on 64 pictures" in said
+    assert "the run computed in bf16-mixed, this file computes in 32-true" in said
     policy = json.loads(metadata("run.onnx")["policy"])
     assert policy["certified"] is False
     assert "bf16-mixed" in policy["why_not"]
@@ -159,14 +174,19 @@ def test_a_guarantee_on_half_precision_logits_is_not_carried_over(run, capsys):
 
 
 def test_without_its_pictures_a_run_is_checked_on_synthetic_cells(run, tmp_path):
-    run = with_data(run, root=str(tmp_path / "moved"))
-    assert leukemia("export", run.folder) == 0
-    assert json.loads(metadata("run.onnx")["checked"])["of_the_run"] == 0
+    predictor = TorchPredictor(run, "cpu")
+    pixels, of_run = _pictures(run, predictor)
+    assert 0 < of_run <= 64
+    synthetic, none = _pictures(with_data(run, root=str(tmp_path / "moved")), predictor)
+    assert none == 0
+    assert pixels.shape == synthetic.shape == (64, 32, 32, 3)
 
 
-def test_a_file_that_computes_something_else_is_not_kept(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("leukemia.inference.export.d4", lambda pixels, number: pixels + number)
-    with_data(run, tta="d4")
+def test_a_file_that_computes_something_else_is_not_kept(run, exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("leukemia.inference.export._graph", lambda *arguments: onnx.load(exported))
+    content = torch.load(run.best_checkpoint, weights_only=True)
+    content["state_dict"]["net.stages.head.bias"] += 0.001
+    torch.save(content, run.best_checkpoint)
     assert leukemia("export", run.folder) == 2
     assert "nothing is kept" in capsys.readouterr().err
     assert not (tmp_path / "run.onnx").exists()
@@ -183,16 +203,19 @@ def test_normalisation_and_transforms_of_the_graph_are_the_packages():
     torch.testing.assert_close(logit, torch.stack(seen).mean(0), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("trainable_from", ["stem", "layer4", "head"])
+@pytest.mark.parametrize("trainable_from", ["stem", "late", "head"])
 def test_a_network_is_exported_whatever_is_frozen(trainable_from):
     torch.manual_seed(0)
-    net = resnet(18, weights="none").eval()
+    late = nn.Sequential(
+        nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    net = StagedNetwork({"stem": nn.Conv2d(3, 4, 3), "late": late, "head": nn.Linear(4, 1)}).eval()
     freeze(net, trainable_from)
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     proto = _graph(FromPixels(net, "none").eval(), pixels)
     (logit,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(["logit"], {"pixels": pixels})
     with torch.no_grad():
-        np.testing.assert_allclose(logit, pixel_logits(net, torch.from_numpy(pixels)).numpy(), rtol=1e-4)
+        np.testing.assert_allclose(logit, pixel_logits(net, torch.from_numpy(pixels)).numpy(), atol=1e-5)
 
 
 def test_a_network_that_torch_cannot_trace_is_refused(run, monkeypatch, capsys):

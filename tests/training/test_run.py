@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(finished, dem
     assert not np.allclose(other.history["train/loss"][0], finished.history["train/loss"][0])
 
 
-@pytest.mark.parametrize("epoch", [2, 3])
+@pytest.mark.parametrize("epoch", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_killed_run_continues_to_the_bit(finished, demo_root, tmp_path, epoch):
     script = (
         "import os, sys\n"
