@@ -138,11 +138,11 @@ def resolve(config: DictConfig, stored: Mapping[str, Any] | None = None) -> Sett
     """
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
-        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise InputError(explain(error)) from None
-    assert isinstance(settings, dict)
-    settings = {str(key): value for key, value in settings.items()}
+    assert isinstance(plain, dict)
+    settings: Settings = {str(key): value for key, value in plain.items()}
     _check_keys(settings)
     settings["trainer"] = {**TRAINER_DEFAULTS, **settings["trainer"]}
     _check_values(settings)
@@ -174,7 +174,7 @@ def build_model(settings: Settings, classes: Sequence[str] = ("HEM", "ALL")) -> 
         InputError: for values that a part refuses.
     """
     model = settings["model"]
-    net = check_network(build(model["net"], "model.net"))
+    net: Any = check_network(build(model["net"], "model.net"))
     check_input(net, settings["data"]["image_size"])
     if model["net"][TARGET] not in FAMILIES:  # a family records a node that needs no weights
         net.node = dict(model["net"])
@@ -379,7 +379,7 @@ def _check_parts(settings: Settings) -> None:
         **{f"callbacks.{name}": node for name, node in settings["callbacks"].items()},
         **{f"logger.{name}": node for name, node in settings["logger"].items()},
     }
-    found = {key: _checked_target(node, key) for key, node in nodes.items()}  # type: ignore[arg-type]
+    found = {key: _checked_target(node, key) for key, node in nodes.items()}
     for group in ("data", "model"):  # defaults, for a YAML file of the user's own that does not repeat them
         for name, parameter in parameters_of(found[group]).items():
             given = name in PARTS or f"{group}.{name}" in GIVEN_ELSEWHERE

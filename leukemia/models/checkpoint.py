@@ -88,7 +88,8 @@ def _loaded(content: dict[str, Any], path: Path | str, net: nn.Module | None) ->
         fill(net, content)
         freeze(net, settings["trainable_from"])
         negative, positive = settings["classes"]
-        node, native_size = net.node if built else about["node"], about["native_size"]
+        node: Any = net.node if built else about["node"]
+        native_size = about["native_size"]
         assert native_size is None or isinstance(native_size, int)
         return LoadedNetwork(
             net=net.eval(),

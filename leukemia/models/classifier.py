@@ -73,6 +73,7 @@ class CellClassifier(pl.LightningModule):
             },
             logger=False,
         )
+        self._parts: tuple[Any, ...] = ()  # the frozen stages, and the others
         self._compiled: dict[str, Any] | None = None
         self._check(class_weights, monitor)
         self._freeze(self.trainable_from)
@@ -114,7 +115,7 @@ class CellClassifier(pl.LightningModule):
     def compile_parts(self, **options: Any) -> None:
         """Compile the frozen stages and the others, each as a whole."""
         self._compiled = options
-        self._parts = tuple(torch.compile(part, **options) for part in self._parts)  # type: ignore[assignment]
+        self._parts = tuple(torch.compile(part, **options) for part in self._parts)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch).float()
@@ -216,7 +217,7 @@ class CellClassifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         trainer = self.trainer
         # Lightning clips no gradients of fused kernels in mixed precision, and they unscale those of fp16 themselves.
-        precision, clips = str(trainer.precision), bool(trainer.gradient_clip_val)  # type: ignore[attr-defined]
+        precision, clips = str(trainer.precision), bool(trainer.gradient_clip_val)
         optimizer = self._optimizer(fused=precision != "16-mixed" and not (clips and "mixed" in precision))
         if self.make_scheduler is None:
             return optimizer
@@ -253,7 +254,7 @@ class CellClassifier(pl.LightningModule):
         return optim.build_optimizer(self.make_optimizer, groups, fused)
 
     def _freeze(self, stage: str) -> None:
-        if getattr(self.net, "trainable_from", None) == stage and hasattr(self, "_parts"):
+        if getattr(self.net, "trainable_from", None) == stage and self._parts:
             return
         freezing.freeze(self.net, stage)
         # A tuple, so that the parts are not registered as modules a second time.

@@ -110,7 +110,7 @@ def try_step(make_optimizer: Callable[..., Any], make_scheduler: Callable[..., A
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
         value = torch.stack([parameter.square().sum() for parameter in parameters]).sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     made = (

@@ -51,6 +51,6 @@ def resnet(depth: int | None = 18, name: str | None = None, weights: str = "imag
         node={"_target_": f"{__name__}.resnet", "name": name, "weights": "none"},
         published=PUBLISHED,
     )
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(memory_format=torch.channels_last)
     load_weights(net, weights, lambda: torchvision.models.get_model_weights(name)["IMAGENET1K_V1"])
     return net
