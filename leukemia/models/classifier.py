@@ -73,6 +73,7 @@ class CellClassifier(pl.LightningModule):
             },
             logger=False,
         )
+        self._parts: tuple[Any, ...] = ()  # the frozen stages, and the others
         self._compiled: dict[str, Any] | None = None
         self._parts: tuple[Any, ...] = ()
         self._check(class_weights, monitor)

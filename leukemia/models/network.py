@@ -70,23 +70,20 @@ def check_network(net: Any) -> Any:
         raise InputError(
             f"the head of {name} has no parameters: let it end in a layer that learns, as nn.Linear"
         )
+    network: Any = net
     try:
-        mean, deviation = (tuple(float(value) for value in values) for values in net.normalisation)
-        if (
-            len(mean) != 3
-            or len(deviation) != 3
-            or not all(map(math.isfinite, mean))
-            or not min(deviation) > 0
-        ):
-            raise ValueError
-        if net.normalisation != (mean, deviation):
-            net.normalisation = (mean, deviation)
+        mean, deviation = (tuple(map(float, values)) for values in network.normalisation)
+        sound = len(mean) == len(deviation) == 3 and all(map(math.isfinite, mean)) and min(deviation) > 0
+        if sound and network.normalisation != (mean, deviation):
+            network.normalisation = (mean, deviation)
     except (AttributeError, TypeError, ValueError, RuntimeError):
+        sound = False
+    if not sound:
         raise InputError(
             f"{name} has no `normalisation`: set self.normalisation to mean and standard deviation of red, green and "
             f"blue, as {IMAGENET}"
-        ) from None
-    return net
+        )
+    return network
 
 
 def check_input(net: nn.Module, image_size: int) -> None:
@@ -113,8 +110,7 @@ def check_input(net: nn.Module, image_size: int) -> None:
 def _check_owners(name: str, stages: nn.Sequential) -> None:
     """Refuse stages that share parameters or buffers: one of them cannot be frozen without the other."""
     owners: dict[int, str] = {}
-    for stage, module in stages._modules.items():
-        assert module is not None
+    for stage, module in zip(stages._modules, stages, strict=True):
         for key, tensor in (*module.named_parameters(), *module.named_buffers()):
             owner = owners.setdefault(id(tensor), stage)
             if owner != stage:
