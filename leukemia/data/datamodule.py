@@ -277,7 +277,11 @@ class CellDataModule(pl.LightningDataModule):
     def _share(self, split: str, shuffle: bool = False) -> CellLoader:
         """The batches of this process among those of the trainer."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return self.batches(split, shuffle, rank, world_size, self._frozen_model)
+        overfits = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
+        loader = self.batches(split, shuffle and not overfits, rank, world_size, self._frozen_model)
+        if overfits:  # the same batches in each epoch
+            del loader.sampler  # Lightning would replace it by a sampler for a Dataset
+        return loader
 
     @property
     def _frozen_model(self) -> FrozenPrefix | None:

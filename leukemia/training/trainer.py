@@ -36,7 +36,7 @@ def build_trainer(settings: Settings, run: Run) -> pl.Trainer:
     callbacks = _callbacks(settings, run)
     if not shown:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-    if not settings["logger"]:
+    if not settings["logger"] or trainer.get("fast_dev_run"):
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     if not trainer.get("fast_dev_run"):
         callbacks = [

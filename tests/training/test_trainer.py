@@ -78,7 +78,10 @@ def test_a_profile_is_shown(head, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("+callbacks.swa._target_=pytorch_lightning.callbacks.StochasticWeightAveraging", "not validated"),
+        (
+            "+callbacks.swa={_target_:pytorch_lightning.callbacks.StochasticWeightAveraging,swa_lrs:1e-2}",
+            "not validated",
+        ),
         ("trainer.enable_checkpointing=false", "callbacks.best=null"),
         ("trainer.precision=64-true", "bf16-mixed"),
         ("trainer.gradient_clip_algorithm=some", "refuses its settings"),
