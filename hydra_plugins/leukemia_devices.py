@@ -20,6 +20,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from hydra import version
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -192,10 +193,12 @@ def run_in_child(
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(file, stream)
-    from leukemia.train import prepare_process, run_hydra_job  # the import sets Hydra 1.3's version base too
+    from leukemia.train import prepare_process, run_hydra_job
 
     prepare_process()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(version, "base_at_least"):  # Hydra 1.3; 1.4 has one behaviour
+        version.setbase("1.3")
     setup_globals()
     Plugins.instance()  # registers the plugins' configurations
     job_config = hydra_context.config_loader.load_sweep_config(config, overrides)

@@ -11,6 +11,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hydra
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from leukemia.models.classifier import CellClassifier
 
 Settings = dict[str, Any]
+ON_HYDRA_13 = hydra.__version__.startswith("1.3.")
+VERSION_BASE: Settings = (
+    {"version_base": "1.3"} if ON_HYDRA_13 else {}
+)  # 1.4 has one behaviour and warns of a version
 ROOT_KEYS = (
     "seed", "name", "monitor", "mode", "resume", "compile", "cache", "data", "model", "trainer", "callbacks", "logger",
 )  # fmt: skip
@@ -93,7 +98,7 @@ def compose(overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConf
     hydra = GlobalHydra.instance()
     running, hydra.hydra = hydra.hydra, None  # of a job that composes another configuration
     try:
-        with initialize_config_dir(conf_dir(), version_base="1.3"):
+        with initialize_config_dir(conf_dir(), **VERSION_BASE):
             return hydra_compose("train", with_appended(overrides), return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error)) from None
@@ -427,7 +432,8 @@ def _direction(monitor: str) -> str:
 
 
 def _register(name: str, function: Callable[..., Any]) -> None:
-    OmegaConf.register_new_resolver(name, function, replace=True)
+    register = getattr(OmegaConf, "register_new_resolver" if ON_HYDRA_13 else "register_resolver")
+    register(name, function, replace=True)
 
 
 _register("leukemia.slug", lambda overrides: slug(list(overrides)))

@@ -65,7 +65,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def network_name(node: Any) -> str:
-    """The name of a network by its node: its `name`, else a ResNet's depth, else the last part of its `_target_`."""
+    """A network's name by its node: its `name`, else its depth for a ResNet, else the last part of its `_target_`."""
     node = node if isinstance(node, Mapping) else {}
     target = str(node.get("_target_") or "network")
     if node.get("name"):

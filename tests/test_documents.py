@@ -141,12 +141,11 @@ def test_what_a_page_says_can_be_done(page, world, leukemia_train, tmp_path, mon
                 verb, arguments = "leukemia-train", arguments[2:]
             if verb == "leukemia-train":
                 said = {argument.partition("=")[0] for argument in arguments}
-                own_net = any(
-                    argument.startswith(("model/net=", "model.net.name=")) for argument in arguments
-                )
-                faster = [f"{key}={value}" for key, value in FAST.items()
-                          if key not in said and not (own_net and key == "model.net.depth")
-                          and not (any("model/net=" in argument for argument in arguments) and "net.weights" in key)]  # fmt: skip
+                if any(argument.startswith("model/net=") for argument in arguments):
+                    said |= {"model.net.depth", "model.net.weights"}  # which are settings of the ResNets
+                if "model.net.name" in said:
+                    said |= {"model.net.depth"}
+                faster = [f"{key}={value}" for key, value in FAST.items() if key not in said]
                 if any(word.startswith("experiment=demo") for word in arguments):
                     faster = ["trainer=cpu", "trainer.max_epochs=1", "model.net.depth=18"]
                 with monkeypatch.context() as patch:  # the page at a sweep's end is made in its own tests

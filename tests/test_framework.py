@@ -1,4 +1,4 @@
-"""A lab's own package, outside of this one: every part is swapped from the command line, and every command works on the run.
+"""A lab's own package: every part is swapped from the command line, and every command works on the run.
 
 The package is the one of docs/extending.md.
 """
@@ -122,8 +122,8 @@ def test_the_frozen_stages_are_those_of_the_seed(trained, lab, monkeypatch):
     seed_everything(0, verbose=False)
     fresh, state = Tiny(4).state_dict(), torch.load(trained.last_checkpoint, weights_only=True)["state_dict"]
     for name, tensor in fresh.items():
-        assert torch.equal(tensor, state[f"net.{name}"]) == ("stem" in name or "middle" in name or ("num_batches" in name
-                                                             and "late" not in name)), name  # fmt: skip
+        frozen = name.startswith(("stages.stem", "stages.middle"))
+        assert torch.equal(tensor, state[f"net.{name}"]) == frozen, name
 
 
 def test_evaluate_and_report_name_the_network(trained, capsys):

@@ -24,9 +24,18 @@ def test_a_slug_is_a_plain_short_folder_name(values):
 
 def test_a_slug_leaves_out_what_does_not_change_the_result_and_keeps_the_rest():
     plain = slug(["model.net.depth=18", "seed=1"])
-    elsewhere = ["data.root=/x", "name=y", "trainer=gpu", "resume=never", "logger=csv", "++trainer.profiler=simple"]
+    elsewhere = [
+        "data.root=/x",
+        "name=y",
+        "trainer=gpu",
+        "resume=never",
+        "logger=csv",
+        "++trainer.profiler=simple",
+    ]
     assert plain == slug(["seed=1", "model.net.depth=18", *elsewhere])
-    assert slug(["data.augment=none", "model.optimizer.lr=1"]) == slug(["model.optimizer.lr=1", "data.augment=none"])
+    assert slug(["data.augment=none", "model.optimizer.lr=1"]) == slug(
+        ["model.optimizer.lr=1", "data.augment=none"]
+    )
     assert plain.startswith("depth-18_seed-1-")
     assert len({slug([f"seed={seed}"]) for seed in range(50)}) == 50
     assert slug(["model.net.depth=18", "model.net.depth=50"]) == slug(["model.net.depth=50"])
@@ -72,7 +81,11 @@ def test_it_is_known_which_settings_make_another_run():
 
 
 def test_differences_name_the_settings_that_make_another_run():
-    stored = {"seed": 0, "data": {"root": "/a", "classes": ["HEM", "ALL"], "fold": 1}, "trainer": {"devices": 1}}
+    stored = {
+        "seed": 0,
+        "data": {"root": "/a", "classes": ["HEM", "ALL"], "fold": 1},
+        "trainer": {"devices": 1},
+    }
     wanted = {"seed": 1, "data": {"root": "/b", "fold": 1, "augment": "d4"}, "trainer": {"devices": 2}}
     assert differences(stored, wanted) == [
         "seed is 0 there and 1 here",
@@ -100,7 +113,10 @@ def test_leaves_have_dotted_names_and_an_empty_group_is_one():
     ("node", "name"),
     [
         ({"_target_": "leukemia.models.resnet.resnet", "depth": 18, "name": None}, "resnet18"),
-        ({"_target_": "leukemia.models.resnet.resnet", "depth": 18, "name": "wide_resnet50_2"}, "wide_resnet50_2"),
+        (
+            {"_target_": "leukemia.models.resnet.resnet", "depth": 18, "name": "wide_resnet50_2"},
+            "wide_resnet50_2",
+        ),
         ({"_target_": "mylab.nets.Tiny", "width": 8}, "Tiny"),
         ({"_target_": "Tiny"}, "Tiny"),
         ({}, "network"),

@@ -36,7 +36,8 @@ def test_a_given_precision_is_kept(precision):
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)]
+    ("precision", "dtype"),
+    [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)],
 )
 def test_autocast_computes_in_the_precision_that_lightning_names(precision, dtype):
     with autocast("cpu", precision):

@@ -87,9 +87,8 @@ def find_target(net: Any, size: int) -> Target:
         InputError: if there is none.
     """
     found: list[Target] = []
-    around: list[
-        bool
-    ] = []  # whether each module that runs now was given a map: attention within tokens was not
+    # Whether each module that runs now was given a map: attention within tokens was not.
+    around: list[bool] = []
     name = ""
 
     def began(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -106,7 +105,7 @@ def find_target(net: Any, size: int) -> Target:
             hooks.enter_context(module.register_forward_hook(ended))
         image = torch.zeros(1, size, size, 3, device=next(net.parameters()).device)
         values = normalise(image, *net.normalisation)
-        for name, stage in list(net.stages.named_children())[:-1]:
+        for name, stage in list(net.stages.named_children())[:-1]:  # noqa: B007, `ended` reads the name
             values = stage(values)
     modules = [target.module for target in found]
     found = [target for target in found if modules.count(target.module) == 1]

@@ -75,6 +75,7 @@ class CellClassifier(pl.LightningModule):
         )
         self._parts: tuple[Any, ...] = ()  # the frozen stages, and the others
         self._compiled: dict[str, Any] | None = None
+        self._parts: tuple[Any, ...] = ()
         self._check(class_weights, monitor)
         self._freeze(self.trainable_from)
         self.pos_weight: Tensor | None = None  # of the criterion while it trains
@@ -107,7 +108,7 @@ class CellClassifier(pl.LightningModule):
 
     def prefix(self, pixels: Tensor) -> Tensor:
         """Pixels (N, S, S, 3), 0 to 255, to the activations at the boundary, without a graph."""
-        return self._parts[0](normalise(pixels, *self.net.normalisation))  # type: ignore[misc]
+        return self._parts[0](normalise(pixels, *self.net.normalisation))
 
     def prefix_hash(self) -> str:
         return freezing.prefix_hash(self.net)

@@ -46,16 +46,16 @@ class StagedNetwork(nn.Module):
         return suffix(self)(prefix(self)(images))
 
 
-def check_network(net: Any) -> nn.Module:
+def check_network(net: Any) -> Any:
     """The network itself, if it keeps the promises of the seam; its `normalisation` becomes tuples of numbers.
 
     Raises:
         InputError: if it has no named stages that end in `head`, if stages share tensors, or without a normalisation.
     """
-    name = type(net).__name__
-    if not isinstance(net, nn.Module):
+    name, network = type(net).__name__, net
+    if not isinstance(network, nn.Module):
         raise InputError(f"model.net is a {name} and not an nn.Module: give a network with `stages`")
-    stages = getattr(net, "stages", None)
+    stages: Any = getattr(net, "stages", None)
     if not isinstance(stages, nn.Sequential) or len(stages) < 2:
         raise InputError(
             f"{name} has no `stages`: set self.stages to an nn.Sequential of two or more named stages, the last one "

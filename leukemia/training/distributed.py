@@ -1,7 +1,7 @@
 """The processes of one run on several devices: rank zero decides, the others follow.
 
-Lightning's launcher starts the other processes when rank zero has decided, so they inherit its decision. torchrun and srun
-start all at once: there the decision is broadcast by Lightning's strategy.
+Lightning's launcher starts the other processes when rank zero has decided, so they inherit its decision. torchrun and
+srun start all at once: there the decision is broadcast by Lightning's strategy.
 """
 
 import json

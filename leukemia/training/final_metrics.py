@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, trainer: pl.Trainer) -> None:
-    """Predict with the tensors of best.ckpt, on one device, and write predictions.csv, baseline.csv and metrics.json."""
+    """Predict with the tensors of best.ckpt on one device. Write predictions.csv, baseline.csv and metrics.json."""
     content = read_checkpoint(run.best_checkpoint)
     fill(model.net, content)
     best_epoch = int(content["history"][-1]["epoch"])

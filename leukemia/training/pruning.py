@@ -88,8 +88,8 @@ class MedianPruning(pl.Callback):
             trainer.should_stop = True
 
     def _finished(self) -> dict[str, dict[int, float]]:
-        """The monitored metric of the finished runs by name and epoch, without unreadable runs. Empty for a run that the
-        search did not plan."""
+        """The monitored metric of the finished runs by name and epoch, without unreadable runs. Empty for a run
+        outside of the search's plan."""
         sweep, found = Sweep(self.run.folder.parent), {}
         for name in sweep.finished if self.run.name in sweep.planned else []:
             try:

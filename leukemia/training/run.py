@@ -22,7 +22,7 @@ from leukemia.storage.locks import exclusive_lock
 from leukemia.training.checkpoints import checkpoint_to_continue, is_over, stopped_early
 from leukemia.training.distributed import end_after_rank_zero, is_rank_zero, rank_zero_decision
 from leukemia.training.final_metrics import logged_settings, write_final_metrics
-from leukemia.training.loggers import build_loggers, log_settings
+from leukemia.training.loggers import build_loggers, check_loggers, closed_on_failure, log_again, log_settings
 from leukemia.training.memory import keep_freed_memory
 from leukemia.training.resume import claim, stored_settings
 from leukemia.training.status import begun_by_this_job, recorded
@@ -76,6 +76,7 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
 
 
 def _train(settings: Settings, run: Run, skip_done: bool) -> Run:
+    check_loggers(settings["logger"])
     keep_freed_memory()
     pl.seed_everything(settings["seed"], verbose=False)
     torch.backends.cudnn.deterministic = True
@@ -89,31 +90,40 @@ def _train(settings: Settings, run: Run, skip_done: bool) -> Run:
         return run
     data.prepare_data()
     decision = rank_zero_decision(trainer, partial(_decide, settings, run, data, model, trainer))
-    run, state = Run(Path(decision["folder"])), decision["state"]
-    if state == "done":
+    run, data.cache_features = Run(Path(decision["folder"])), decision["cache_features"]
+    if decision["state"] == "done":
         return _already_done(run, skip_done)
-    data.cache_features = decision["cache_features"]
-    trainer.loggers = build_loggers(settings["logger"], run.folder, build)
-    log_settings(trainer.loggers, logged_settings(settings))
-    first = is_rank_zero()
-    with recorded(run) if first else nullcontext():
-        checkpoint = (
-            None if state == "start" else checkpoint_to_continue(run, "best" in settings["callbacks"])
-        )
-        if checkpoint is None or not is_over(checkpoint, trainer.max_epochs):
-            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            _tell_profile(trainer)
-            if "best" not in settings["callbacks"]:  # the last epoch is scored
-                trainer.save_checkpoint(run.best_checkpoint)
-        if first:
-            write_final_metrics(run, data, model, trainer)
+    with recorded(run) if is_rank_zero() else nullcontext():
+        trainer.loggers = build_loggers(settings["logger"], run.folder, build)
+        with closed_on_failure(trainer.loggers):
+            log_settings(trainer.loggers, logged_settings(settings))
+            _fit(run, data, model, trainer, decision["state"], scores_best="best" in settings["callbacks"])
+            if is_rank_zero():
+                write_final_metrics(run, data, model, trainer)
     return run
+
+
+def _fit(
+    run: Run, data: CellDataModule, model: CellClassifier, trainer: pl.Trainer, state: str, scores_best: bool
+) -> None:
+    """Train from the start or from a checkpoint; nothing is left to do where training had come to its end."""
+    checkpoint = None if state == "start" else checkpoint_to_continue(run, scores_best)
+    if checkpoint is not None:
+        log_again(trainer.loggers, checkpoint)
+        if is_over(checkpoint, trainer.max_epochs):
+            return
+    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    profiler = trainer.profiler  # type: ignore[attr-defined]
+    if not isinstance(profiler, PassThroughProfiler):
+        log.info("%s", profiler.summary())
+    if not scores_best:
+        trainer.save_checkpoint(run.best_checkpoint)  # the last epoch is scored
 
 
 def _decide(
     settings: Settings, run: Run, data: CellDataModule, model: CellClassifier, trainer: pl.Trainer
 ) -> dict[str, Any]:
-    """Rank zero's decision: to start, to go on, or that nothing is left to do; and the settings of a new run, written."""
+    """Rank zero's decision: to start, to go on, or that nothing is left to do. It writes the settings of a new run."""
     resume = "auto" if begun_by_this_job(run) else settings["resume"]
     state = claim(run, settings, data.cells, resume)
     decision = {"state": state, "folder": str(run.folder.absolute()), "cache_features": data.cache_features}
@@ -162,12 +172,6 @@ def _compile(model: CellClassifier, settings: Settings) -> None:
         log.info("compile=true: left out, because on a processor it takes a minute or two and gains nothing")
     elif settings["compile"]:
         model.compile_parts()
-
-
-def _tell_profile(trainer: pl.Trainer) -> None:
-    profiler = trainer.profiler  # type: ignore[attr-defined]
-    if not isinstance(profiler, PassThroughProfiler):
-        log.info("%s", profiler.summary())
 
 
 def _already_done(run: Run, skip_done: bool) -> Run:

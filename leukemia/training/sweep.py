@@ -32,7 +32,7 @@ SUBDIR = "${leukemia.slug:${hydra.overrides.task}}"
 
 
 class SweepCallback(Callback):
-    """Hydra's callback around the jobs of a command: a failing run leaves the others alone, and a sweep ends in a report.
+    """Hydra's callback around the jobs of a command: a sweep goes on after a failing run, and ends in a report.
 
     Hydra only warns of exceptions in callbacks, so the program is ended by SystemExit here.
     """
@@ -40,6 +40,9 @@ class SweepCallback(Callback):
     def __init__(self) -> None:
         self.failures: dict[Path, Exception] = {}  # of the runs of this process
         self.held = ExitStack()  # the lock of the sweep folder
+
+    def __getstate__(self) -> dict[str, Any]:
+        return SweepCallback().__dict__  # a launcher's other processes hold no lock
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir).absolute()
@@ -52,7 +55,8 @@ class SweepCallback(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         folder = Path(config.hydra.runtime.output_dir)
-        error = job_return._return_value if job_return.status == JobStatus.FAILED else None
+        value = job_return._return_value
+        error = value if isinstance(value, Exception) else None  # Hydra 1.4 calls this at SystemExit too
         job_return.cfg = job_return.hydra_cfg = None  # Hydra keeps each JobReturn to the end of a sweep
         if error is not None and config.hydra.mode != RunMode.MULTIRUN:
             remove_if_empty(folder)
@@ -63,12 +67,14 @@ class SweepCallback(Callback):
         signals.leave_if_asked()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if sys.exc_info()[0] is not None:
+            return  # Hydra 1.4 calls this after an error too
         with exit_readably():
             sys.exit(end_sweep(Path(config.hydra.sweep.dir).absolute(), self.failures, self.held))
 
     def _note(self, error: Exception, folder: Path, config: DictConfig) -> None:
         settings = OmegaConf.to_container(
-            OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+            OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         )
         assert isinstance(settings, dict)
         with suppress(InputError):  # of a full disk

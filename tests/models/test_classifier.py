@@ -163,7 +163,9 @@ FOCAL = partial(sigmoid_focal_loss, alpha=-1, gamma=2.0, reduction="mean")
 
 
 @pytest.mark.parametrize(
-    "criterion", [nn.BCEWithLogitsLoss(), Scaled(), hinge, FOCAL, nn.SoftMarginLoss()], ids=repr
+    "criterion",
+    [nn.BCEWithLogitsLoss(), Scaled(), hinge, FOCAL, nn.SoftMarginLoss()],
+    ids=["bce", "scaled", "hinge", "focal", "soft-margin"],
 )
 def test_val_loss_is_the_criterion(make, tmp_path, criterion):
     model = trained(make(criterion=criterion), tmp_path)
@@ -282,7 +284,7 @@ def test_a_function_gets_the_weight_as_an_argument(make, tmp_path):
     "criterion",
     [FOCAL, hinge, nn.SoftMarginLoss(), nn.BCEWithLogitsLoss(pos_weight=torch.ones(1)),
      partial(bce, pos_weight=torch.ones(1)), torch.nn.functional.logsigmoid],
-    ids=str,
+    ids=["focal", "hinge", "soft-margin", "bce-with-weight", "function-with-weight", "logsigmoid"],
 )  # fmt: skip
 def test_balanced_is_refused_where_the_criterion_does_not_take_a_weight(make, criterion):
     with pytest.raises(
