@@ -75,7 +75,6 @@ class CellClassifier(pl.LightningModule):
         )
         self._parts: tuple[Any, ...] = ()  # the frozen stages, and the others
         self._compiled: dict[str, Any] | None = None
-        self._parts: tuple[Any, ...] = ()
         self._check(class_weights, monitor)
         self._freeze(self.trainable_from)
         self.pos_weight: Tensor | None = None  # of the criterion while it trains
