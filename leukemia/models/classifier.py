@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 from leukemia.data.loader import Batch
 from leukemia.data.transforms import normalise
 from leukemia.errors import DivergedError, InputError
-from leukemia.evaluation.metrics import direction, monitored_names
+from leukemia.evaluation.metrics import direction
 from leukemia.models import freezing, optim
 from leukemia.models.metrics import MONITORED, EpochMetrics
 from leukemia.models.network import check_network
@@ -75,7 +75,6 @@ class CellClassifier(pl.LightningModule):
         )
         self._parts: tuple[Any, ...] = ()  # the frozen stages, and the others
         self._compiled: dict[str, Any] | None = None
-        self._parts: tuple[Any, ...] = ()
         self._check(class_weights, monitor)
         self._freeze(self.trainable_from)
         self.pos_weight: Tensor | None = None  # of the criterion while it trains
@@ -281,8 +280,7 @@ class CellClassifier(pl.LightningModule):
             raise InputError(
                 f"model.class_weights={class_weights} is unknown: use one of {', '.join(CLASS_WEIGHTS)}"
             )
-        if monitor not in monitored_names():
-            raise InputError(f"monitor={monitor} does not exist: use one of {', '.join(monitored_names())}")
+        direction(monitor)  # refuses one that does not exist
         name = optim.name_of(self.criterion if callable(self.criterion) and not isinstance(self.criterion, nn.Module)
                              else type(self.criterion))  # fmt: skip
         weight = None
