@@ -424,7 +424,6 @@ def _known_settings() -> dict[str, Any]:
     return trainer | flatten({str(key): value for key, value in config.items()})
 
 
-
 def _register(name: str, function: Callable[..., Any]) -> None:
     register = getattr(OmegaConf, "register_new_resolver" if ON_HYDRA_13 else "register_resolver")
     register(name, function, replace=True)

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,8 +163,7 @@ def _columns(table: Path) -> tuple[list[str], str]:
             f"{table} is a file, but not a .csv: give a manifest csv or a folder of class folders"
         )
     names, delimiter = csv_header(table)
-    missing = [name for name in ("path", "label") if name not in names]
-    if missing:
+    if missing := [name for name in ("path", "label") if name not in names]:
         raise InputError(
             f"{table} has no column {' and no column '.join(missing)}; its columns are "
             f"{', '.join(names) or 'none'}. A manifest csv has path,label[,subject,split]"
@@ -253,8 +253,7 @@ class _Existing:
     def __contains__(self, path: str) -> bool:
         below, _, name = path.rpartition("/")
         if below not in self._names:
-            try:
-                self._names[below] = set(os.listdir(self._folder / below))
-            except (OSError, ValueError):  # a name that no file can have
-                self._names[below] = set()
+            self._names[below] = set()
+            with suppress(OSError, ValueError):  # a name that no file can have
+                self._names[below].update(os.listdir(self._folder / below))
         return name in self._names[below] or os.path.exists(self._folder / path)

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from leukemia.data.array_store import ArrayStore, on_device
 from leukemia.data.cnmc import cnmc
+from leukemia.data.demo import write_demo
 from leukemia.data.feature_cache import FeatureCache, FrozenPrefix, Part, why_not
 from leukemia.data.handcrafted import handcrafted_features
 from leukemia.data.loader import Batch, CellLoader
@@ -109,7 +110,9 @@ class CellDataModule(pl.LightningDataModule):
         if self.given_root is not None:
             return Path(self.given_root).expanduser()
         images = self.demo_images
-        return cached_folder(f"demo-{images}", lambda folder: _write_demo(folder, images), self.max_gb)
+        return cached_folder(
+            f"demo-{images}", lambda folder: write_demo(folder / "C-NMC_Leukemia", images), self.max_gb
+        )
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -166,12 +169,9 @@ class CellDataModule(pl.LightningDataModule):
         text = splits_table(self.cells, self.classes).to_string()
         if not self.leaks:
             return text
+        why = f"{self.leaks} {self.reported_split} cells share subject, group or picture with another split"
         if self.cells["subject"].isna().any():
             why = "subjects are unknown, so its metrics are too good for new patients"
-        else:
-            why = (
-                f"{self.leaks} {self.reported_split} cells share subject, group or picture with another split"
-            )
         return f"{text}\nWARNING: this split leaks: {why}"
 
     def prepare_data(self) -> None:
@@ -325,12 +325,6 @@ class CellDataModule(pl.LightningDataModule):
         store = self._stores.get(name) or ArrayStore("pixels", [self.pixels.images])
         self._stores[name] = on_device(store, device) if self.keep_on_gpu == "auto" else store
         return self._stores[name]
-
-
-def _write_demo(folder: Path, images: int) -> None:
-    from leukemia.data.demo import write_demo
-
-    write_demo(folder / "C-NMC_Leukemia", images=images)
 
 
 def _one_of(key: str, value: Any, known: tuple[Any, ...]) -> None:
