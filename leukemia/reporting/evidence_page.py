@@ -75,8 +75,8 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
         "differences": evidence_tables.differences_table(comparisons(models)),
         "calibration": evidence_tables.calibration_table(metrics),
         "selective": evidence_tables.selective_table(metrics),
+        "gradcam": evidence_tables.gradcam_table(_gradcam(sweep, models, found.problems)),
     }
-    found.tables["gradcam"] = evidence_tables.gradcam_table(_gradcam(sweep, models, found.problems))
     policies = _policies(sweep, results, models, found.problems)
     if len(models) > MOST_PICTURED:
         found.notes.append(f"Plots are of the first {MOST_PICTURED} of {len(models)} settings.")
@@ -159,9 +159,7 @@ def _gradcam(
         try:
             summary = run.gradcam
             if summary is not None and any(run.name in model.runs for model in models):
-                evidence_tables.gradcam_table(
-                    [(run.name, summary)]
-                )  # refuses a summary that cannot be printed
+                evidence_tables.gradcam_table([(run.name, summary)])  # refuses one that cannot be printed
                 found.append((run.name, summary))
         except (InputError, KeyError, TypeError, AttributeError) as problem:
             problems.append(f"{run.name}, gradcam.json: {problem}")

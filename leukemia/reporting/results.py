@@ -35,6 +35,7 @@ OWN_COLUMNS = (
     "data.fold",
 )
 NET = "model.net."
+TABLE_CLASSES = ("negative", "positive")  # where the names are not known
 GONE = "its process is gone; it goes on when its job or the same command is started again"
 VALUES_THAT_ARE_DICTS = ("model.unfreeze", "model.stage_lr")
 
@@ -123,6 +124,12 @@ def setting_columns(results: pd.DataFrame) -> list[str]:
     others = [*names[names.index("trainable_from") + 1 : names.index("seed")], "protocol"]
     differ = [n for n in others if is_identity(n) and len(set(map(repr, finished[n]))) > 1]
     return ["network", "trainable_from", *(name for name in differ if not _follows(finished, name))]
+
+
+def class_names(rows: pd.DataFrame) -> tuple[str, str]:
+    """The names of class 0 and class 1 in rows of one setting."""
+    names = str(rows["classes"].iloc[0]).split("/")
+    return (names[0], names[1]) if len(names) == 2 else TABLE_CLASSES
 
 
 def stage_order(stage: Any) -> tuple[int, int, str]:

@@ -11,11 +11,7 @@ from leukemia.evaluation.metrics import Metric
 
 # Accuracy on C-NMC's preliminary test set after training on the 73 training subjects, the epoch chosen on the
 # same 1,867 cells. "Fine-tuned" there means that the deeper convolutional layers train.
-SEED_STUDY = {
-    ("resnet18", "head"): 0.6577,
-    ("resnet18", "layer4"): 0.7622,
-    ("resnet50", "layer4"): 0.7841,
-}
+SEED_STUDY = {("resnet18", "head"): 0.6577, ("resnet18", "layer4"): 0.7622, ("resnet50", "layer4"): 0.7841}
 SEED_STUDY_GAP = {("resnet50", "layer4"): 0.1139}  # at its best epoch, the seventh
 SEED_STUDY_MAJORITY = 0.6529
 SEED_STUDY_CELLS = 1867
