@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from leukemia.errors import InputError
-from leukemia.evaluation.policy import Policy
+from leukemia.evaluation.policy import TTA, Policy
 from leukemia.evaluation.predictions import has_subjects, plain_splits, plain_subjects, read_predictions
 from leukemia.evaluation.thresholds import choose, floor_lines, outcome, predictive_values
 from leukemia.reporting import words
@@ -16,7 +16,6 @@ from leukemia.runs import Run, Sweep
 
 POOLED = "the pooled folds of a sweep are predictions of several models, and a policy belongs to one: certify a run"
 SEVERAL = "these are the first of several models, and a policy belongs to one: certify a run"
-TTA = {"none": 1, "d4": 8}  # test-time augmentation, and its number of transforms
 CHOSEN = (
     "the epoch was chosen on these cells: certify on a test split (data.protocol=holdout) or with --on TABLE"
 )

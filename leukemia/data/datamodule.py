@@ -21,8 +21,9 @@ from leukemia.data.loader import Batch, CellLoader
 from leukemia.data.pixels import RESIZES, Pixels, load_pixels
 from leukemia.data.reader import Classes, Reader, Reading, check_reader, read_cells
 from leukemia.data.splits import PROTOCOLS, SPLITS, assign_splits, leaking, splits_table
-from leukemia.data.transforms import AUGMENTATIONS, D4, TTA, augment
+from leukemia.data.transforms import AUGMENTATIONS, D4, augment
 from leukemia.errors import InputError
+from leukemia.evaluation.policy import TTA
 from leukemia.storage.cache import UnusableCacheError, cached_folder
 
 log = logging.getLogger(__name__)

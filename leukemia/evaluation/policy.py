@@ -13,6 +13,7 @@ from leukemia.evaluation.predictions import sigmoid
 
 REVIEW = "review"
 UNITS = ("subject", "cell")
+TTA = {"none": 1, "d4": 8}  # test-time augmentation, and its number of transforms
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Policy:
         possible["certified"] = isinstance(self.certified, bool)
         possible["why_not"] = isinstance(self.why_not, str | None)
         facts = self.fitted_on
-        possible["fitted_on"] = isinstance(facts, Mapping) and facts.get("views", 1) in (1, 8)
+        possible["fitted_on"] = isinstance(facts, Mapping) and facts.get("views", 1) in TTA.values()
         for name, is_possible in possible.items():
             if not is_possible:
                 raise InputError(f"{name}={getattr(self, name)!r} of the triage policy is not possible")

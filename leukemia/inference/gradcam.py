@@ -108,13 +108,13 @@ def find_target(net: Any, size: int) -> Target:
         for name, stage in list(net.stages.named_children())[:-1]:  # noqa: B007, `ended` reads the name
             values = stage(values)
     modules = [target.module for target in found]
-    found = [target for target in found if modules.count(target.module) == 1]
-    if not found:
+    once = [target for target in found if modules.count(target.module) == 1]
+    if not once:
         raise InputError(
             f"Grad-CAM needs an activation (N, C, H, W) of more than one place before the head, and "
             f"{type(net).__name__} has none at {size} pixels: take another network, or a larger data.image_size"
         )
-    return found[-1]
+    return once[-1]
 
 
 def on_background(heat: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -187,12 +187,7 @@ def _left_as_it_was(net: nn.Module) -> Iterator[None]:
 
 def _is_map(values: Any = None) -> bool:
     """Whether a module's input or output has places; maps of square pictures are square."""
-    return (
-        isinstance(values, Tensor)
-        and values.ndim == 4
-        and values.shape[2] == values.shape[3]
-        and values.shape[2] > 1
-    )
+    return isinstance(values, Tensor) and values.ndim == 4 and values.shape[2] == values.shape[3] > 1
 
 
 def _grad_cam() -> Any:
