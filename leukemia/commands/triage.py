@@ -72,11 +72,8 @@ def triage(
             "subjects. Cells of a subject are alike, and then these bounds are broken in half of all studies or more "
             "(docs/triage.md): use unit=subject."
         )
-    if (
-        before is not None
-        and before.certified
-        and (not policy.certified or (clustered and before.unit == "subject"))
-    ):
+    unit_before = before.unit if before is not None and before.certified else None
+    if unit_before and (not policy.certified or (clustered and unit_before == "subject")):
         print(f"Nothing is written: the certified policy in {place.folder / 'triage.json'} stays.")
         return 1
     place.write_json("triage.json", policy.to_json())
@@ -195,14 +192,11 @@ def _told(
     table: pd.DataFrame, policy: Policy, classes: tuple[str, str], prevalence: float | None
 ) -> list[str]:
     negative, positive = classes
-    low = "nothing" if policy.low is None else f"logit at or below {policy.low:.4g}"
-    high = "nothing" if policy.high is None else f"logit at or above {policy.high:.4g}"
     rows = outcome(table, policy, classes)
+    rows = rows.rename(columns={"as_negative": f"as {negative}", "as_positive": f"as {positive}"})
     lines = [
-        f"Released as {negative}: {low}; as {positive}: {high}; {percent(policy.released)} % of the cells in all.",
-        rows.rename(columns={"as_negative": f"as {negative}", "as_positive": f"as {positive}"}).to_string(
-            index=False
-        ),
+        f"{words.released(policy, classes)}; {percent(policy.released)} % of the cells in all.",
+        rows.to_string(index=False),
     ]
     share = float(pd.to_numeric(table["label"]).mean())
     for name, at in (("of these cells", share), ("as stated", prevalence)):

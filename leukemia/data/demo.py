@@ -110,15 +110,9 @@ def plan(images: int = 400, seed: int = 0) -> pd.DataFrame:
         cells = 1 + _share(pd.Series(rng.lognormal(0, 0.9, number)), count - number)
         names = [f"{'' if label else 'H'}{used[label] + k + 1}" for k in range(number)]
         used[label] += number
-        subject, cell = np.repeat(names, cells), np.concatenate([np.arange(n) for n in cells])
-        of_stratum = {
-            "subject": subject,
-            "label": label,
-            "published_split": split,
-            "fold": fold,
-            "cell": cell,
-        }
-        tables.append(pd.DataFrame(of_stratum))
+        numbers = np.concatenate([np.arange(n) for n in cells])
+        columns = {"label": label, "published_split": split, "fold": fold, "cell": numbers}
+        tables.append(pd.DataFrame({"subject": np.repeat(names, cells), **columns}))
     table = pd.concat(tables, ignore_index=True)
     spelled = table["subject"].replace("H3", "h3")
     field, cell = (table["cell"] // 4 + 1).astype(str), (table["cell"] % 4 + 1).astype(str)

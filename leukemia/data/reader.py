@@ -132,16 +132,13 @@ def check_reader_result(result: Any, reader: str) -> Reading:
         if column not in names:
             table[column] = default
     folds = pd.to_numeric(table["fold"].where(table["fold"].notna(), NO_FOLD), errors="coerce")
+    unpublished = ~table["published_split"].isin(PUBLISHED_SPLITS)
     labelled_final = (table["published_split"] == "final") & (table["label"] != -1)
     for wrong, column, remedy in (
         (~table["path"].map(_is_text), "path", "use text, relative to the root or absolute"),
         (table["path"].duplicated(), "path", "which is there twice: give each picture one row"),
         (~table["label"].isin([-1, 0, 1]), "label", "use 1, 0, or -1 where the class is unknown"),
-        (
-            ~table["published_split"].isin(PUBLISHED_SPLITS),
-            "published_split",
-            f"use one of {', '.join(PUBLISHED_SPLITS)}",
-        ),
+        (unpublished, "published_split", f"use one of {', '.join(PUBLISHED_SPLITS)}"),
         (labelled_final, "label", "cells with published_split=final have label -1; use prelim for others"),
         (folds.isna() | (folds % 1 != 0), "fold", "use whole numbers, or -1 where there is none"),
     ):

@@ -156,15 +156,10 @@ def _folds(
         + " and ".join(f"{groups_of_class.get(label, 0)} of {name}" for label, name in enumerate(classes)),
         "lower data.num_folds",
     )
-    if protocol == "image":
-        splits = StratifiedKFold(num_folds, shuffle=True, random_state=split_seed).split(
-            cells, cells["label"]
-        )
-    else:
-        splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=split_seed)
-        splits = splitter.split(cells, cells["label"], cells["group"])
+    kind, groups = (StratifiedKFold, None) if protocol == "image" else (StratifiedGroupKFold, cells["group"])
+    splitter = kind(num_folds, shuffle=True, random_state=split_seed)
     folds = np.empty(len(cells), dtype=int)
-    for number, (_, rows) in enumerate(splits):
+    for number, (_, rows) in enumerate(splitter.split(cells, cells["label"], groups)):
         folds[rows] = number
     return folds
 

@@ -201,10 +201,8 @@ class CellClassifier(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
         if self.train_metrics.logits:  # within an epoch
-            checkpoint["train_metrics"] = [
-                dim_zero_cat(values).cpu()
-                for values in (self.train_metrics.logits, self.train_metrics.labels)
-            ]
+            kept = (self.train_metrics.logits, self.train_metrics.labels)
+            checkpoint["train_metrics"] = [dim_zero_cat(values).cpu() for values in kept]
         data = getattr(self.trainer, "datamodule", None)
         native_size = getattr(data, "native_size", None)
         checkpoint["network"] = {"node": getattr(self.net, "node", None), "native_size": native_size}
@@ -244,9 +242,8 @@ class CellClassifier(pl.LightningModule):
         return max(math.ceil(total / steps), 1), steps
 
     def _optimizer(self, fused: bool) -> torch.optim.Optimizer:
-        earliest = freezing.thawed_from(
-            self.trainable_from, self.unfreeze_at, max(self.unfreeze_at, default=1)
-        )
+        last_thaw = max(self.unfreeze_at, default=1)
+        earliest = freezing.thawed_from(self.trainable_from, self.unfreeze_at, last_thaw)
         decays = optim.takes_weight_decay(self.make_optimizer)
         groups = optim.parameter_groups(self.net, earliest, self.stage_lr, decays)
         if isinstance(self.criterion, nn.Module) and (own := list(self.criterion.parameters())):
@@ -297,10 +294,9 @@ class CellClassifier(pl.LightningModule):
                 )
             weight = torch.ones(())
         try:
+            logits, labels = torch.tensor([0.5, -0.5], requires_grad=True), torch.tensor([1.0, 0.0])
             with torch.random.fork_rng(devices=[]):
-                loss = self._loss(
-                    torch.tensor([0.5, -0.5], requires_grad=True), torch.tensor([1.0, 0.0]), weight
-                )
+                loss = self._loss(logits, labels, weight)
         except Exception as error:  # of a user's own code
             raise InputError(
                 f"model.criterion ({name}) cannot be called with logits (N,) and labels (N,): {error}"

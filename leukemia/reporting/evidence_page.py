@@ -172,9 +172,7 @@ def _triaged(name: str, policy: Policy, table: pd.DataFrame, classes: tuple[str,
         f"unit: {policy.unit}, confidence {policy.confidence:g}"
     )
     said = [f"Certified: {bounds}." if policy.certified else f"NOT CERTIFIED ({bounds}): {policy.why_not}."]
-    low = "nothing" if policy.low is None else f"logit at or below {policy.low:.4g}"
-    high = "nothing" if policy.high is None else f"logit at or above {policy.high:.4g}"
-    said.append(f"Released as {classes[0]}: {low}; as {classes[1]}: {high}; the rest is reviewed.")
+    said.append(f"{words.released(policy, classes)}; the rest is reviewed.")
     if policy.fitted_on.get("what"):
         said.append(
             f"Thresholds were chosen on {policy.fitted_on['what']}; the table is of the reported cells."

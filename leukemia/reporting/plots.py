@@ -87,8 +87,8 @@ def learning_curves(history: pd.DataFrame, title: str, run: Mapping[Any, Any], m
             ax.axvline(best, color=drawing.GREY, lw=1, ls=":", label=f"best epoch ({best:.0f})")
         drawing.style(ax, "", METRICS[name].title + unit)
     if not pd.isna(best) and not pd.isna(accuracy):
-        look = {"color": drawing.BLUE, "mfc": "white", "ms": 5, "label": "training, at that epoch"}
-        axes[1].plot([best], [100 * accuracy], "D", **look)
+        marker = {"color": drawing.BLUE, "mfc": "white", "ms": 5, "label": "training, at that epoch"}
+        axes[1].plot([best], [100 * accuracy], "D", **marker)
     if not pd.isna(gap):
         axes[1].set_title(f"train–validation gap {words.points(gap)} points", fontsize=drawing.SMALL)
     axes[1].set_xlabel("Epoch", fontsize=drawing.TEXT)

@@ -219,9 +219,8 @@ class _RowsByStep(ExperimentWriter):
 class ResumableMLFlowLogger(MLFlowLogger):
     """An MLFlowLogger for a run that is started several times: it logs each point and each parameter once."""
 
-    _points: dict[str, set[tuple[int, float]]] | None = (
-        None  # (step, value) by metric, as far as it was asked for
-    )
+    # (step, value) by metric, as far as it was asked for
+    _points: dict[str, set[tuple[int, float]]] | None = None
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
