@@ -26,11 +26,8 @@ def join_groups(subjects: pd.Series, hashes: pd.Series) -> pd.Series:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    names = [
-        f"cell {row}" if unknown else name
-        for row, (name, unknown) in enumerate(zip(subjects, subjects.isna(), strict=True))
-    ]
-    subject, subject_names = pd.factorize(pd.Series(names, dtype=object))
+    alone = pd.Series([f"cell {row}" for row in range(len(subjects))], subjects.index, dtype=object)
+    subject, subject_names = pd.factorize(subjects.astype(object).where(subjects.notna(), alone))
     picture, pictures = pd.factorize(hashes)
     nodes = len(subject_names) + len(pictures)
     edges = coo_array((np.ones(len(subject)), (subject, len(subject_names) + picture)), shape=(nodes, nodes))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukemia.data.pixels import decode, fit
-from leukemia.errors import InputError
+from leukemia.errors import InputError, check_one_of
 from leukemia.evaluation.policy import TTA, Policy
 from leukemia.runs import open_run
 
@@ -40,8 +40,7 @@ class Predictor(ABC):
         native_size: int | None,
         tta: str,
     ) -> None:
-        if tta not in TTA:
-            raise InputError(f"tta={tta} is unknown: use one of {', '.join(TTA)}")
+        check_one_of("tta", tta, TTA)
         self.name, self.classes, self.policy = name, classes, policy
         self.image_size, self.resize, self.native_size, self.tta = image_size, resize, native_size, tta
         fitted = policy.fitted_on.get("views", TTA[tta]) if policy else TTA[tta]

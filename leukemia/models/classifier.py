@@ -12,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from leukemia.data.loader import Batch
 from leukemia.data.transforms import normalise
-from leukemia.errors import DivergedError, InputError
+from leukemia.errors import DivergedError, InputError, check_one_of
 from leukemia.evaluation.metrics import direction
 from leukemia.models import freezing, optim
 from leukemia.models.metrics import MONITORED, EpochMetrics
@@ -273,10 +273,7 @@ class CellClassifier(pl.LightningModule):
 
     def _check(self, class_weights: str, monitor: str) -> None:
         """Try the parts on two cells, so that a bad setting is refused before a picture is read."""
-        if class_weights not in CLASS_WEIGHTS:
-            raise InputError(
-                f"model.class_weights={class_weights} is unknown: use one of {', '.join(CLASS_WEIGHTS)}"
-            )
+        check_one_of("model.class_weights", class_weights, CLASS_WEIGHTS)
         direction(monitor)  # refuses one that does not exist
         name = optim.name_of(self.criterion if callable(self.criterion) and not isinstance(self.criterion, nn.Module)
                              else type(self.criterion))  # fmt: skip

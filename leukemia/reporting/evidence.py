@@ -64,14 +64,7 @@ def setting_results(target: Path, problems: list[str] | None = None) -> list[Set
     if target.is_file() or target.suffix.lower() == ".csv":
         return [_of_table(target)]
     sweep = Sweep(target)
-    results = results_table(sweep)
-    by_name = {run.name: run for run in sweep.runs}
-    found, unread = [], []
-    for settings, rows in combinations(results):
-        try:
-            found.append(result_of_setting(settings, rows, by_name))
-        except InputError as problem:
-            unread.append(f"{words.describe(settings)}: {problem}")
+    found, unread = usable_settings(results_table(sweep), sweep.runs)
     if unread and (problems is None or not found):
         raise InputError("; ".join(unread))
     if problems is not None:
@@ -79,6 +72,18 @@ def setting_results(target: Path, problems: list[str] | None = None) -> list[Set
     if not found:
         raise InputError(f"{target} holds no finished run: there are no predictions to evaluate")
     return found
+
+
+def usable_settings(results: pd.DataFrame, runs: Sequence[Run]) -> tuple[list[SettingResult], list[str]]:
+    """The settings of a results table whose predictions can be used, and the errors of the others."""
+    by_name = {run.name: run for run in runs}
+    found, unread = [], []
+    for settings, rows in combinations(results):
+        try:
+            found.append(result_of_setting(settings, rows, by_name))
+        except InputError as problem:
+            unread.append(f"{words.describe(settings)}: {problem}")
+    return found, unread
 
 
 def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Run]) -> SettingResult:
