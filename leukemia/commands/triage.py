@@ -150,8 +150,9 @@ def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
         )
     seen = run.cells[run.cells["split"].isin(["train", "val"])]
     known = seen["path"].astype(str).tolist()
-    known_paths = {*known, *(tail for path in known for tail in _tails(path))}
-    paths = table["path"][[_is_among(path, known_paths) for path in table["path"].astype(str)]]
+    # Not the bare name, which cells of other folders may have too.
+    known_paths = {*known, *(end for path in known for end in _ends(path) if "/" in end)}
+    paths = table["path"][[not known_paths.isdisjoint(_ends(path)) for path in table["path"].astype(str)]]
     if len(paths):
         raise InputError(
             f"{on} holds {len(paths):,} cells that trained {run.name} or chose its epoch, as {paths.iloc[0]}: "
@@ -167,16 +168,10 @@ def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
         )
 
 
-def _is_among(path: str, known: set[str]) -> bool:
-    """Whether a path, or an end of it, is a known one."""
+def _ends(path: str) -> list[str]:
+    """A path, and the ends of it down to the bare name."""
     parts = path.replace("\\", "/").split("/")
-    return any("/".join(parts[start:]) in known for start in range(len(parts)))
-
-
-def _tails(path: str) -> list[str]:
-    """The ends of a path, without the bare name, which cells of other folders may have too."""
-    parts = path.split("/")
-    return ["/".join(parts[start:]) for start in range(1, len(parts) - 1)]
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _names(table: pd.DataFrame) -> set[str]:

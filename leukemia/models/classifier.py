@@ -17,6 +17,7 @@ from leukemia.evaluation.metrics import direction
 from leukemia.models import freezing, optim
 from leukemia.models.metrics import MONITORED, EpochMetrics
 from leukemia.models.network import check_network
+from leukemia.models.targets import name_of
 
 CLASS_WEIGHTS = ("none", "balanced")
 
@@ -275,8 +276,7 @@ class CellClassifier(pl.LightningModule):
         """Try the parts on two cells, so that a bad setting is refused before a picture is read."""
         check_one_of("model.class_weights", class_weights, CLASS_WEIGHTS)
         direction(monitor)  # refuses one that does not exist
-        name = optim.name_of(self.criterion if callable(self.criterion) and not isinstance(self.criterion, nn.Module)
-                             else type(self.criterion))  # fmt: skip
+        name = name_of(self.criterion)
         weight = None
         if class_weights == "balanced":
             if isinstance(self.criterion, nn.Module):

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from leukemia.errors import InputError
 from leukemia.models.freezing import check_stage, stage_names
+from leukemia.models.targets import name_of, unwrapped
 
 
 def parameter_groups(
@@ -186,12 +187,6 @@ def check_stage_lr(net: Any, stage_lr: Mapping[str, float] | None) -> dict[str, 
     return rates
 
 
-def name_of(make: Any) -> str:
-    """The dotted name of a class or function, also inside a partial."""
-    make = _inner(make)
-    return f"{getattr(make, '__module__', '')}.{getattr(make, '__qualname__', make)}"
-
-
 def parameters_of(make: Callable[..., Any]) -> Mapping[str, Any]:
     """The parameters of a class or function by name; none where they are not known."""
     try:
@@ -212,14 +207,8 @@ def _after_warmup(
     return LambdaLR(optimizer, at_step)
 
 
-def _inner(make: Any) -> Any:
-    while isinstance(make, partial):
-        make = make.func
-    return make
-
-
 def _is_kind(make: Any, *kinds: type) -> bool:
-    make = _inner(make)
+    make = unwrapped(make)
     return isinstance(make, type) and issubclass(make, kinds)
 
 

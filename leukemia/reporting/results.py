@@ -2,14 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from leukemia.errors import InputError
 from leukemia.evaluation.metrics import METRICS, SUBJECT_METRICS
-from leukemia.identity import is_identity, network_name
+from leukemia.identity import flatten, is_identity, network_name
 from leukemia.runs import OldRunError, Run, Sweep
 
 WORDS = (
@@ -159,9 +158,10 @@ def read_status(run: Run) -> dict[str, Any]:
 def read_settings(run: Run) -> dict[str, Any]:
     """The configuration of a run by dotted names, values being scalars or text; empty if there is none."""
     try:
-        return _flat(run.config)
+        flat = flatten(run.config, whole=VALUES_THAT_ARE_DICTS)
     except InputError:
         return {}
+    return {name: _shown(value) for name, value in flat.items() if value != {}}
 
 
 def differing(settings: list[dict[str, Any]]) -> list[str]:
@@ -203,17 +203,10 @@ def _sortable(value: Any) -> tuple[int, float, str]:
     return (0, float(value), "") if number else (1, 0.0, str(value))
 
 
-def _flat(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and name not in VALUES_THAT_ARE_DICTS:
-            flat |= _flat(value, f"{name}.")
-        elif isinstance(value, dict):
-            flat[name] = ", ".join(f"{k}: {v}" for k, v in value.items())
-        else:
-            flat[name] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return flat
+def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {one}" for key, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _reported(metrics: dict[str, Any]) -> dict[str, Any]:
