@@ -270,9 +270,8 @@ def _checked_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
     if not isinstance(node, Mapping) or not node.get(TARGET):
         raise InputError(f"{key} has no {TARGET}: name a class or function, or leave {key} out with ~{key}")
     found = locate(node[TARGET], key)
-    kind = kinds().get(key) or kinds().get(
-        key.partition(".")[0] if key.startswith(("callbacks.", "logger.")) else ""
-    )
+    group = key.partition(".")[0]
+    kind = kinds().get(group if group in ("callbacks", "logger") else key)
     if kind is not None and not (isinstance(found, type) and issubclass(found, kind)):
         raise InputError(
             f"{key}.{TARGET}={node[TARGET]} is not built: it is not a subclass of {kind.__qualname__}"

@@ -102,9 +102,8 @@ def scan_class_folders(
     classes = _classes(place, counts, positive, positive_option)
     label_of = {classes[0]: 0, classes[1]: 1, "": -1}
     cells.sort(key=lambda cell: (PUBLISHED_SPLITS.index(cell.published_split), natural(cell.path)))
-    table = to_table(
-        [(cell.path, label_of[cell.label], cell.subject, cell.published_split, NO_FOLD) for cell in cells]
-    )
+    rows = [(cell.path, label_of[cell.label], cell.subject, cell.published_split, NO_FOLD) for cell in cells]
+    table = to_table(rows)
     for place_of, name in enumerate(further):
         table[name] = pd.Series([cell.further[place_of] or None for cell in cells], dtype="str")
     return Scan(table, classes, problems.found())
@@ -128,10 +127,9 @@ def _in_manifest(table: Path, problems: Problems, further: list[str]) -> Iterato
     with_subjects = any(row.get("subject") for _, row in rows)
     exists = _Existing(table.parent)
     seen: set[str] = set()
+    used = ("path", "label", "subject", split_column)
     for number, row in rows:
-        path, label, subject, value = (
-            row.get(name, "") for name in ("path", "label", "subject", split_column)
-        )
+        path, label, subject, value = (row.get(name, "") for name in used)
         where = f"row {number}: {path}"
         split = SPLIT_OF_VALUE.get(value.lower(), "train")
         if value.lower() not in SPLIT_OF_VALUE:

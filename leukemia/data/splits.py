@@ -96,10 +96,8 @@ def assign_splits(
             "name the subjects in a manifest csv, or accept a leaking split with data.protocol=image",
         )
     cells = cells[training] if protocol in ("subject_kfold", "image") else cells
-    alone = pd.Series(cells["path"].to_numpy(), index=cells.index, name="group")
-    cells = cells.assign(
-        group=alone if protocol == "image" else join_groups(cells["subject"], cells["pixel_hash"])
-    )
+    group = cells["path"] if protocol == "image" else join_groups(cells["subject"], cells["pixel_hash"])
+    cells = cells.assign(group=group)
 
     training = cells["published_split"] == "train"
     if protocol == "official":

@@ -147,7 +147,6 @@ def _shown(value: Any) -> str:
 def _separated(table: pd.DataFrame) -> str:
     """A remedy where the whole header is one column."""
     names = {";": "semicolons", "\t": "tabs", "|": "bars"}
-    found = [
-        name for sign, name in names.items() if len(table.columns) == 1 and sign in str(table.columns[0])
-    ]
+    header = str(table.columns[0]) if len(table.columns) == 1 else ""
+    found = [name for sign, name in names.items() if sign in header]
     return f": its fields are separated by {found[0]}, write commas" if found else ""

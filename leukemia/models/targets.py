@@ -137,10 +137,8 @@ def network_from_file(node: Any, source: str) -> nn.Module:
         found = locate(target, key)
         settings |= {"weights": "none"} if "weights" in signature(found).parameters else {}
     elif package not in trusted:
-        known = f": if you know where it comes from, set {TRUST}={package}"
-        remedy = (
-            known if package.isidentifier() and package != "leukemia" and not _is_pythons(package) else ""
-        )
+        can_be_trusted = package.isidentifier() and package != "leukemia" and not _is_pythons(package)
+        remedy = f": if you know where it comes from, set {TRUST}={package}" if can_be_trusted else ""
         raise InputError(f"{source} asks for the network {shown}, which is not trusted{remedy}")
     else:
         if package in LIBRARIES and any(part.startswith("_") for part in target.split(".")):

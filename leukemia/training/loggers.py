@@ -194,9 +194,7 @@ class _RowsByStep(ExperimentWriter):
         assert step is not None
         # An epoch's second message: validation and training metrics come one after the other.
         self._due |= step in self.rows
-        values = {
-            name: getattr(value, "item", lambda value=value: value)() for name, value in metrics_dict.items()
-        }
+        values = {name: v.item() if hasattr(v, "item") else v for name, v in metrics_dict.items()}
         self.rows.setdefault(step, {"step": step}).update(values)
 
     def save(self) -> None:
