@@ -1,4 +1,4 @@
-"""A sweep as tables: a row a run, and the grid of mean and spread over seeds and folds."""
+"""A sweep as a table: a row a run; and its rows by setting, seeds and folds together."""
 
 import math
 import re
@@ -80,21 +80,6 @@ def results_table(sweep: Sweep) -> pd.DataFrame:
     if len(old) == len(runs):
         raise old[0]
     return _typed(pd.DataFrame(rows))
-
-
-def grid(results: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """A row for every combination of settings that has finished runs: the settings that differ (`network` and
-    `trainable_from` always), `mean`, `sd` and `n` of a metric over its seeds and folds.
-
-    `sd` is the standard deviation of the sample (n - 1), missing for a single run; runs in which the metric
-    is undefined do not count.
-    """
-    rows = []
-    for settings, runs in combinations(results):
-        values = runs[metric].dropna().astype(float)
-        rows.append({**settings, "mean": values.mean(), "sd": values.std(ddof=1), "n": len(values)})
-    columns = [*setting_columns(results), "mean", "sd", "n"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def combinations(results: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
