@@ -116,15 +116,10 @@ def clusters(table: pd.DataFrame) -> tuple[str, NDArray[np.object_]]:
     if not has_subjects(table):
         return "cell", table["path"].to_numpy(dtype=object)
     subjects = plain_subjects(table)
-    joins = (
-        "group" in table
-        and bool(table["group"].notna().all())
-        and table["group"].nunique()
-        < subjects.nunique()
-        == len(pd.DataFrame({"subject": subjects, "group": table["group"]}).drop_duplicates())
-    )
-    if joins:
-        return "group", table["group"].to_numpy(dtype=object)
+    if "group" in table and table["group"].notna().all():
+        pairs = pd.DataFrame({"subject": subjects, "group": table["group"]}).drop_duplicates()
+        if pairs["group"].nunique() < subjects.nunique() == len(pairs):
+            return "group", table["group"].to_numpy(dtype=object)
     return "subject", subjects.to_numpy(dtype=object)
 
 
