@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leukemia.errors import InputError
-from leukemia.evaluation.metrics import direction, monitored_names
+from leukemia.evaluation.metrics import direction
 from leukemia.identity import flatten, slug
 from leukemia.models.network import check_input, check_network
 from leukemia.models.optim import parameters_of
@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 
 Settings = dict[str, Any]
 ON_HYDRA_13 = hydra.__version__.startswith("1.3.")
-VERSION_BASE: Settings = (
-    {"version_base": "1.3"} if ON_HYDRA_13 else {}
-)  # 1.4 has one behaviour and warns of a version
+# Hydra 1.4 has one behaviour and warns of a version.
+VERSION_BASE: Settings = {"version_base": "1.3"} if ON_HYDRA_13 else {}
 ROOT_KEYS = (
     "seed", "name", "monitor", "mode", "resume", "compile", "cache", "data", "model", "trainer", "callbacks", "logger",
 )  # fmt: skip
@@ -271,9 +270,8 @@ def _checked_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
     if not isinstance(node, Mapping) or not node.get(TARGET):
         raise InputError(f"{key} has no {TARGET}: name a class or function, or leave {key} out with ~{key}")
     found = locate(node[TARGET], key)
-    kind = kinds().get(key) or kinds().get(
-        key.partition(".")[0] if key.startswith(("callbacks.", "logger.")) else ""
-    )
+    group = key.partition(".")[0]
+    kind = kinds().get(group if group in ("callbacks", "logger") else key)
     if kind is not None and not (isinstance(found, type) and issubclass(found, kind)):
         raise InputError(
             f"{key}.{TARGET}={node[TARGET]} is not built: it is not a subclass of {kind.__qualname__}"
@@ -364,7 +362,7 @@ def _check_values(settings: Settings) -> None:
     max_gb = settings["cache"].setdefault("max_gb", None)
     if max_gb is not None and (isinstance(max_gb, bool) or not isinstance(max_gb, int | float)):
         raise InputError(f"cache.max_gb={max_gb} is not a number of gigabytes: use a number, or null")
-    if settings["mode"] != (mode := _direction(settings["monitor"])):
+    if settings["mode"] != (mode := direction(settings["monitor"])):
         raise InputError(
             f"mode={settings['mode']}: {settings['monitor']} is best at its {mode}; leave mode out"
         )
@@ -425,17 +423,11 @@ def _known_settings() -> dict[str, Any]:
     return trainer | flatten({str(key): value for key, value in config.items()})
 
 
-def _direction(monitor: str) -> str:
-    if monitor not in monitored_names():
-        raise InputError(f"monitor={monitor} does not exist: use one of {', '.join(monitored_names())}")
-    return direction(monitor)
-
-
 def _register(name: str, function: Callable[..., Any]) -> None:
     register = getattr(OmegaConf, "register_new_resolver" if ON_HYDRA_13 else "register_resolver")
     register(name, function, replace=True)
 
 
 _register("leukemia.slug", lambda overrides: slug(list(overrides)))
-_register("leukemia.mode", _direction)
-_register("leukemia.direction", lambda monitor: f"{_direction(monitor)}imize")
+_register("leukemia.mode", direction)
+_register("leukemia.direction", lambda monitor: f"{direction(monitor)}imize")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from leukemia.terminal import emphasised
 
@@ -45,6 +45,16 @@ class DivergedError(InputError):
 
 class OutOfMemoryError(InputError):
     """The machine or the device has less memory than the settings need."""
+
+
+def check_one_of(key: str, value: Any, known: Collection[Any]) -> None:
+    """Refuse a value of a setting that is not one of the known ones.
+
+    Raises:
+        InputError: with these.
+    """
+    if value not in known:
+        raise InputError(f"{key}={value} is unknown: use one of {', '.join(map(str, known))}")
 
 
 def unusable_place(error: BaseException | None, reasons: Collection[int] = UNUSABLE_PLACE) -> str | None:

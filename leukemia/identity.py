@@ -55,12 +55,13 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     return [f"{key} is {before.get(key)} there and {after.get(key)} here" for key in changed]
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration's leaves by dotted name."""
+def flatten(config: Mapping[str, Any], prefix: str = "", whole: Sequence[str] = ()) -> dict[str, Any]:
+    """A nested configuration's leaves by dotted name; a mapping that `whole` names is a leaf too."""
     leaves: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        leaves |= flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+        inner = isinstance(value, Mapping) and value and name not in whole
+        leaves |= flatten(value, f"{name}.", whole) if inner else {name: value}
     return leaves
 
 

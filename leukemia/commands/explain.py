@@ -150,12 +150,10 @@ def _of_the_run(run: Run, sample: int) -> tuple[list[str], dict[str, Any]]:
         raise InputError(
             f"{run.folder}: its pictures do not lie in {root} any more: name pictures, as leukemia explain RUN PATH"
         )
+    what = f"a random {len(chosen):,} of {len(table):,} {split} cells (seed 0)"
     if len(chosen) == len(table):
-        return files, {"split": split, "sample": f"all {len(table):,} {split} cells"}
-    return files, {
-        "split": split,
-        "sample": f"a random {len(chosen):,} of {len(table):,} {split} cells (seed 0)",
-    }
+        what = f"all {len(table):,} {split} cells"
+    return files, {"split": split, "sample": what}
 
 
 def _explained(

@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from leukemia.data.loader import Batch, CellLoader
-from leukemia.data.transforms import TTA, d4
+from leukemia.data.transforms import d4
 from leukemia.errors import InputError
+from leukemia.evaluation.policy import TTA
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.inference.predictor import Predictor
 from leukemia.models.checkpoint import load_network
@@ -51,15 +52,8 @@ class TorchPredictor(Predictor):
             self.net = loaded.net.to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device={device} cannot be used ({error}): take cpu") from None
-        super().__init__(
-            name=run.name,
-            classes=loaded.classes,
-            policy=run.policy,
-            image_size=image_size,
-            resize=resize,
-            native_size=loaded.native_size,
-            tta=own_tta if tta is None else tta,
-        )
+        tta = own_tta if tta is None else tta
+        super().__init__(run.name, loaded.classes, run.policy, image_size, resize, loaded.native_size, tta)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         with torch.inference_mode(), autocast(self.device.type, self.precision):

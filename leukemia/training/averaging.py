@@ -52,10 +52,8 @@ def adapted(callback: pl.Callback) -> pl.Callback:
     own."""
     kind = type(callback)
     if isinstance(callback, WeightAveraging) and not isinstance(callback, _AveragesTrained):
-        names = {
-            "__module__": kind.__module__,
-            "__qualname__": kind.__qualname__,
-        }  # checkpoints name it by these
+        # Checkpoints name it by these.
+        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
         callback.__class__ = type(kind.__name__, (_AveragesTrained, kind), names)
     return callback
 

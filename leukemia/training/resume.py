@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from leukemia.errors import InputError, PlaceError
+from leukemia.errors import InputError, PlaceError, check_one_of
 from leukemia.identity import differences
 from leukemia.runs import Run
 from leukemia.storage.atomic import remove_left_behind
@@ -41,8 +41,7 @@ def claim(run: Run, settings: dict[str, Any], cells: pd.DataFrame, resume: str =
     Raises:
         InputError: if the folder holds something else; the message says what and the remedy.
     """
-    if resume not in RESUMES:
-        raise InputError(f"resume={resume} is unknown: use one of {', '.join(RESUMES)}")
+    check_one_of("resume", resume, RESUMES)
     remove_left_behind(run.folder)
     remove_left_behind(run.last_checkpoint.parent)
     if not (run.folder / "status.json").is_file():

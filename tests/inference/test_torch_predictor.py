@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from leukemia.data.datamodule import CellDataModule
-from leukemia.data.transforms import TTA
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
-from leukemia.inference.predictor import TRANSFORMS, open_predictor
+from leukemia.inference.predictor import open_predictor
 from leukemia.inference.torch_predictor import TorchPredictor, predict_logits, predictions_table
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.resnet import resnet
@@ -86,10 +85,6 @@ print(*[name for name in {HEAVY} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
-
-
-def test_transforms_are_counted_alike_with_and_without_torch():
-    assert TRANSFORMS == TTA
 
 
 @pytest.mark.parametrize(("views", "tta"), [(8, "none"), (1, "d4")])
