@@ -279,6 +279,18 @@ def test_the_optimizer_holds_from_the_start_what_a_schedule_will_thaw(finished):
     assert {group["name"].removesuffix("-no_decay") for group in groups} == {"layer3", "layer4", "head"}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["trainer.limit_val_batches=0"], "Early stopping conditioned on metric `val/loss`"),
+        (["callbacks.best.monitor=val/los"], "monitor='val/los'"),
+    ],
+)
+def test_a_metric_that_is_not_logged_is_refused_in_one_line(small, tmp_path, overrides, named):
+    with pytest.raises(InputError, match="cannot work as it is set: .*" + named):
+        train(compose([*small, *overrides]), tmp_path / "run")
+
+
 def test_a_loss_that_is_not_a_number_stops_with_the_step_and_the_rate(small, tmp_path):
     with pytest.raises(InputError, match=r"not finite at step \d+ \(epoch 1, learning rate 1e\+30\)"):
         train(compose([*small, "model.optimizer.lr=1e30", "model.trainable_from=stem"]), tmp_path / "run")
