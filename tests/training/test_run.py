@@ -254,7 +254,7 @@ def test_where_both_checkpoints_are_damaged_the_run_is_refused_with_the_remedy(s
     run = Run(tmp_path / "run")
     run.best_checkpoint.write_bytes(run.best_checkpoint.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"best\.ckpt cannot be read .*resume=restart"):
-        train(compose(settings), tmp_path / "run")  # the figures would be of that one
+        train(compose(settings), tmp_path / "run")  # the metrics would be of that one
     run.last_checkpoint.write_bytes(run.last_checkpoint.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"best\.ckpt cannot be read .*resume=restart"):
         train(compose(settings), tmp_path / "run")
