@@ -48,6 +48,7 @@ ROOT_KEYS = (
 )  # fmt: skip
 TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "auto"}
 PARTS = ("net", "criterion", "optimizer", "scheduler")  # of the model
+GROUPS = {f"model.{part}": f"model/{part}" for part in PARTS}
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 WHOLE_NUMBERS = (  # key, least, most
     ("seed", 0, 2**32 - 1),
@@ -206,9 +207,9 @@ def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
         return found(**{**arguments, **settings})
     except (InputError, MemoryError):
         raise
-    except ModuleNotFoundError as error:
-        raise InputError(f"{name} needs the package {error.name}: pip install {error.name}") from None
     except Exception as error:  # of a constructor that may be a user's own
+        if isinstance(error, ModuleNotFoundError) and error.name:  # a library may raise it without a name
+            raise InputError(f"{name} needs the package {error.name}: pip install {error.name}") from None
         text = " ".join(str(error).split()) or type(error).__name__
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = "" if last.filename == __file__ else f" ({Path(last.filename).name}, line {last.lineno})"
@@ -236,6 +237,11 @@ def explain(error: Exception) -> str:
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         key = getattr(error, "full_key", None) or missing[1]
         return f"{key} is not given: set {key}=VALUE"
+    if missing := re.search(
+        r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?) Config search", text
+    ):
+        group, name, known = missing[1], missing[2], missing[3].split()
+        return f"there is no {group}={name}: use one of {', '.join(known)}{did_you_mean(name, known)}"
     found = re.search(r"Could not override '([^']+)'", text)
     if not found:
         return text
@@ -268,7 +274,11 @@ def kinds() -> dict[str, type]:
 def _checked_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
     """The class or function of a node, if it is of the kind that belongs there and takes the node's settings."""
     if not isinstance(node, Mapping) or not node.get(TARGET):
-        raise InputError(f"{key} has no {TARGET}: name a class or function, or leave {key} out with ~{key}")
+        remedy = (
+            f"choose a file of conf/{GROUPS[key]}, as {GROUPS[key]}=own" if key in GROUPS else
+            f"name a class or function, or leave {key} out with ~{key}"
+        )  # fmt: skip
+        raise InputError(f"{key} has no {TARGET}: {remedy}")
     found = locate(node[TARGET], key)
     group = key.partition(".")[0]
     kind = kinds().get(group if group in ("callbacks", "logger") else key)
@@ -354,18 +364,49 @@ def _check_values(settings: Settings) -> None:
             isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most
         ):
             raise InputError(f"{key}={value} is out of range: use a whole number from {least} to {most}")
+    name = settings["name"]
+    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
+        raise InputError(f"name={name} is not the name of a folder: use letters and digits")
+    if not isinstance(settings["compile"], bool):
+        raise InputError(f"compile={settings['compile']} is unknown: use true or false")
     precision = str(settings["trainer"].get("precision"))
     if precision not in PRECISIONS:
         raise InputError(
             f"trainer.precision={precision} is not supported: use one of {', '.join(PRECISIONS)}"
         )
     max_gb = settings["cache"].setdefault("max_gb", None)
-    if max_gb is not None and (isinstance(max_gb, bool) or not isinstance(max_gb, int | float)):
-        raise InputError(f"cache.max_gb={max_gb} is not a number of gigabytes: use a number, or null")
-    if settings["mode"] != (mode := direction(settings["monitor"])):
+    if max_gb is not None and (
+        isinstance(max_gb, bool) or not isinstance(max_gb, int | float) or not max_gb >= 0
+    ):
+        raise InputError(
+            f"cache.max_gb={max_gb} is not a number of gigabytes: use a number from 0 up, or null"
+        )
+    if settings["mode"] != (mode := _direction(settings["monitor"])):
         raise InputError(
             f"mode={settings['mode']}: {settings['monitor']} is best at its {mode}; leave mode out"
         )
+    for name, node in settings["callbacks"].items():
+        _check_callback(f"callbacks.{name}", node, name)
+
+
+def _check_callback(key: str, node: Any, name: str) -> None:
+    """Refuse settings with which best.ckpt would hold another epoch than the best, or would not be written."""
+    if not isinstance(node, Mapping):
+        return
+    monitor = str(node.get("monitor")).replace("train/", "val/")
+    if monitor in monitored_names() and node.get("mode", direction(monitor)) != direction(monitor):
+        mode = direction(monitor)
+        raise InputError(
+            f"{key}.mode={node['mode']}: {node['monitor']} is best at its {mode}; set {key}.mode={mode}, or monitor="
+            "METRIC for all parts at once"
+        )
+    fixed = {"filename": name, "save_top_k": 1} if name in ("best", "last") else {}
+    for setting, value in fixed.items():
+        if node.get(setting, value) != value:
+            raise InputError(
+                f"{key}.{setting}={node[setting]}: this callback writes checkpoints/{name}.ckpt alone; add another "
+                f"as +callbacks.mine._target_=pytorch_lightning.callbacks.ModelCheckpoint"
+            )
 
 
 def _check_parts(settings: Settings) -> None:

@@ -28,7 +28,7 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", 
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used.
+    """The input of a user cannot be used.
 
     The message says what is wrong, where (file, row, key), and what to do. The command line prints it
     without a traceback and exits with 2; any other exception is a bug and keeps its traceback.
@@ -36,11 +36,11 @@ class InputError(ValueError):
 
 
 class PlaceError(InputError):
-    """What a run reads is not there, or it cannot write where it is to: once that is mended the same run will do."""
+    """A place that a run reads or writes is not usable. Once it is, the same run works."""
 
 
 class DivergedError(InputError):
-    """Training ended in a loss that is no number."""
+    """The loss is not a number."""
 
 
 class OutOfMemoryError(InputError):

@@ -1,4 +1,4 @@
-"""Run and sweep folders: what a run leaves behind, read and written as plain data.
+"""Run and sweep folders: the files of a run, read and written as plain data.
 
 Nothing here composes a configuration or unpickles an object, so a folder that comes from a stranger is safe
 to open, and a notebook can read a run without Hydra, Lightning or a GPU.
@@ -24,7 +24,7 @@ from leukemia.storage.plain_files import dump_yaml, parse_json, parse_yaml, read
 STATES = ("running", "done", "interrupted", "failed")
 PLAN = "sweep.json"
 PRUNED = "pruned.json"  # where a search stopped a run early
-STUDY = "study.db"  # what a search knows of its trials
+STUDY = "study.db"  # the trials of a search
 
 
 class OldRunError(InputError):
@@ -204,12 +204,12 @@ class Sweep:
 
     @property
     def finished(self) -> list[str]:
-        """The names of the runs that a search had figures of when it planned those that run now; else empty."""
+        """The names of the runs whose results a search knew when it planned the present ones; else empty."""
         return self._names("finished")
 
     def plan(self, names: Sequence[str], total: int, finished: Sequence[str] = ()) -> None:
-        """Write down which runs a command is to make, so that those that have not begun are known, and of which of
-        them a search has figures."""
+        """Record the runs that a command will make, so that those not begun are known, and those whose results a search
+        knew."""
         plan = {"total": total, "runs": list(names), "finished": list(finished)}
         write_text(self.folder / PLAN, json.dumps(plan, indent=2) + "\n")
 

@@ -5,6 +5,7 @@ A reader is `reader(root) -> (table, classes, native_size)`. It reads names and 
 """
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,10 +48,20 @@ def read_cells(reader: Reader, root: Path | str, positive: str | None = None) ->
         positive: the class that counts as 1, for a reader with a parameter `positive`.
 
     Raises:
-        InputError: if the reader refuses the data, or returns something else than a reader has to.
+        InputError: if the reader refuses the data or fails, or returns something else than a reader has to.
     """
-    result = reader(root) if positive is None else reader(root, positive=positive)
-    return check_reader_result(result, reader_name(reader))
+    name = reader_name(reader)
+    try:
+        result = reader(root) if positive is None else reader(root, positive=positive)
+    except Exception as error:
+        if isinstance(error, InputError | MemoryError) or name.startswith("leukemia."):
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"data.reader ({name}) fails on {root}: {type(error).__name__}: {' '.join(str(error).split())} "
+            f"({Path(last.filename).name}, line {last.lineno})"
+        ) from error
+    return check_reader_result(result, name)
 
 
 def check_reader(reader: Any, positive: str | None = None) -> None:

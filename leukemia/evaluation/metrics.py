@@ -119,7 +119,7 @@ SUBJECT_METRICS = {
 
 
 def monitored_names() -> list[str]:
-    """What can be monitored: `val/loss` first, then `val/accuracy` and the others."""
+    """The metrics that can be monitored: `val/loss` first, then `val/accuracy` and the others."""
     names = [metric.name for metric in METRICS.values() if metric.monitorable]
     return [f"val/{name}" for name in sorted(names, key=lambda name: METRICS[name].direction == "max")]
 

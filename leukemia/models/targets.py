@@ -164,8 +164,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ "; did you mean A or B?", or nothing where no known name comes near."""
     known = list(known)
     by_last = {key.rpartition(".")[2]: key for key in known}
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    near += [by_last[key] for key in difflib.get_close_matches(name.rpartition(".")[2], list(by_last), n=2)]
+    last = name.rpartition(".")[2]
+    near = [key for key in known if key.rpartition(".")[2] == last]
+    near += difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near += [by_last[key] for key in difflib.get_close_matches(last, list(by_last), n=2)]
     unique = list(dict.fromkeys(near))[:3]
     return f"; did you mean {' or '.join(unique)}?" if unique else ""
 

@@ -61,7 +61,7 @@ def setting_results(target: Path, problems: list[str] | None = None) -> list[Set
         InputError: if it is neither, or holds no usable predictions.
     """
     target = Path(target)
-    if target.is_file() or target.suffix.lower() == ".csv":
+    if target.suffix.lower() == ".csv" or (target.is_file() and target.suffix != ".ckpt"):
         return [_of_table(target)]
     sweep = Sweep(target)
     found, unread = usable_settings(results_table(sweep), sweep.runs)

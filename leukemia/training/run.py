@@ -1,8 +1,8 @@
 """Train one run: decide, build, fit, evaluate."""
 
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from leukemia.config import Settings, build, build_data, build_model, compose, resolve
 from leukemia.data.datamodule import CellDataModule
@@ -112,7 +113,8 @@ def _fit(
         log_again(trainer.loggers, checkpoint)
         if is_over(checkpoint, trainer.max_epochs):
             return
-    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with _clear_about_settings():
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     profiler = trainer.profiler  # type: ignore[attr-defined]
     if not isinstance(profiler, PassThroughProfiler):
         log.info("%s", profiler.summary())
@@ -165,6 +167,18 @@ def _say_whether_equal(run: Run, model: CellClassifier) -> None:
         log.warning(
             "the schedule depends on trainer.max_epochs: the extended run is not equal to a run of as many epochs"
         )
+
+
+@contextmanager
+def _clear_about_settings() -> Iterator[None]:
+    """Refuse in one line settings that Lightning can check only while it trains, as a metric that is not logged."""
+    try:
+        yield
+    except (MisconfigurationException, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, MisconfigurationException) or "conditioned on metric" in text:
+            raise InputError(f"a callback or the trainer cannot work as it is set: {text}") from error
+        raise
 
 
 def _compile(model: CellClassifier, settings: Settings) -> None:

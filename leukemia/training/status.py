@@ -1,4 +1,4 @@
-"""status.json: what a run is doing, or how it ended, and on which machine with which versions."""
+"""status.json: the state of a run, its machine and its versions."""
 
 import json
 import os

@@ -79,7 +79,7 @@ def test_never_refuses_any_run_and_restart_moves_it_aside_whole(run):
     (aside,) = [path for path in run.folder.parent.iterdir() if path != run.folder]
     assert (aside / "checkpoints" / "last.ckpt").is_file()
     with pytest.raises(InputError, match="holds no run"):
-        _ = Sweep(run.folder.parent).runs  # what was moved aside is no run of the sweep
+        _ = Sweep(run.folder.parent).runs  # a run that was moved aside is not one of the sweep
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

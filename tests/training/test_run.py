@@ -254,7 +254,7 @@ def test_where_both_checkpoints_are_damaged_the_run_is_refused_with_the_remedy(s
     run = Run(tmp_path / "run")
     run.best_checkpoint.write_bytes(run.best_checkpoint.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"best\.ckpt cannot be read .*resume=restart"):
-        train(compose(settings), tmp_path / "run")  # the figures would be of that one
+        train(compose(settings), tmp_path / "run")  # the metrics would be of that one
     run.last_checkpoint.write_bytes(run.last_checkpoint.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"best\.ckpt cannot be read .*resume=restart"):
         train(compose(settings), tmp_path / "run")
@@ -277,6 +277,18 @@ def test_two_processes_never_train_in_one_folder(small, tmp_path):
 def test_the_optimizer_holds_from_the_start_what_a_schedule_will_thaw(finished):
     groups = torch.load(finished.last_checkpoint, weights_only=True)["optimizer_states"][0]["param_groups"]
     assert {group["name"].removesuffix("-no_decay") for group in groups} == {"layer3", "layer4", "head"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["trainer.limit_val_batches=0"], "Early stopping conditioned on metric `val/loss`"),
+        (["callbacks.best.monitor=val/los"], "monitor='val/los'"),
+    ],
+)
+def test_a_metric_that_is_not_logged_is_refused_in_one_line(small, tmp_path, overrides, named):
+    with pytest.raises(InputError, match="cannot work as it is set: .*" + named):
+        train(compose([*small, *overrides]), tmp_path / "run")
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_step_and_the_rate(small, tmp_path):
