@@ -101,7 +101,7 @@ def _hash_all(root: Path, paths: list[str], most: int) -> dict[str, str]:
     hashes: dict[str, str] = {}
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(desc="comparing pictures", total=len(paths), unit="cell", disable=None) as bar,
+        tqdm(desc="comparing files", total=len(paths), unit="file", disable=None) as bar,
     ):
         for start in range(0, len(paths), CHUNK):
             some = paths[start : start + CHUNK]
