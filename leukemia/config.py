@@ -3,6 +3,7 @@
 From `resolve` on no configuration is passed on: parts are built from settings and handed down as objects.
 """
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leukemia.errors import InputError
-from leukemia.evaluation.metrics import direction
-from leukemia.identity import flatten, slug
+from leukemia.evaluation.metrics import direction, monitored_names
+from leukemia.identity import flatten, number_of_devices, slug
 from leukemia.models.network import check_input, check_network
 from leukemia.models.optim import parameters_of
 from leukemia.models.targets import (
@@ -34,6 +35,7 @@ from leukemia.models.targets import (
     plain_settings,
 )
 from leukemia.precision import resolve_precision
+from leukemia.storage.contents import content_hashes
 
 if TYPE_CHECKING:
     from leukemia.data.datamodule import CellDataModule
@@ -49,6 +51,7 @@ ROOT_KEYS = (
 TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "auto"}
 PARTS = ("net", "criterion", "optimizer", "scheduler")  # of the model
 GROUPS = {f"model.{part}": f"model/{part}" for part in PARTS}
+LARGEST_FILE = 2**40  # bytes of weights
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 WHOLE_NUMBERS = (  # key, least, most
     ("seed", 0, 2**32 - 1),
@@ -153,6 +156,8 @@ def resolve(config: DictConfig, stored: Mapping[str, Any] | None = None) -> Sett
     _check_values(settings)
     _check_parts(settings)
     _make_absolute(settings)
+    if files := _files_of(settings["model"]):
+        settings["files"] = files
     for group, key in (("trainer", "precision"), ("data", "cache_features")):
         if settings[group][key] == "auto":
             settings[group][key] = (stored or {}).get(group, {}).get(key, "auto")
@@ -218,12 +223,8 @@ def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
 
 def asks_for_several_devices(settings: Settings) -> bool:
     """Whether a run would start several processes."""
-    devices = settings["trainer"]["devices"] or 1
-    if isinstance(devices, str):  # as Lightning reads it: a list of indices, or one index
-        several = len([index for index in devices.split(",") if index.strip()]) > 1 or devices.strip() == "-1"
-    else:
-        several = devices != 1 if isinstance(devices, int) else len(devices) > 1
-    return several or settings["trainer"]["num_nodes"] > 1
+    trainer = settings["trainer"]
+    return number_of_devices(trainer["devices"]) != 1 or trainer["num_nodes"] > 1
 
 
 def explain(error: Exception) -> str:
@@ -381,7 +382,7 @@ def _check_values(settings: Settings) -> None:
         raise InputError(
             f"cache.max_gb={max_gb} is not a number of gigabytes: use a number from 0 up, or null"
         )
-    if settings["mode"] != (mode := _direction(settings["monitor"])):
+    if settings["mode"] != (mode := direction(settings["monitor"])):
         raise InputError(
             f"mode={settings['mode']}: {settings['monitor']} is best at its {mode}; leave mode out"
         )
@@ -436,8 +437,22 @@ def _make_absolute(settings: Settings) -> None:
     data, net = settings["data"], settings["model"]["net"]
     if data.get("root") is not None:
         data["root"] = str(Path(str(data["root"])).expanduser().absolute())
-    if isinstance(net.get("weights"), str) and (path := Path(net["weights"]).expanduser()).is_file():
+    named = net.get("weights") in ("imagenet", "none")  # whatever file of that name lies here
+    if (
+        not named
+        and isinstance(net.get("weights"), str)
+        and (path := Path(net["weights"]).expanduser()).is_file()
+    ):
         net["weights"] = str(path.absolute())
+
+
+def _files_of(model: Settings) -> dict[str, str]:
+    """The hash of each file that a part of the model names by its path, as its weights, by the setting's name."""
+    files = {}
+    for key, value in flatten(model, "model.").items():
+        if isinstance(value, str) and os.sep in value and (path := Path(value).expanduser()).is_file():
+            files[key] = content_hashes(path.parent, [path.name], LARGEST_FILE)[0]
+    return files
 
 
 def _choose_hardware(trainer: Settings) -> None:
@@ -451,8 +466,9 @@ def _choose_hardware(trainer: Settings) -> None:
         )
     if trainer["accelerator"] in ("auto", "gpu"):
         trainer["accelerator"] = "cuda" if cuda else "cpu"
-    if trainer["devices"] == "auto":
-        trainer["devices"] = torch.cuda.device_count() if trainer["accelerator"] == "cuda" else 1
+    if trainer["devices"] in ("auto", -1, "-1"):  # a number, so that a later start can compare it
+        everything = trainer["devices"] if trainer["devices"] != "auto" else 1
+        trainer["devices"] = torch.cuda.device_count() if trainer["accelerator"] == "cuda" else everything
     trainer["precision"] = resolve_precision(str(trainer["precision"]), trainer["accelerator"])
 
 

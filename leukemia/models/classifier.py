@@ -148,12 +148,19 @@ class CellClassifier(pl.LightningModule):
                 raise InputError(
                     "class_weights=balanced counts the cells of a CellDataModule: train with datamodule=..."
                 )
-            positive = cells.loc[cells["split"] == "train", "label"].mean()
-            if not 0 < positive < 1:
+            label = cells.loc[cells["split"] == "train", "label"]
+            counts = {
+                name: int((label == number).sum()) for number, name in enumerate(self.hparams["classes"])
+            }
+            if not all(counts.values()):
+                found = " and ".join(f"{count} of {name}" for name, count in counts.items())
                 raise InputError(
-                    "class_weights=balanced needs training cells of both classes: use class_weights=none"
+                    "model.class_weights=balanced needs training cells of both classes, and the training split has "
+                    f"{found}: use model.class_weights=none, another data.fold or data.protocol, or look for the "
+                    "missing class with `leukemia data check`"
                 )
-            self.pos_weight = torch.tensor((1 - positive) / positive, dtype=torch.float32, device=self.device)
+            negative, positive = counts.values()
+            self.pos_weight = torch.tensor(negative / positive, dtype=torch.float32, device=self.device)
 
     def on_train_start(self) -> None:
         self.on_train_epoch_start()  # Lightning leaves it out where a run goes on within an epoch

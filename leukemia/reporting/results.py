@@ -167,7 +167,12 @@ def _once(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _follows(finished: pd.DataFrame, name: str) -> bool:
-    """Whether the network's name tells this part of it; weights are always shown."""
+    """Whether the network's name tells this part of it, or a path its file; weights are always shown."""
+    if name.startswith("files."):
+        path = name.removeprefix("files.")
+        return path in finished and bool(
+            finished[name].map(repr).groupby(finished[path]).nunique().max() == 1
+        )
     if not name.startswith(NET) or name == "model.net.weights":
         return False
     return bool(finished[name].map(repr).groupby(finished["network"]).nunique().max() == 1)

@@ -14,7 +14,14 @@ from leukemia.evaluation.metrics import METRICS
 from leukemia.reporting import summary, text_tables, words
 from leukemia.reporting.evidence_page import Evidence
 from leukemia.reporting.markdown import results_md
-from leukemia.reporting.results import combinations, results_table, setting_columns, stage_order
+from leukemia.reporting.model_card import model_card
+from leukemia.reporting.results import (
+    combinations,
+    read_settings,
+    results_table,
+    setting_columns,
+    stage_order,
+)
 from leukemia.runs import Run, Sweep
 
 Maker = Callable[..., Any]
@@ -54,6 +61,21 @@ def test_only_settings_that_differ_become_columns(tmp_path: Path, make_run: Make
     assert sorted(varied) == ["model.optimizer.lr", "model.unfreeze"]
     assert results["model.unfreeze"].fillna("none").tolist() == ["3: layer4, 6: layer2", "none"]
     assert results["seed"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("second", "shown"), [("/w/b.pth", ["model.net.weights"]), ("/w/a.pth", ["files.model.net.weights"])]
+)
+def test_weights_files_of_one_path_are_told_apart_by_their_hash(
+    tmp_path: Path, make_run: Maker, second: str, shown: list[str]
+) -> None:
+    for name, path, digest in (("a", "/w/a.pth", "0" * 32), ("b", second, "1" * 32)):
+        settings = {"model.net.weights": path, "files": {"model.net.weights": digest}}
+        make_run(tmp_path, name=name, settings=settings)
+    results = results_table(Sweep(tmp_path))
+    assert setting_columns(results)[2:] == shown
+    card = model_card(results, [read_settings(run) for run in Sweep(tmp_path).runs], [])
+    assert f"/w/a.pth (SHA-256 {'0' * 32}...), {second} (SHA-256 {'1' * 32}...)" in card["Model"]
 
 
 def test_the_grid_is_mean_sample_deviation_and_n_over_seeds_and_folds(
