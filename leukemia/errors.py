@@ -2,13 +2,14 @@
 
 import errno
 import os
+import reprlib
 import select
 import signal
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from leukemia.terminal import emphasised
 
@@ -33,6 +34,30 @@ class InputError(ValueError):
     The message says what is wrong, where (file, row, key), and what to do. The command line prints it
     without a traceback and exits with 2; any other exception is a bug and keeps its traceback.
     """
+
+
+QUOTED = 200  # characters of a refused value in a message
+
+
+class _Brief(reprlib.Repr):
+    """`repr` that stops early: also for a list that holds itself twice, and again in there."""
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return repr(x) if x is None or isinstance(x, bool | float) else f"<{type(x).__name__}>"
+
+    def repr_int(self, x: int, level: int) -> str:
+        return str(x) if abs(x) < 10**40 else "<a huge number>"
+
+
+_brief = _Brief()
+_brief.maxstring, _brief.maxlevel = 120, 3
+
+
+def quoted(value: object) -> str:
+    """A refused value, or the text of an error, in one line of at most QUOTED characters."""
+    if isinstance(value, Exception):
+        return " ".join(str(value)[: 10 * QUOTED].split())[:QUOTED] or type(value).__name__
+    return _brief.repr(value)[:QUOTED]
 
 
 class PlaceError(InputError):

@@ -12,13 +12,15 @@ import numpy as np
 from scipy.special import expit
 
 from leukemia.app.cells import Cell, data_root, picture_size, read_picture, run_cells, used_splits
-from leukemia.app.decisions import DecisionContext
+from leukemia.app.decisions import UNSURE, DecisionContext
 from leukemia.app.png import write_png
 from leukemia.app.queues import build_queues, calibrated_logit, triage
 from leukemia.app.store import Store
 from leukemia.app.uploads import tells_class
 from leukemia.data.pixels import fit
+from leukemia.errors import InputError, quoted
 from leukemia.runs import Run
+from leukemia.storage.plain_files import check_inside
 
 FOLDER = "review"  # in the run folder
 
@@ -61,7 +63,7 @@ class Review:
         self.used_in = used_splits(run)
         self.root = data_root(run, images)
         cells = [] if self.root is None else run_cells(run, self.classes, self.root)
-        self.store = Store(self.folder / "review.sqlite")
+        self.store = self._open_store()
         self._lock = threading.Lock()
         self._numbers: tuple[Mapping[str, list[Cell]], dict[str, int]] = {}, {}
         self.cells: Mapping[str, Cell] = {}
@@ -85,6 +87,22 @@ class Review:
         for name in ("config.yaml", "predictions.csv"):
             digest.update((self.run.folder / name).read_bytes())
         return f"{self.run.name}@{digest.hexdigest()}"
+
+    def _open_store(self) -> Store:
+        """The run's decisions. The folder may come from others: nothing is written through a link that leaves it."""
+        path = self.folder / "review.sqlite"
+        logs = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal"))
+        for place in (self.folder, self.added_folder, path, *logs):
+            check_inside(place, self.run.folder)
+        store = Store(path)
+        foreign = {row.new_label for row in store.history()} - {None, *self.classes, UNSURE}
+        if foreign:
+            store.close()
+            raise InputError(
+                f"{path} has decisions with labels that are not the run's classes, as "
+                f"{quoted(min(map(str, foreign)))}: move it aside"
+            )
+        return store
 
     @property
     def is_calibrated(self) -> bool:

@@ -1,14 +1,28 @@
 """Texts, YAML and JSON from a folder of unknown origin: bounded in size, and read as plain data only."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, quoted
 
 LARGEST = {".yaml": 1e6, ".json": 1e7, ".csv": 1e9}  # bytes; a table of a million cells has about 1e8
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Refuse a place that a link leads out of a folder, before anything is written there.
+
+    Raises:
+        InputError: if it lies elsewhere.
+    """
+    real = os.path.realpath(path)
+    if not Path(real).is_relative_to(os.path.realpath(folder)):
+        raise InputError(
+            f"{path} is a link that leads out of {folder}, to {quoted(real)}: nothing is written there; remove the link"
+        )
 
 
 def read_text(path: Path) -> str:
@@ -44,7 +58,7 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
     try:
         value = yaml.load(text, _PlainLoader)  # a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{name} is not YAML of plain values: {_short(error)}") from None
+        raise InputError(f"{name} is not YAML of plain values: {quoted(error)}") from None
     if not isinstance(value, dict):
         raise InputError(f"{name} does not hold a configuration")
     return value
@@ -59,7 +73,7 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not JSON: {_short(error)}") from None
+        raise InputError(f"{name} is not JSON: {quoted(error)}") from None
     if not isinstance(value, dict):
         raise InputError(f"{name} does not hold a JSON object")
     return value
@@ -80,7 +94,3 @@ class _PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it refers to a part of itself")
         return super().compose_node(parent, index)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
