@@ -1,6 +1,7 @@
 """The one exception for a user's mistake, and how the command line shows it."""
 
 import errno
+import io
 import os
 import reprlib
 import select
@@ -115,6 +116,8 @@ def clear_about_limits(place: Path, remedy: str) -> Iterator[None]:
 def exit_readably() -> Iterator[None]:
     """End the program on a user's mistake with its message and exit code 2, on Ctrl-C with 130, and without a word with
     141 when nobody reads its output any more, as after `| head`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name on disk may not be UTF-8
     try:
         try:
             yield

@@ -17,6 +17,7 @@ from leukemia.app.png import write_png
 from leukemia.app.queues import build_queues, calibrated_logit, triage
 from leukemia.app.store import Store
 from leukemia.app.uploads import tells_class
+from leukemia.data.files import is_utf8
 from leukemia.data.pixels import fit
 from leukemia.errors import InputError, quoted
 from leukemia.runs import Run
@@ -166,15 +167,16 @@ class Review:
     def training_file(self, cell: Cell) -> Path:
         """A file of the cell for a manifest, whose pictures are read without a native size.
 
-        It is the cell's own file, or a lossless copy of its centre where the picture is larger than the native size,
-        as in C-NMC's final set.
+        It is the cell's own file. It is a lossless copy where the file's name is not UTF-8, and one of the picture's
+        centre where that is larger than the native size, as in C-NMC's final set.
 
         Raises:
             InputError: if the file cannot be read, or has changed, or the copy cannot be written.
         """
-        if self.native_size is None or max(picture_size(cell.file)) <= self.native_size:
+        fits = self.native_size is None or max(picture_size(cell.file)) <= self.native_size
+        if fits and is_utf8(str(cell.file)):
             return cell.file
-        copy = self.added_folder / f"{cell.id}-{self.native_size}.png"
+        copy = self.added_folder / f"{cell.id}-{self.native_size or 'whole'}.png"
         if not copy.is_file():
             write_png(copy, self.picture(cell))
         return copy

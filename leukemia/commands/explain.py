@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leukemia.commands.predict import decoded
-from leukemia.data.files import find_pictures
+from leukemia.data.files import find_pictures, spelled
 from leukemia.errors import InputError
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.inference.gradcam import background, cell_alone, find_target, heat_maps, on_background
@@ -176,7 +176,10 @@ def _explained(
             decision = predictor.classes[1] if logit >= 0 else predictor.classes[0]
             of_cell = (float(share[row]) for share in shares)
             number = start + place
-            yield number + 1, ExplainedCell(files[number], pixels[row], heat[row], logit, decision, *of_cell)
+            yield (
+                number + 1,
+                ExplainedCell(spelled(files[number]), pixels[row], heat[row], logit, decision, *of_cell),
+            )
 
 
 def _summary(found: dict[str, Any]) -> Iterator[str]:
