@@ -82,7 +82,7 @@ def manifest(review: Review, with_training: bool) -> str:
     root = training_root(review.run, review.root)
     if root is None:
         raise InputError(
-            f"the run's training cells are not in {review.run.config['data']['root']} any more, so the manifest "
+            f"the run's training cells are not in {review.run.data.root} any more, so the manifest "
             "cannot include them: put them back"
         )
     return manifest_csv(labels, cells, review.run, root, review.classes)
@@ -91,9 +91,9 @@ def manifest(review: Review, with_training: bool) -> str:
 def train_command(review: Review) -> str:
     """The shell command that trains on a manifest with training cells: with the run's positive class, image size and
     resize."""
-    data = review.run.config["data"]
+    chosen = {name: getattr(review.run.data, name) for name in DEFAULTS}
     settings = {"data.positive": review.classes[1]} | {
-        f"data.{name}": data[name] for name, default in DEFAULTS.items() if data[name] != default
+        f"data.{name}": chosen[name] for name, default in DEFAULTS.items() if chosen[name] != default
     }
     return " ".join([
         "leukemia-train data=cells data.root=manifest-with-training.csv",

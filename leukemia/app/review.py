@@ -55,11 +55,12 @@ class Review:
 
     def __init__(self, run: Run, images: Path | None = None) -> None:
         self.run = run
-        data = run.config["data"]
-        negative, positive = data["classes"]
-        self.classes = (str(negative), str(positive))
-        self.image_size, self.resize = int(data["image_size"]), str(data["resize"])
-        self.native_size: int | None = data["native_size"]
+        self.classes = run.data.classes
+        self.image_size, self.resize, self.native_size = (
+            run.data.image_size,
+            run.data.resize,
+            run.data.native_size,
+        )
         self.policy = run.policy
         self.used_in = used_splits(run)
         self.root = data_root(run, images)

@@ -142,9 +142,9 @@ def _of_the_run(run: Run, sample: int) -> tuple[list[str], dict[str, Any]]:
     if sample < 1:
         raise InputError(f"--sample {sample}: use 1 or more")
     table = run.predictions
-    root = Path(run.config["data"]["root"])
+    root = run.data.folder
     chosen = table.sample(min(sample, len(table)), random_state=0).sort_index()
-    files = [str((root.parent if root.is_file() else root) / path) for path in chosen["path"]]
+    files = [str(root / path) for path in chosen["path"]]
     split = str(table["split"].iloc[0])
     if not any(Path(file).is_file() for file in files):
         raise InputError(

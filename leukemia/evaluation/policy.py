@@ -1,6 +1,5 @@
 """A triage policy: which cells are released, and as which class. `triage` chooses it, `predict` applies it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, quoted
 from leukemia.evaluation.predictions import sigmoid
 
 REVIEW = "review"
@@ -52,13 +51,13 @@ class Policy:
     def __post_init__(self) -> None:
         for name in ("low", "high", "slope", "intercept"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and math.isfinite(value)):
-                raise InputError(f"{name}={value!r} of the triage policy is not a finite number")
+            if value is not None and not (_is_number(value) and abs(value) < 1e100):
+                raise InputError(f"{name}={quoted(value)} of the triage policy is not a finite number")
         for name, known in (("max_missed", _is_share), ("max_false_alarm", _is_share), ("confidence", _is_share),
                             ("released", _is_share), ("certified", _is_flag), ("why_not", _is_text),
                             ("fitted_on", _is_facts)):  # fmt: skip
             if not known(getattr(self, name)):
-                raise InputError(f"{name}={getattr(self, name)!r} of the triage policy is not possible")
+                raise InputError(f"{name}={quoted(getattr(self, name))} of the triage policy is not possible")
         if self.slope is not None and self.slope < 0:
             raise InputError(f"slope={self.slope} of the triage policy would reverse its probabilities")
         if self.low is not None and self.high is not None and not self.low < self.high:
@@ -66,7 +65,9 @@ class Policy:
                 f"the triage policy has low={self.low} and high={self.high}: low has to lie below high"
             )
         if self.unit not in UNITS:
-            raise InputError(f"unit={self.unit!r} of the triage policy is unknown: use {' or '.join(UNITS)}")
+            raise InputError(
+                f"unit={quoted(self.unit)} of the triage policy is unknown: use {' or '.join(UNITS)}"
+            )
 
     def decide(self, logit: ArrayLike, classes: Sequence[str]) -> NDArray[np.str_]:
         """The decision on each logit `[n]`: a name of `classes` (negative, positive) or `review`."""
@@ -102,7 +103,9 @@ class Policy:
             }
             return cls(**flat)
         except (KeyError, TypeError) as error:
-            raise InputError(f"this is not a triage policy as `leukemia triage` writes it: {error}") from None
+            raise InputError(
+                f"this is not a triage policy as `leukemia triage` writes it: {quoted(error)}"
+            ) from None
 
 
 def _is_share(value: Any) -> bool:
