@@ -1,7 +1,9 @@
 """The one exception for a user's mistake, and how the command line shows it."""
 
 import errno
+import io
 import os
+import reprlib
 import select
 import signal
 import sys
@@ -33,6 +35,30 @@ class InputError(ValueError):
     The message says what is wrong, where (file, row, key), and what to do. The command line prints it
     without a traceback and exits with 2; any other exception is a bug and keeps its traceback.
     """
+
+
+QUOTED = 200  # characters of a refused value in a message
+
+
+class _Brief(reprlib.Repr):
+    """`repr` that stops early: also for a list that holds itself twice, and again in there."""
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return repr(x) if x is None or isinstance(x, bool | float) else f"<{type(x).__name__}>"
+
+    def repr_int(self, x: int, level: int) -> str:
+        return str(x) if abs(x) < 10**40 else "<a huge number>"
+
+
+_brief = _Brief()
+_brief.maxstring, _brief.maxlevel = 120, 3
+
+
+def quoted(value: object) -> str:
+    """A refused value, or the text of an error, in one line of at most QUOTED characters."""
+    if isinstance(value, Exception):
+        return " ".join(str(value)[: 10 * QUOTED].split())[:QUOTED] or type(value).__name__
+    return _brief.repr(value)[:QUOTED]
 
 
 class PlaceError(InputError):
@@ -100,6 +126,8 @@ def clear_about_limits(place: Path, remedy: str) -> Iterator[None]:
 def exit_readably() -> Iterator[None]:
     """End the program on a user's mistake with its message and exit code 2, on Ctrl-C with 130, and without a word with
     141 when nobody reads its output any more, as after `| head`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name on disk may not be UTF-8
     try:
         try:
             yield

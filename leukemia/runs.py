@@ -15,6 +15,14 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from leukemia.data.run_files import (
+    RunData,
+    check_cells,
+    check_history,
+    check_metrics,
+    run_data,
+    run_precision,
+)
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import parse_table
@@ -79,6 +87,16 @@ class Run:
         self._refuse_old(isinstance(model, dict) and "depth" in model)
         return config
 
+    @cached_property
+    def data(self) -> RunData:
+        """The settings of the data in the configuration."""
+        return run_data(self.config, str(self.folder / "config.yaml"))
+
+    @property
+    def precision(self) -> str:
+        """`trainer.precision` of the configuration."""
+        return run_precision(self.config, str(self.folder / "config.yaml"))
+
     @property
     def status(self) -> dict[str, Any]:
         """`status` (one of STATES), and what is known beside it: `error`, times, versions, machine.
@@ -91,12 +109,15 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         metrics = self._json("metrics.json")
         self._refuse_old("side" in metrics)
+        check_metrics(metrics, str(self.folder / "metrics.json"))
         return metrics
 
     @cached_property
     def history(self) -> pd.DataFrame:
         """A row an epoch, `epoch` from 1."""
-        return self._table("history.csv")
+        table = self._table("history.csv")
+        check_history(table, str(self.folder / "history.csv"))
+        return table
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -111,7 +132,9 @@ class Run:
     @cached_property
     def cells(self) -> pd.DataFrame:
         """`path, subject, group, label, split, pixel_hash` of every cell of the run."""
-        return self._table("cells.csv")
+        table = self._table("cells.csv")
+        check_cells(table, str(self.folder / "cells.csv"))
+        return table
 
     @property
     def policy(self) -> Policy | None:

@@ -59,7 +59,7 @@ def triage(
     reasons = [reason for reason in (why_not, policy.why_not) if reason]
     fitted_on = {"what": said, "subjects": _subjects(table), **policy.fitted_on}
     if single:
-        of_run = TTA[run.config["data"].get("tta", "none")]
+        of_run = TTA[run.data.tta]
         fitted_on["views"] = _views(table, on) if on is not None and "tta" in table else of_run
     clustered = unit == "cell" and has_subjects(table) and table["subject"].nunique() < len(table)
     if clustered:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from leukemia.data.files import csv_header, existing_folder, is_image, list_files, natural
-from leukemia.data.problems import Kind, Problems, refuse
+from leukemia.data.files import csv_header, existing_folder, is_image, is_utf8, list_files, natural, spelled
+from leukemia.data.problems import NOT_UTF8, Kind, Problems, refuse
 from leukemia.data.reader import (
     COLUMNS,
     NO_FOLD,
@@ -111,7 +111,9 @@ def scan_class_folders(
 
 def _in_folders(root: Path | str, problems: Problems) -> Iterator[Cell]:
     for below, name in list_files(existing_folder(root)):
-        if is_image(name) and below:
+        if is_image(name) and not is_utf8(below + name):
+            problems.add(NOT_UTF8, spelled(below + name))
+        elif is_image(name) and below:
             yield Cell(below + name, below.partition("/")[0])
         elif is_image(name):
             problems.add(LOOSE, name)

@@ -15,6 +15,9 @@ class Kind(NamedTuple):
     remedy: str
 
 
+NOT_UTF8 = Kind("names that are not UTF-8", "rename these files, so that tables can name them")
+
+
 @dataclass(frozen=True)
 class Problem:
     """One kind of problem and every place where it was found."""

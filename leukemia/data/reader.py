@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from leukemia.data.problems import Problem
+from leukemia.data.run_files import class_names
 from leukemia.errors import InputError
 
 TYPES = {"path": "str", "label": "int64", "subject": "str", "published_split": "str", "fold": "int64"}
@@ -124,7 +125,7 @@ def check_reader_result(result: Any, reader: str) -> Reading:
         f"returned classes={classes!r}: two names are needed, of class 0 and class 1",
     )
     classes = (str(classes[0]), str(classes[1]))
-    require(all(classes) and classes[0] != classes[1], f"returned classes={classes!r}: they have to differ")
+    classes = class_names(classes, f"the reader {reader} returned classes, which")
     require(
         native_size is None
         or (isinstance(native_size, int) and not isinstance(native_size, bool) and native_size > 0),

@@ -1,6 +1,5 @@
 """A triage policy: which cells are released, and as which class. `triage` chooses it, `predict` applies it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, quoted
 from leukemia.evaluation.predictions import sigmoid
 
 REVIEW = "review"
@@ -53,8 +52,8 @@ class Policy:
     def __post_init__(self) -> None:
         for name in ("low", "high", "slope", "intercept"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and math.isfinite(value)):
-                raise InputError(f"{name}={value!r} of the triage policy is not a finite number")
+            if value is not None and not (_is_number(value) and abs(value) < 1e100):
+                raise InputError(f"{name}={quoted(value)} of the triage policy is not a finite number")
         shares = ("max_missed", "max_false_alarm", "confidence", "released")
         possible = {name: _is_number(share := getattr(self, name)) and 0 <= share <= 1 for name in shares}
         possible["certified"] = isinstance(self.certified, bool)
@@ -63,7 +62,7 @@ class Policy:
         possible["fitted_on"] = isinstance(facts, Mapping) and facts.get("views", 1) in TTA.values()
         for name, is_possible in possible.items():
             if not is_possible:
-                raise InputError(f"{name}={getattr(self, name)!r} of the triage policy is not possible")
+                raise InputError(f"{name}={quoted(getattr(self, name))} of the triage policy is not possible")
         if self.slope is not None and self.slope < 0:
             raise InputError(f"slope={self.slope} of the triage policy would reverse its probabilities")
         if self.low is not None and self.high is not None and not self.low < self.high:
@@ -71,7 +70,9 @@ class Policy:
                 f"the triage policy has low={self.low} and high={self.high}: low has to lie below high"
             )
         if self.unit not in UNITS:
-            raise InputError(f"unit={self.unit!r} of the triage policy is unknown: use {' or '.join(UNITS)}")
+            raise InputError(
+                f"unit={quoted(self.unit)} of the triage policy is unknown: use {' or '.join(UNITS)}"
+            )
 
     def decide(self, logit: ArrayLike, classes: Sequence[str]) -> NDArray[np.str_]:
         """The decision on each logit `[n]`: a name of `classes` (negative, positive) or `review`."""
@@ -104,7 +105,9 @@ class Policy:
             others = dict(content)
             return cls(**others.pop("thresholds"), **others.pop("calibration"), **others)
         except (KeyError, TypeError) as error:
-            raise InputError(f"this is not a triage policy as `leukemia triage` writes it: {error}") from None
+            raise InputError(
+                f"this is not a triage policy as `leukemia triage` writes it: {quoted(error)}"
+            ) from None
 
 
 def _is_number(value: Any) -> bool:

@@ -213,8 +213,7 @@ def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
 def _pictures(run: Run, predictor: Predictor) -> tuple[NDArray[np.uint8], int]:
     """IMAGES pictures to compare on, (IMAGES, S, S, 3): the run's own where they can be read, filled up with synthetic
     cells; and how many are its own."""
-    root = Path(run.config["data"]["root"])
-    folder = root.parent if root.is_file() else root
+    folder = run.data.folder
     table = run.predictions if (run.folder / "predictions.csv").is_file() else None
     found = []
     for path in [] if table is None else table["path"].sample(min(IMAGES, len(table)), random_state=0):

@@ -39,11 +39,7 @@ class TorchPredictor(Predictor):
     """
 
     def __init__(self, run: Run, device: str = "auto", tta: str | None = None) -> None:
-        try:
-            data, self.precision = run.config["data"], str(run.config["trainer"]["precision"])
-            image_size, resize, own_tta = int(data["image_size"]), str(data["resize"]), str(data["tta"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{run.folder}: its config.yaml is damaged ({error!r})") from None
+        data, self.precision = run.data, run.precision
         loaded = load_network(run.best_checkpoint)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,8 +48,15 @@ class TorchPredictor(Predictor):
             self.net = loaded.net.to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device={device} cannot be used ({error}): take cpu") from None
-        tta = own_tta if tta is None else tta
-        super().__init__(run.name, loaded.classes, run.policy, image_size, resize, loaded.native_size, tta)
+        super().__init__(
+            name=run.name,
+            classes=loaded.classes,
+            policy=run.policy,
+            image_size=data.image_size,
+            resize=data.resize,
+            native_size=loaded.native_size,
+            tta=data.tta if tta is None else tta,
+        )
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         with torch.inference_mode(), autocast(self.device.type, self.precision):

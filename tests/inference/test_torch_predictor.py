@@ -112,7 +112,7 @@ def test_a_network_without_lightning_keeps_the_precision_of_the_run(untrained_ru
 @pytest.mark.parametrize("damage", [{"data": {}}, {"trainer": None}])
 def test_a_damaged_configuration_is_refused(run, damage, monkeypatch):
     monkeypatch.setattr(Run, "config", {**run.config, **damage})
-    with pytest.raises(InputError, match=r"config\.yaml is damaged"):
+    with pytest.raises(InputError, match=r"config\.yaml: .* is needed"):
         open_predictor(run.folder)
 
 
