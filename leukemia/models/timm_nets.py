@@ -27,7 +27,7 @@ POOLS = ("token", "token_and_mean")
 
 def timm(
     name: str,
-    weights: str = "none",
+    weights: str = "pretrained",
     pool: str | None = None,
     image_size: int | None = None,
     pretrained_on: str | None = None,

@@ -37,7 +37,7 @@ FOUR = ("seresnext50_32x4d", "efficientnet_b1", "convnext_atto", VIT)
 
 def built(name, **settings):
     torch.manual_seed(0)
-    return check_network(timm(name, image_size=SIZES[name], **settings)).eval()
+    return check_network(timm(name, weights="none", image_size=SIZES[name], **settings)).eval()
 
 
 def timms_own(name, size=None, **settings):
@@ -229,7 +229,7 @@ def test_a_position_table_is_interpolated_and_other_sizes_are_refused_with_the_n
     with pytest.raises(
         InputError, match=r"data.image_size=230 is not a multiple.*14 pixels.*data.image_size=224"
     ):
-        timm(VIT, image_size=230)
+        timm(VIT, weights="none", image_size=230)
 
 
 @pytest.mark.parametrize(
