@@ -11,6 +11,7 @@ from leukemia.data.datamodule import CellDataModule
 from leukemia.models import optim
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.resnet import resnet
+from leukemia.models.timm_nets import timm
 
 CONF = Path(conf_dir())
 OPTIONS = [
@@ -20,6 +21,7 @@ OPTIONS = [
 ]
 GIVEN = {  # what has to be said with an option
     "model/net=own": ["model.net._target_=leukemia.models.resnet.resnet", "+model.net.weights=none"],
+    "model/net=timm": ["model.net.name=convnext_atto", "model.trainable_from=last"],
     "model/criterion=own": ["model.criterion._target_=torch.nn.SoftMarginLoss"],
     "model/optimizer=own": ["model.optimizer._target_=torch.optim.NAdam"],
     "model/scheduler=own": [
@@ -59,7 +61,7 @@ def test_every_group_of_design_has_its_files():
     expected = {
         "data": {"cnmc", "cells", "demo"},
         "model": {"classifier"},
-        "model/net": {"resnet", "own"},
+        "model/net": {"resnet", "timm", "own"},
         "model/criterion": {"bce", "focal", "own"},
         "model/optimizer": {"adam", "adamw", "sgd", "own"},
         "model/scheduler": {"none", "cosine", "step", "warmup", "own"},
@@ -96,6 +98,9 @@ def test_the_model_yaml_shows_every_setting_with_the_constructors_default():
 
 def test_the_network_yaml_shows_every_setting_with_the_functions_default():
     assert yaml_defaults("model/net", "resnet") == defaults_of(resnet, set())
+    shown = yaml_defaults("model/net", "timm")
+    assert (shown.pop("name"), shown.pop("image_size")) == ("???", "${data.image_size}")
+    assert shown == defaults_of(timm, {"name", "image_size"})
 
 
 @pytest.mark.parametrize("name", ["cosine", "warmup", "step"])

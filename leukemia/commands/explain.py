@@ -95,6 +95,7 @@ def explain(
         "run": run.name,
         **about,
         "cells": len(rows),
+        "method": "Grad-CAM" if target.before_patches is None else "Grad-CAM on the grid of patch tokens",
         "layer": target.stage,
         "image_size": predictor.image_size,
         "classes": gradcam_by_class(pd.DataFrame(rows), predictor.classes),

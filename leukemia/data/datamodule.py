@@ -20,7 +20,7 @@ from leukemia.data.handcrafted import handcrafted_features
 from leukemia.data.loader import Batch, CellLoader
 from leukemia.data.pixels import RESIZES, Pixels, load_pixels
 from leukemia.data.reader import Classes, Reader, Reading, check_reader, read_cells
-from leukemia.data.splits import PROTOCOLS, SPLITS, assign_splits, leaking, splits_table
+from leukemia.data.splits import PROTOCOLS, SPLITS, assign_splits, leaking, splits_table, with_train_subjects
 from leukemia.data.transforms import AUGMENTATIONS, D4, augment
 from leukemia.errors import InputError, check_one_of
 from leukemia.evaluation.policy import TTA
@@ -41,6 +41,7 @@ class CellDataModule(pl.LightningDataModule):
         fold: k of the folds, from 0.
         num_folds: number of folds.
         split_seed: of the folds; independent of `seed`.
+        train_subjects: the number of training subjects, for curves by number of subjects; see `with_train_subjects`.
         image_size: height and width of the network's input.
         resize: `squash` or `crop`; see `leukemia.data.pixels.fit`.
         batch_size: cells in a training batch, for each device. Evaluation uses twice as many.
@@ -66,6 +67,7 @@ class CellDataModule(pl.LightningDataModule):
         fold: int = 0,
         num_folds: int = 5,
         split_seed: int = 0,
+        train_subjects: int | None = None,
         image_size: int = 224,
         resize: str = "squash",
         batch_size: int = 32,
@@ -89,6 +91,8 @@ class CellDataModule(pl.LightningDataModule):
         _at_least("data.batch_size", batch_size, 2)
         _at_least("data.num_folds", num_folds, 3)
         _at_least("data.fold", fold, 0)
+        if train_subjects is not None:
+            _at_least("data.train_subjects", train_subjects, 2)
         if fold >= num_folds:
             raise InputError(f"data.fold={fold} is out of range: use 0 to {num_folds - 1}")
         if root is None and not demo_images:
@@ -98,6 +102,7 @@ class CellDataModule(pl.LightningDataModule):
         self.save_hyperparameters(logger=False, ignore=["reader"])  # a checkpoint holds plain values only
         self.given_root, self.reader, self.positive, self.demo_images = root, reader, positive, demo_images
         self.protocol, self.fold, self.num_folds, self.split_seed = protocol, fold, num_folds, split_seed
+        self.train_subjects = train_subjects
         self.image_size, self.resize, self.batch_size = image_size, resize, batch_size
         self.augment, self.tta, self.seed = augment, tta, seed
         self.cache_features, self.keep_on_gpu, self.max_gb = cache_features, keep_on_gpu, max_gb
@@ -141,7 +146,7 @@ class CellDataModule(pl.LightningDataModule):
     @cached_property
     def cells(self) -> pd.DataFrame:
         """The cells of all splits: `path, subject, group, label, split, pixel_hash`, and the further columns."""
-        return assign_splits(
+        cells = assign_splits(
             self.table,
             self.pixels.hashes,
             self.protocol,
@@ -150,6 +155,9 @@ class CellDataModule(pl.LightningDataModule):
             self.split_seed,
             self.classes,
         )
+        if self.train_subjects is None:
+            return cells
+        return with_train_subjects(cells, self.train_subjects, self.split_seed)
 
     def handcrafted(self, split: str) -> np.ndarray:
         """Size, colour and roundness of the cells of a split, (n, 5); see `handcrafted_features`."""

@@ -116,6 +116,38 @@ def assign_splits(
     return cells
 
 
+def with_train_subjects(cells: pd.DataFrame, count: int, split_seed: int = 0) -> pd.DataFrame:
+    """The cells without the training cells of all but `count` subjects; the other splits stay whole.
+
+    The subsets are nested: those of a smaller count lie in those of a larger one. They depend on the cells and
+    `split_seed` only. Both classes come in the share of their subjects, and each from the second subject on.
+
+    Args:
+        cells: of `assign_splits`.
+        count: of training subjects, from 2.
+        split_seed: of the order of the subjects.
+
+    Raises:
+        InputError: if a training cell has no subject, or there are fewer subjects.
+    """
+    train = cells[cells["split"] == "train"]
+    _require(
+        train["subject"].notna().all(),
+        "data.train_subjects needs the subject of every training cell",
+        "leave it out with data.train_subjects=null",
+    )
+    labels = train.groupby("subject")["label"].mean().round()
+    labels = labels.loc[sorted(labels.index, key=natural)].sample(frac=1, random_state=split_seed)
+    _require(
+        2 <= count <= len(labels),
+        f"data.train_subjects={count} is out of range",
+        f"use 2 to {len(labels)}, the training subjects of this split",
+    )
+    place = labels.groupby(labels).cumcount() / labels.groupby(labels).transform("size")
+    kept = place.sort_values(kind="stable").index[:count]
+    return cells[(cells["split"] != "train") | cells["subject"].isin(kept)].reset_index(drop=True)
+
+
 def leaking(cells: pd.DataFrame) -> pd.Series:
     """Which cells are not independent of another split, because it has their subject, group or picture too.
 

@@ -26,18 +26,27 @@ class Target:
         stage: the name of the stage that it is in.
         module: whose output it is.
         places: its height and width.
+        before_patches: for tokens (N, T, C) the number of those before the patch tokens; None for a map (N, C, H, W).
     """
 
     stage: str
     module: nn.Module
     places: tuple[int, int]
+    before_patches: int | None = None
+
+    def as_map(self, values: Tensor) -> Tensor:
+        """The activation, or its gradient, as a map (N, C, H, W)."""
+        if self.before_patches is None:
+            return values
+        return values[:, self.before_patches :].transpose(1, 2).unflatten(2, self.places)
 
 
 def heat_maps(net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = None) -> NDArray[np.float32]:
     """Grad-CAM maps of the evidence for a class (Selvaraju et al., ICCV 2017, eq. 1 and 2).
 
     They are taken at the last activation that has places, see `find_target`, also where its stage is frozen. For a
-    ResNet that is the end of `layer4`, with one value for 32 pixels each way (7x7 at 224). Maps are enlarged smoothly.
+    ResNet that is the end of `layer4`, with one value for 32 pixels each way (7x7 at 224); for a Vision Transformer
+    the grid of patch tokens that its last block reads. Maps are enlarged smoothly.
 
     Args:
         net: a network of the seam (`leukemia.models.network`). It is explained in eval mode and full precision; its
@@ -69,7 +78,7 @@ def heat_maps(net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = 
     traced, maps = _GraphFrom(net, target.stage), []
     device = next(net.parameters()).device
     with _left_as_it_was(net), torch.inference_mode(False), torch.enable_grad():
-        cam = GradCAM(model=traced, target_layers=[target.module])
+        cam = GradCAM(model=traced, target_layers=[target.module], reshape_transform=target.as_map)
         try:
             for start in range(0, len(pixels), AT_ONCE):
                 chunk = torch.from_numpy(np.ascontiguousarray(pixels[start : start + AT_ONCE])).to(device)
@@ -83,6 +92,8 @@ def heat_maps(net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = 
 def find_target(net: Any, size: int) -> Target:
     """The last activation (N, C, H, W) of more than one place before the head, of a module that is called once.
 
+    A network with a `token_grid` (`leukemia.models.network`) names its own: tokens, read as a map.
+
     Args:
         net: a network of the seam.
         size: height and width of its pictures.
@@ -90,6 +101,9 @@ def find_target(net: Any, size: int) -> Target:
     Raises:
         InputError: if there is none.
     """
+    if (grid := getattr(net, "token_grid", None)) is not None:
+        module = net.stages.get_submodule(f"{grid.stage}.{grid.layer}")
+        return Target(grid.stage, module, (grid.side, grid.side), grid.before_patches)
     found: list[Target] = []
     # Whether each module that runs now was given a map: attention within tokens was not.
     around: list[bool] = []

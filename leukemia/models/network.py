@@ -3,6 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,23 @@ IMAGENET = (
     (0.485, 0.456, 0.406),
     (0.229, 0.224, 0.225),
 )  # mean and standard deviation of red, green and blue
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Where a network of tokens has places: for Grad-CAM, which then weighs the patch tokens as a map.
+
+    Attributes:
+        stage: the name of a stage.
+        layer: the name of a module within it, whose output is tokens (N, before_patches + side * side, C).
+        before_patches: the number of tokens before the patch tokens, as class token and registers.
+        side: height and width of the grid of patches.
+    """
+
+    stage: str
+    layer: str
+    before_patches: int
+    side: int
 
 
 class StagedNetwork(nn.Module):
@@ -40,6 +58,7 @@ class StagedNetwork(nn.Module):
         self.normalisation = normalisation
         self.node = dict(node) if node else None
         self.published = dict(published or {})
+        self.token_grid: TokenGrid | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to logits (N,)."""

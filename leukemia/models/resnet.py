@@ -18,7 +18,12 @@ NAMES = (
 PUBLISHED = {"stem.": "", "head.": "fc."}  # torchvision's names of the parameters
 
 
-def resnet(depth: int | None = 18, name: str | None = None, weights: str = "imagenet") -> StagedNetwork:
+def resnet(
+    depth: int | None = 18,
+    name: str | None = None,
+    weights: str = "imagenet",
+    pretrained_on: str | None = None,
+) -> StagedNetwork:
     """A ResNet of torchvision with one logit, in the stages stem, layer1 to layer4 and head.
 
     `stem` is conv1 to maxpool, `layer4` ends in the pooled features (N, 512 or 2048), `head` is the linear layer.
@@ -28,6 +33,7 @@ def resnet(depth: int | None = 18, name: str | None = None, weights: str = "imag
         name: one of NAMES; it goes before `depth`.
         weights: `imagenet` (torchvision's IMAGENET1K_V1 at every depth, so that depths compare on equal terms), `none`
             (random), or the path of a state dict or checkpoint.
+        pretrained_on: the data that the weights have seen, in words; recorded with the run.
 
     Raises:
         InputError: for another depth or name, or weights that cannot be loaded.
@@ -36,6 +42,7 @@ def resnet(depth: int | None = 18, name: str | None = None, weights: str = "imag
         check_one_of("model.net.depth", depth, DEPTHS)
     name = name or f"resnet{depth}"
     check_one_of("model.net.name", name, NAMES)
+    seen = {"pretrained_on": pretrained_on} if pretrained_on else {}
     parts = getattr(torchvision.models, name)(num_classes=1)
     stem = OrderedDict((part, getattr(parts, part)) for part in ("conv1", "bn1", "relu", "maxpool"))
     net = StagedNetwork(
@@ -47,7 +54,7 @@ def resnet(depth: int | None = 18, name: str | None = None, weights: str = "imag
             "layer4": nn.Sequential(*parts.layer4, parts.avgpool, nn.Flatten()),
             "head": parts.fc,
         },
-        node={"_target_": f"{__name__}.resnet", "name": name, "weights": "none"},
+        node={"_target_": f"{__name__}.resnet", "name": name, "weights": "none", **seen},
         published=PUBLISHED,
     )
     net.to(memory_format=torch.channels_last)

@@ -18,7 +18,10 @@ from leukemia.errors import InputError
 
 TARGET = "_target_"
 NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-FAMILIES = ("leukemia.models.resnet.resnet",)  # functions that build a network from plain values
+FAMILIES = (  # functions that build a network from plain values
+    "leukemia.models.resnet.resnet",
+    "leukemia.models.timm_nets.timm",
+)
 LIBRARIES = ("torch", "torchvision", "timm")  # whose `nn.Module` classes a file may name
 OURS = ("leukemia", *LIBRARIES, "pytorch_lightning", "torchmetrics")  # never looked for in the current folder
 PASSED_ON = {  # classes that take any keyword argument, and the function that gets them

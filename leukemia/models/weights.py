@@ -35,7 +35,41 @@ def load_weights(net: nn.Module, weights: str, imagenet: Callable[[], Any]) -> N
         state, source = _download(entry), f"{entry.url.rsplit('/', 1)[-1]}"
     else:
         state, source = read_state_dict(Path(str(weights)).expanduser()), str(weights)
-    _fill(net, state, source)
+    fill_weights(net, state, source)
+
+
+def fill_weights(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load tensors under published names; a head of another size is left out, and the log says so.
+
+    Raises:
+        InputError: if the names or shapes do not fit (they are listed).
+    """
+    own = net.state_dict()
+    ours = {_published(name, net): name for name in own}
+    given = {ours.get(name, name): tensor for name, tensor in state.items()}
+    is_head = {name: name.startswith("stages.head.") for name in own}
+    misfit = [name for name in given if name in own and given[name].shape != own[name].shape]
+    if left_out := [name for name in misfit if is_head[name]]:
+        log.info("%s: its head has another size (%s) and is left out", source, list(given[left_out[0]].shape))
+        given = {name: tensor for name, tensor in given.items() if not is_head.get(name, False)}
+    missing = [n for n in own if n not in given and not is_head[n] and not n.endswith("num_batches_tracked")]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+        for what, names in (
+            ("missing", sorted(_published(name, net) for name in missing)),
+            ("unknown", sorted(name for name in given if name not in own)),
+            ("of another shape", [
+                f"{_published(name, net)} {tuple(given[name].shape)} for {tuple(own[name].shape)}"
+                for name in misfit if name not in left_out
+            ]),
+        )
+        if names
+    ]  # fmt: skip
+    if problems:
+        raise InputError(
+            f"model.net.weights={source} does not fit this network: {'; '.join(problems)}. Is it of another network?"
+        )
+    net.load_state_dict({**own, **{name: tensor.to(own[name].dtype) for name, tensor in given.items()}})
 
 
 def published_state(net: nn.Module) -> dict[str, Tensor]:
@@ -43,15 +77,19 @@ def published_state(net: nn.Module) -> dict[str, Tensor]:
     return {_published(name, net): tensor for name, tensor in net.state_dict().items()}
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, published: str = "imagenet") -> dict[str, Tensor]:
     """The tensors of a state dict or checkpoint. No code is unpickled; safetensors cannot carry code at all.
+
+    Args:
+        path: of the file.
+        published: the word for published weights, named where there is no file.
 
     Raises:
         InputError: if the file is missing or holds no weights.
     """
     if not path.is_file():
         raise InputError(
-            f"model.net.weights={path}: no such file; give a state dict or checkpoint, imagenet or none"
+            f"model.net.weights={path}: no such file; give a state dict or checkpoint, {published} or none"
         )
     try:
         content = read_torch_file(path)
@@ -60,7 +98,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"model.net.weights={path} holds no weights that can be read safely ({error}); "
             "give a .safetensors file, or one that torch.load(..., weights_only=True) opens"
         ) from None
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model", "teacher"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if (
@@ -103,32 +141,3 @@ def _published(name: str, net: nn.Module) -> str:
         if own.startswith(ours):
             return theirs + own[len(ours) :]
     return own if getattr(net, "published", {}) else name
-
-
-def _fill(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    own = net.state_dict()
-    ours = {_published(name, net): name for name in own}
-    given = {ours.get(name, name): tensor for name, tensor in state.items()}
-    is_head = {name: name.startswith("stages.head.") for name in own}
-    misfit = [name for name in given if name in own and given[name].shape != own[name].shape]
-    if left_out := [name for name in misfit if is_head[name]]:
-        log.info("%s: its head has another size (%s) and is left out", source, list(given[left_out[0]].shape))
-        given = {name: tensor for name, tensor in given.items() if not is_head.get(name, False)}
-    missing = [n for n in own if n not in given and not is_head[n] and not n.endswith("num_batches_tracked")]
-    problems = [
-        f"{len(names)} {what}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-        for what, names in (
-            ("missing", sorted(_published(name, net) for name in missing)),
-            ("unknown", sorted(name for name in given if name not in own)),
-            ("of another shape", [
-                f"{_published(name, net)} {tuple(given[name].shape)} for {tuple(own[name].shape)}"
-                for name in misfit if name not in left_out
-            ]),
-        )
-        if names
-    ]  # fmt: skip
-    if problems:
-        raise InputError(
-            f"model.net.weights={source} does not fit this network: {'; '.join(problems)}. Is it of another network?"
-        )
-    net.load_state_dict({**own, **{name: tensor.to(own[name].dtype) for name, tensor in given.items()}})

@@ -28,6 +28,7 @@ INTEGERS = ("seed", "fold", "pruned_after", *COUNTS, "subjects.n")
 OWN_COLUMNS = (
     "model.net.depth",
     "model.net.name",
+    "model.net.pretrained_on",
     "model.trainable_from",
     "seed",
     "data.protocol",
@@ -41,9 +42,9 @@ VALUES_THAT_ARE_DICTS = ("model.unfreeze", "model.stage_lr")
 
 def results_table(sweep: Sweep) -> pd.DataFrame:
     """A row a run, those that have not begun last: `run, status, error, network, trainable_from`, then every other
-    setting that differs between the runs by its dotted name, then `seed, protocol, fold`, `pruned_after` (the epoch
-    after which a search stopped the run early), the keys of metrics.json, those of its `subjects` as `subjects.NAME`,
-    and `seconds`. Only finished runs have metrics; an unknown value is missing.
+    setting that differs between the runs by its dotted name, then `seed, protocol, fold`, `pretrained_on`,
+    `pruned_after` (the epoch after which a search stopped the run early), the keys of metrics.json, those of its
+    `subjects` as `subjects.NAME`, and `seconds`. Only finished runs have metrics; an unknown value is missing.
 
     A run that cannot be read stays in the table, with the reason as its `error`.
 
@@ -73,6 +74,7 @@ def results_table(sweep: Sweep) -> pd.DataFrame:
             "seed": of_run.get("seed"),
             "protocol": of_run.get("data.protocol"),
             "fold": of_run.get("data.fold"),
+            "pretrained_on": of_run.get("model.net.pretrained_on"),
             "pruned_after": None if pruned is None else pruned.get("epoch"),
             **_reported(metrics),
             "seconds": status.get("seconds"),

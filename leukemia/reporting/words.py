@@ -22,6 +22,7 @@ CHOSEN_HERE = "epoch chosen on these cells"
 NOT_BETTER = "not shown to be better than the majority class"
 PRUNED = "stopped early by the search"
 LEAKS = "LEAKS"
+SEEN = f"{LEAKS}: the weights were pretrained on C-NMC"
 TRAINED = f"{LEAKS}: these cells trained the model"
 UNITS = {
     "cell": "Wilson, cells taken as independent",
@@ -35,10 +36,13 @@ def marks(runs: pd.DataFrame) -> list[str]:
     hold for all of them."""
     image = runs["protocol"] == "image"
     leaky = image | (runs["leaks"].fillna(0) > 0)
+    seen = (
+        runs["pretrained_on"].astype("string").str.contains("c-?nmc", case=False).fillna(False).astype(bool)
+    )
     chosen = runs["epoch_chosen_here"].eq(True)
     not_better = runs["better_than_majority"].eq(False)
     pruned = runs["pruned_after"].notna()
-    found = [(_leak(runs[leaky]), leaky), (CHOSEN_HERE, chosen)]
+    found = [(_leak(runs[leaky]), leaky), (SEEN, seen), (CHOSEN_HERE, chosen)]
     found += [(_not_better(runs[not_better]), not_better), (PRUNED, pruned)]
     return [text + _of(int(which.sum()), len(runs)) for text, which in found if which.any()]
 

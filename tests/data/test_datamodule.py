@@ -249,3 +249,16 @@ def test_a_checkpoint_of_plain_lightning_opens_as_plain_values(module, staged, q
 def test_a_setting_out_of_range_is_refused_before_the_data_are_read(setting, refused):
     with pytest.raises(InputError, match=refused):
         CellDataModule(**{"root": "nowhere", **setting})
+
+
+def test_it_trains_on_as_many_subjects_as_are_asked_for(demo_root):
+    whole, few = (
+        CellDataModule(str(demo_root), protocol="holdout", image_size=32, train_subjects=count)
+        for count in (None, 4)
+    )
+    of_few = few.cells[few.cells["split"] == "train"]
+    assert of_few["subject"].nunique() == 4
+    assert set(of_few["path"]) < set(whole.cells["path"])
+    assert sum(len(batch["label"]) for batch in few.batches("train")) == len(of_few)
+    with pytest.raises(InputError, match=r"data.train_subjects=1 is out of range"):
+        CellDataModule(str(demo_root), train_subjects=1)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leukemia.data.splits import assign_splits, join_groups, leaking, splits_table
+from leukemia.data.splits import assign_splits, join_groups, leaking, splits_table, with_train_subjects
 from leukemia.errors import InputError
 
 few = settings(deadline=None, max_examples=settings.default.max_examples // 10)  # each cuts five folds
@@ -149,3 +149,40 @@ def test_the_table_of_splits_counts_images_subjects_and_classes(demo_table):
     assert table["images"].sum() == len(cells)
     assert (table["ALL"] + table["HEM"] == table["images"]).all()
     assert table.loc["test", "subjects"] == cells.loc[cells["split"] == "test", "subject"].nunique()
+
+
+def test_subsets_of_training_subjects_are_nested_and_leave_the_other_splits_whole(demo_table):
+    cells = assign_splits(*demo_table, protocol="holdout")
+    train = cells[cells["split"] == "train"]
+    before: set = set()
+    for count in range(2, train["subject"].nunique() + 1):
+        few = with_train_subjects(cells, count)
+        of_few = few[few["split"] == "train"]
+        subjects = set(of_few["subject"])
+        assert len(subjects) == count
+        assert before < subjects
+        assert of_few["label"].nunique() == 2
+        assert len(of_few) == train["subject"].isin(subjects).sum()  # all cells of a subject that is kept
+        pd.testing.assert_frame_equal(
+            few[few["split"] != "train"].reset_index(drop=True),
+            cells[cells["split"] != "train"].reset_index(drop=True),
+        )
+        before = subjects
+    pd.testing.assert_frame_equal(few, cells)
+    other = with_train_subjects(cells, 4, split_seed=1)
+    assert set(other["subject"]) != set(with_train_subjects(cells, 4)["subject"])
+
+
+def test_a_subset_does_not_depend_on_the_order_of_the_cells(demo_table):
+    cells = assign_splits(*demo_table, protocol="holdout")
+    turned = with_train_subjects(cells[::-1].reset_index(drop=True), 5)
+    assert set(turned["path"]) == set(with_train_subjects(cells, 5)["path"])
+
+
+def test_more_subjects_than_there_are_and_unknown_subjects_are_refused(demo_table):
+    cells = assign_splits(*demo_table, protocol="holdout")
+    count = cells.loc[cells["split"] == "train", "subject"].nunique()
+    with pytest.raises(InputError, match=rf"train_subjects={count + 1} is out of range: use 2 to {count}"):
+        with_train_subjects(cells, count + 1)
+    with pytest.raises(InputError, match="needs the subject of every training cell"):
+        with_train_subjects(cells.assign(subject=None), 2)

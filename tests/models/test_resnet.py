@@ -38,6 +38,11 @@ def test_there_are_five_depths_and_four_wider_ones():
         assert network_name(net.node) == name
 
 
+def test_the_node_records_what_the_weights_have_seen():
+    with torch.device("meta"):
+        assert resnet(18, weights="none", pretrained_on="PBC").node["pretrained_on"] == "PBC"
+
+
 def test_the_depth_is_the_short_form_and_the_name_goes_before_it():
     with torch.device("meta"):
         assert resnet(34, weights="none").node["name"] == "resnet34"

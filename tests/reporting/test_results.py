@@ -300,6 +300,13 @@ class TestMarks:
         make_run(tmp_path, protocol=protocol, leaks=leaks)
         assert words.marks(results_table(Sweep(tmp_path)))[0] == text
 
+    def test_weights_that_have_seen_cnmc_are_a_leak(self, tmp_path: Path, make_run: Maker) -> None:
+        make_run(tmp_path, settings={"model.net.pretrained_on": "PBC, C-NMC 2019 and others"})
+        make_run(tmp_path, seed=1, settings={"model.net.pretrained_on": "13 sets without it"})
+        assert words.marks(results_table(Sweep(tmp_path)))[0] == (
+            "LEAKS: the weights were pretrained on C-NMC (1 of 2 runs)"
+        )
+
     def test_marks_of_all_rows_are_said_once_and_those_of_some_beside_them(self) -> None:
         table = text_tables.Printed(["a"], 1, [["x"], ["y"]], [["m", "n"], ["m"]])
         assert table.common_marks == ["m"]
