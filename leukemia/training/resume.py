@@ -20,7 +20,12 @@ REMEDY = "choose another folder (hydra.run.dir=DIR or name=NAME), or move it asi
 
 
 def stored_settings(run: Run, resume: str) -> dict[str, Any]:
-    """The settings of the run that a command may go on with; empty where there is none."""
+    """The settings of the run that a command may go on with; empty where there is none.
+
+    Raises:
+        InputError: for an unknown `resume`.
+    """
+    check_one_of("resume", resume, RESUMES)
     if resume not in ("auto", "extend") or not (run.folder / "config.yaml").is_file():
         return {}
     return run.config
