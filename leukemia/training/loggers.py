@@ -322,7 +322,7 @@ def _start(logger: Logger, folder: Path, remembered: str | None) -> None:
     if isinstance(logger, MLFlowLogger):
         store, before = str(logger._tracking_uri), os.environ.get(STORE)
         # Jobs of a sweep start together, and one of them creates the store.
-        lock = FileLock(folder.absolute().parent / ".mlflow.lock")
+        lock = FileLock(folder.absolute().parent / ".mlflow.db.lock")  # no run is named as the store
         with lock if store.startswith("sqlite:") else nullcontext():
             run_id = logger.run_id
         if before is None:

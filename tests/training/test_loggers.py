@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from leukemia.config import compose
 from leukemia.errors import InputError
+from leukemia.storage.locks import exclusive_lock
 from leukemia.training import loggers as module
 from leukemia.training.loggers import (
     build_loggers,
@@ -260,6 +261,12 @@ def test_mlflow_takes_changed_settings_and_a_changed_final_metric_of_an_extended
     assert found.info.status == "FINISHED"
     assert found.data.metrics["final/accuracy"] == 0.6
     assert found.data.params == {"trainer.max_epochs": "2", "seed": "0"}
+
+
+def test_a_run_that_is_named_mlflow_starts_too(killed):
+    with exclusive_lock(killed.parent / "mlflow"):  # as its own process does
+        (logger,) = build_loggers(MLFLOW, killed.parent / "mlflow", build)
+    assert logger.run_id
 
 
 def test_mlflow_shows_pictures_beside_its_store(begin_mlflow, monkeypatch, tmp_path):
