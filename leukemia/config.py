@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leukemia.errors import InputError
-from leukemia.evaluation.metrics import direction
+from leukemia.evaluation.metrics import direction, monitored_names
 from leukemia.identity import flatten, slug
 from leukemia.models.network import check_input, check_network
 from leukemia.models.optim import parameters_of
@@ -381,7 +381,7 @@ def _check_values(settings: Settings) -> None:
         raise InputError(
             f"cache.max_gb={max_gb} is not a number of gigabytes: use a number from 0 up, or null"
         )
-    if settings["mode"] != (mode := _direction(settings["monitor"])):
+    if settings["mode"] != (mode := direction(settings["monitor"])):
         raise InputError(
             f"mode={settings['mode']}: {settings['monitor']} is best at its {mode}; leave mode out"
         )
