@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from leukemia.data.pixels import FORMATS, at_native_size, decode, pixel_hash
+from leukemia.app.decoding import decode
+from leukemia.data.pixels import FORMATS, at_native_size, pixel_hash
 from leukemia.errors import InputError
 from leukemia.evaluation.predictions import validate_predictions
 from leukemia.runs import Run

@@ -16,8 +16,14 @@ REQUEST_ID = re.compile(r"[0-9A-Za-z-]{8,64}")
 
 
 def reviewer_name(request: Request) -> str:
-    """The reviewer's name from the cookie; empty where there is none."""
-    return unquote(request.cookies.get(COOKIE, ""))[:60]
+    """The reviewer's name from the cookie; empty where there is none that `is_name` allows."""
+    name = unquote(request.cookies.get(COOKIE, ""))
+    return name if is_name(name) else ""
+
+
+def is_name(name: str) -> bool:
+    """Whether a text can be a reviewer's name: in one line, and not a formula for a spreadsheet."""
+    return 0 < len(name) <= 60 and name.isprintable() and name == name.strip() and name[0] not in "=+-@"
 
 
 def check_reviewer(reviewer: str, body: dict[str, Any]) -> None:
@@ -62,7 +68,7 @@ async def json_body(request: Request) -> dict[str, Any]:
     content = await read_body(request, MAX_JSON, HTTPException(413, "this is too long"))
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise HTTPException(400, "this is not JSON") from None
     if not isinstance(body, dict):
         raise HTTPException(400, "this is not a JSON object")

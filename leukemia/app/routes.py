@@ -1,5 +1,6 @@
 """The routes of the review page and their handlers."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from leukemia.app.queues import next_cell
 from leukemia.app.requests import (
     COOKIE,
     check_reviewer,
+    is_name,
     json_body,
     queue_name,
     read_body,
@@ -40,6 +42,7 @@ from leukemia.app.uploads import MAX_BYTES, checked_name, decoded, too_large
 from leukemia.errors import InputError
 
 HERE = Path(__file__).parent
+MOST_UPLOADS = 8  # at once, each with a file in memory
 YEAR = 365 * 24 * 3600
 
 
@@ -81,6 +84,7 @@ class _Pages:
     def __init__(self, review: Review, worker: ScoringWorker, pictures: Pictures) -> None:
         self.review, self.worker, self.pictures = review, worker, pictures
         self.store = review.store
+        self.uploads, self.turns = 0, threading.Lock()
         self.environment = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
@@ -159,7 +163,7 @@ class _Pages:
 
     async def set_reviewer(self, request: Request) -> Response:
         name = " ".join(str((await json_body(request)).get("name", "")).split())
-        if not name or len(name) > 60 or not name.isprintable() or name[0] in "=+-@":
+        if not is_name(name):
             raise HTTPException(
                 400, "Give a name of 1 to 60 letters that does not begin with one of = + - @."
             )
@@ -170,10 +174,19 @@ class _Pages:
     async def add_picture(self, request: Request) -> Response:
         self._reviewer(request)
         name = checked_name(request.query_params.get("name", ""))
-        content = await read_body(request, MAX_BYTES, too_large(name))
-        picture = await run_in_threadpool(decoded, content, name)
-        cell_id, new = await run_in_threadpool(self.worker.add, picture, name)
+        if self.uploads >= MOST_UPLOADS:
+            raise HTTPException(429, f"{name}: too many uploads at once; try again in a moment")
+        self.uploads += 1
+        try:
+            content = await read_body(request, MAX_BYTES, too_large(name))
+            cell_id, new = await run_in_threadpool(self._add, content, name)
+        finally:
+            self.uploads -= 1
         return JSONResponse({"cell": cell_id, "new": new}, status_code=202 if new else 200)
+
+    def _add(self, content: bytes, name: str) -> tuple[str, bool]:
+        with self.turns:  # pixels of one picture at a time
+            return self.worker.add(decoded(content, name), name)
 
     def picture(self, request: Request) -> Response:
         return self._png(request, self.pictures.full)

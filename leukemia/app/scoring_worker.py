@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from leukemia.app.cells import Cell
 from leukemia.app.decisions import AddedPicture
+from leukemia.app.decoding import decode
 from leukemia.app.png import write_png
 from leukemia.app.review import Review
 from leukemia.app.uploads import subject_of
 from leukemia.data.files import existing_folder, is_image, list_files, natural, spelled
-from leukemia.data.pixels import at_native_size, decode, pixel_hash
+from leukemia.data.pixels import at_native_size, pixel_hash
 from leukemia.errors import InputError
 
 BATCH = 16
 MOST_PROBLEMS = 50
+MOST_IN_MEMORY = 200  # pictures that wait; later ones are read from their files again
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class ScoringWorker:
             write_png(file, pixels)
         picture = AddedPicture(cell_id, name, subject_of(name, self.review.classes))
         self.review.store.add_picture(picture)
-        self._put(_Job(picture, file, self.review.network_pixels(pixels), added=True))
+        waiting = self._pending < MOST_IN_MEMORY
+        self._put(_Job(picture, file, self.review.network_pixels(pixels) if waiting else None, added=True))
         return cell_id, True
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 
 from leukemia.app.network_process import NetworkProcess
 from leukemia.app.pictures import Pictures
+from leukemia.app.protocol import MOST_CONNECTIONS, BoundedProtocol
 from leukemia.app.review import Review
 from leukemia.app.routes import create_app
 from leukemia.app.scoring_worker import ScoringWorker
@@ -53,7 +54,7 @@ def serve(folder: Path, images: Path | None = None, host: str = "127.0.0.1", por
             )
             print(f"Decisions are saved in {review.folder}")
             print(f"http://{shown}:{port}/" + (f"?token={token}" if token else ""), flush=True)
-            _serve(app, listening)
+            server(app).run(sockets=[listening])
         finally:
             worker.close()
             network.close()
@@ -89,9 +90,11 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _serve(app: Starlette, listening: socket.socket) -> None:
+def server(app: Starlette) -> uvicorn.Server:
+    """The server of the page, with its limits. It logs errors only: anybody could fill a log of warnings."""
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=2,
-        server_header=False,
+        app, http=BoundedProtocol, log_level="error", access_log=False, ws="none", lifespan="off",
+        timeout_graceful_shutdown=2, timeout_keep_alive=5, h11_max_incomplete_event_size=16_384,
+        limit_concurrency=2 * MOST_CONNECTIONS, server_header=False,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)

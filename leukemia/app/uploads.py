@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from leukemia.app.decoding import decode
 from leukemia.data.cnmc_labels import CELL
 from leukemia.data.files import is_image, stem
-from leukemia.data.pixels import decode
 from leukemia.errors import InputError
 
 MAX_BYTES = 20_000_000  # of a file; a cell of C-NMC has 0.6 million

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import uvicorn
 
 from leukemia import config
 from leukemia.app.pictures import Pictures
 from leukemia.app.review import Review
 from leukemia.app.routes import create_app
 from leukemia.app.scoring_worker import ScoringWorker
+from leukemia.app.serve import server as page_server
 from leukemia.data.datamodule import CellDataModule
 from leukemia.data.demo import write_demo
 from leukemia.evaluation.policy import Policy
@@ -174,9 +174,7 @@ def serve() -> Iterator[Callable[..., Page]]:
         listening = socket.create_server(("127.0.0.1", 0))
         port = listening.getsockname()[1]
         app = create_app(review, worker, Pictures(review, network), token, port)
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", ws="none", lifespan="off", timeout_graceful_shutdown=1)
-        )
+        server = page_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
 
