@@ -205,7 +205,7 @@ def test_links_of_the_readme_lead_to_files():
 def test_every_setting_of_the_documents_is_one_of_the_configuration():
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:data|model|trainer|cache|callbacks)\.[a-z_.]+)`", text))
-    config = compose([])
+    config = compose(["model/scheduler=cosine"])
     for key in named:
         node = config
         for part in key.split("."):
