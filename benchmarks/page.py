@@ -86,7 +86,7 @@ start and imports, s, package | plain | peak GB, package | plain | limit |
 
 ## How it was measured
 
-- Each figure is of a process of its own, from the call that begins set-up to the end; its start and imports are in
+- Each number is of a process of its own, from the call that begins set-up to the end; its start and imports are in
   the last table. The contenders of a row run directly after one another. {repeated(task["repeats"])}
 - Package: `leukemia.train.train` in {precision}, as `auto` chooses here, from an empty cache to `metrics.json`:
   decoding, feature pass, all epochs, checkpoints, curves and final predictions. With `pbc` it also decodes and

@@ -4,7 +4,9 @@ import argparse
 import inspect
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from leukemia import __version__
 from leukemia.errors import InputError, exit_readably
@@ -41,108 +43,98 @@ def _parser() -> argparse.ArgumentParser:
     )
     of_data = data.add_subparsers(required=True, metavar="COMMAND")
 
-    check = _verb(of_data, _check)
-    check.add_argument(
-        "folder", type=Path, metavar="DIR", help="a C-NMC folder, class folders or a manifest csv"
-    )
-    check.add_argument(
+    argument = _verb(of_data, _check)
+    argument("folder", type=Path, metavar="DIR", help="a C-NMC folder, class folders or a manifest csv")
+    argument(
         "--reader", choices=["cnmc", "class_folders"], default="cnmc", help="class_folders: your own images"
     )
-    check.add_argument(
-        "--positive", metavar="CLASS", help="the class that counts as 1, with --reader class_folders"
-    )
-    check.add_argument("--json", action="store_true", help="print JSON")
+    argument("--positive", metavar="CLASS", help="the class that counts as 1, with --reader class_folders")
+    argument("--json", action="store_true", help="print JSON")
 
-    fetch = _verb(of_data, _fetch)
-    fetch.add_argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
+    argument = _verb(of_data, _fetch)
+    argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
 
-    demo = _verb(of_data, _demo)
-    demo.add_argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
-    demo.add_argument("--images", type=int, default=400, metavar="N", help="how many (default 400)")
-    demo.add_argument("--seed", type=int, default=0, metavar="S")
+    argument = _verb(of_data, _demo)
+    argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
+    argument("--images", type=int, default=400, metavar="N", help="how many (default 400)")
+    argument("--seed", type=int, default=0, metavar="S")
 
-    report = _verb(verbs, _report)
-    report.add_argument("folder", type=Path, metavar="SWEEP|RUN", help="as outputs/paper")
+    argument = _verb(verbs, _report)
+    argument("folder", type=Path, metavar="SWEEP|RUN", help="as outputs/paper")
 
-    evaluate = _verb(verbs, _evaluate)
-    evaluate.add_argument(
-        "target", type=Path, metavar="RUN|SWEEP|TABLE.csv", help="path, subject, label, logit"
-    )
-    evaluate.add_argument("--against", type=Path, metavar="OTHER", help="compare on the same cells")
-    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    argument = _verb(verbs, _evaluate)
+    argument("target", type=Path, metavar="RUN|SWEEP|TABLE.csv", help="path, subject, label, logit")
+    argument("--against", type=Path, metavar="OTHER", help="compare on the same cells")
+    argument("--json", action="store_true", help="print JSON")
 
-    triage = _verb(verbs, _triage)
-    triage.add_argument("folder", type=Path, metavar="RUN|SWEEP")
-    triage.add_argument(
-        "--on", type=Path, metavar="TABLE.csv", help="labelled cells that the model has not seen"
-    )
-    triage.add_argument("--max-missed", type=float, default=0.10, metavar="SHARE", help="default 0.10")
-    triage.add_argument("--max-false-alarm", type=float, default=0.20, metavar="SHARE", help="default 0.20")
-    triage.add_argument("--confidence", type=float, default=0.95, metavar="SHARE", help="default 0.95")
-    triage.add_argument("--unit", choices=["subject", "cell"], default="subject", help="the independent unit")
-    triage.add_argument("--prevalence", type=float, metavar="SHARE", help="print predictive values for it")
+    argument = _verb(verbs, _triage)
+    argument("folder", type=Path, metavar="RUN|SWEEP")
+    argument("--on", type=Path, metavar="TABLE.csv", help="labelled cells that the model has not seen")
+    argument("--max-missed", type=float, default=0.10, metavar="SHARE", help="default 0.10")
+    argument("--max-false-alarm", type=float, default=0.20, metavar="SHARE", help="default 0.20")
+    argument("--confidence", type=float, default=0.95, metavar="SHARE", help="default 0.95")
+    argument("--unit", choices=["subject", "cell"], default="subject", help="the independent unit")
+    argument("--prevalence", type=float, metavar="SHARE", help="print predictive values for it")
 
-    predict = _verb(verbs, _predict)
-    predict.add_argument("model", type=Path, metavar="RUN|MODEL.onnx")
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
-    predict.add_argument(
+    argument = _verb(verbs, _predict)
+    argument("model", type=Path, metavar="RUN|MODEL.onnx")
+    argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
+    argument(
         "-o", "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv"
     )
-    predict.add_argument(
+    argument(
         "--tta",
         choices=["none", "d4"],
         help="d4: mean logits over flips and quarter turns; default: the run's data.tta",
     )
-    predict.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    predict.add_argument(
+    argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    argument(
         "--subjects", metavar="PATTERN|CSV", help="as 'UID_(H?[0-9]+)_', or a csv: path, subject[, label]"
     )
-    predict.add_argument(
+    argument(
         "--challenge", action="store_true", help="write isbi_valid.predict too, a label a line in image order"
     )
 
-    explain = _verb(verbs, _explain)
-    explain.add_argument("run_folder", type=Path, metavar="RUN")
-    explain.add_argument(
+    argument = _verb(verbs, _explain)
+    argument("run_folder", type=Path, metavar="RUN")
+    argument(
         "paths",
         nargs="*",
         metavar="PATH",
         help="files, folders or globs; none: a sample of the run's own cells",
     )
-    explain.add_argument(
+    argument(
         "-o", "--output", type=Path, metavar="DIR", help="default explained, without PATH the run folder"
     )
-    explain.add_argument(
-        "--sample", type=int, default=200, metavar="N", help="of the run's cells, default 200"
-    )
-    explain.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    argument("--sample", type=int, default=200, metavar="N", help="of the run's cells, default 200")
+    argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
-    export = _verb(verbs, _export)
-    export.add_argument("run_folder", type=Path, metavar="RUN")
-    export.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the run's name, here")
-    export.add_argument(
+    argument = _verb(verbs, _export)
+    argument("run_folder", type=Path, metavar="RUN")
+    argument("-o", "--output", type=Path, metavar="FILE", help="default: the run's name, here")
+    argument(
         "--format",
         choices=["onnx", "state_dict"],
         default="onnx",
         help="state_dict: under the published names, torchvision's for ResNets",
     )
 
-    app = _verb(verbs, _app)
-    app.add_argument("folder", type=Path, metavar="RUN", help="the folder of a finished run")
-    app.add_argument(
+    argument = _verb(verbs, _app)
+    argument("folder", type=Path, metavar="RUN", help="the folder of a finished run")
+    argument(
         "--images",
         type=Path,
         metavar="DIR",
         help="the run's pictures where they moved to, or others to review",
     )
-    app.add_argument("--host", default="127.0.0.1", metavar="H", help="any but this machine needs a token")
-    app.add_argument("--port", type=int, default=8765, metavar="P", help="default 8765; 0 for any")
+    argument("--host", default="127.0.0.1", metavar="H", help="any but this machine needs a token")
+    argument("--port", type=int, default=8765, metavar="P", help="default 8765; 0 for any")
     return parser
 
 
-def _verb(verbs, run) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
-    """The parser of a command; its name, help and example are those of the function that runs it."""
-    text, example = inspect.cleandoc(run.__doc__).split("\n\n")
+def _verb(verbs: Any, run: Callable[[argparse.Namespace], int]) -> Callable[..., argparse.Action]:
+    """Add a command, whose name, help and example are those of the function that runs it; gives its `add_argument`."""
+    text, example = inspect.cleandoc(run.__doc__ or "").split("\n\n")
     parser: argparse.ArgumentParser = verbs.add_parser(
         run.__name__.strip("_"),
         help=text[0].lower() + text[1:].rstrip("."),
@@ -151,7 +143,7 @@ def _verb(verbs, run) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    return parser
+    return parser.add_argument
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 From `resolve` on no configuration is passed on: parts are built from settings and handed down as objects.
 """
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leukemia.errors import InputError
 from leukemia.evaluation.metrics import direction, monitored_names
-from leukemia.identity import flatten, slug
+from leukemia.identity import flatten, number_of_devices, slug
 from leukemia.models.network import check_input, check_network
 from leukemia.models.optim import parameters_of
 from leukemia.models.targets import (
@@ -34,6 +35,7 @@ from leukemia.models.targets import (
     plain_settings,
 )
 from leukemia.precision import resolve_precision
+from leukemia.storage.contents import content_hashes
 
 if TYPE_CHECKING:
     from leukemia.data.datamodule import CellDataModule
@@ -41,14 +43,15 @@ if TYPE_CHECKING:
 
 Settings = dict[str, Any]
 ON_HYDRA_13 = hydra.__version__.startswith("1.3.")
-VERSION_BASE: Settings = (
-    {"version_base": "1.3"} if ON_HYDRA_13 else {}
-)  # 1.4 has one behaviour and warns of a version
+# Hydra 1.4 has one behaviour and warns of a version.
+VERSION_BASE: Settings = {"version_base": "1.3"} if ON_HYDRA_13 else {}
 ROOT_KEYS = (
     "seed", "name", "monitor", "mode", "resume", "compile", "cache", "data", "model", "trainer", "callbacks", "logger",
 )  # fmt: skip
 TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "auto"}
 PARTS = ("net", "criterion", "optimizer", "scheduler")  # of the model
+GROUPS = {f"model.{part}": f"model/{part}" for part in PARTS}
+LARGEST_FILE = 2**40  # bytes of weights
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 WHOLE_NUMBERS = (  # key, least, most
     ("seed", 0, 2**32 - 1),
@@ -153,6 +156,8 @@ def resolve(config: DictConfig, stored: Mapping[str, Any] | None = None) -> Sett
     _check_values(settings)
     _check_parts(settings)
     _make_absolute(settings)
+    if files := _files_of(settings["model"]):
+        settings["files"] = files
     for group, key in (("trainer", "precision"), ("data", "cache_features")):
         if settings[group][key] == "auto":
             settings[group][key] = (stored or {}).get(group, {}).get(key, "auto")
@@ -207,9 +212,9 @@ def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
         return found(**{**arguments, **settings})
     except (InputError, MemoryError):
         raise
-    except ModuleNotFoundError as error:
-        raise InputError(f"{name} needs the package {error.name}: pip install {error.name}") from None
     except Exception as error:  # of a constructor that may be a user's own
+        if isinstance(error, ModuleNotFoundError) and error.name:  # a library may raise it without a name
+            raise InputError(f"{name} needs the package {error.name}: pip install {error.name}") from None
         text = " ".join(str(error).split()) or type(error).__name__
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = "" if last.filename == __file__ else f" ({Path(last.filename).name}, line {last.lineno})"
@@ -218,12 +223,8 @@ def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
 
 def asks_for_several_devices(settings: Settings) -> bool:
     """Whether a run would start several processes."""
-    devices = settings["trainer"]["devices"] or 1
-    if isinstance(devices, str):  # as Lightning reads it: a list of indices, or one index
-        several = len([index for index in devices.split(",") if index.strip()]) > 1 or devices.strip() == "-1"
-    else:
-        several = devices != 1 if isinstance(devices, int) else len(devices) > 1
-    return several or settings["trainer"]["num_nodes"] > 1
+    trainer = settings["trainer"]
+    return number_of_devices(trainer["devices"]) != 1 or trainer["num_nodes"] > 1
 
 
 def explain(error: Exception) -> str:
@@ -237,6 +238,11 @@ def explain(error: Exception) -> str:
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         key = getattr(error, "full_key", None) or missing[1]
         return f"{key} is not given: set {key}=VALUE"
+    if missing := re.search(
+        r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?) Config search", text
+    ):
+        group, name, known = missing[1], missing[2], missing[3].split()
+        return f"there is no {group}={name}: use one of {', '.join(known)}{did_you_mean(name, known)}"
     found = re.search(r"Could not override '([^']+)'", text)
     if not found:
         return text
@@ -269,11 +275,14 @@ def kinds() -> dict[str, type]:
 def _checked_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
     """The class or function of a node, if it is of the kind that belongs there and takes the node's settings."""
     if not isinstance(node, Mapping) or not node.get(TARGET):
-        raise InputError(f"{key} has no {TARGET}: name a class or function, or leave {key} out with ~{key}")
+        remedy = (
+            f"choose a file of conf/{GROUPS[key]}, as {GROUPS[key]}=own" if key in GROUPS else
+            f"name a class or function, or leave {key} out with ~{key}"
+        )  # fmt: skip
+        raise InputError(f"{key} has no {TARGET}: {remedy}")
     found = locate(node[TARGET], key)
-    kind = kinds().get(key) or kinds().get(
-        key.partition(".")[0] if key.startswith(("callbacks.", "logger.")) else ""
-    )
+    group = key.partition(".")[0]
+    kind = kinds().get(group if group in ("callbacks", "logger") else key)
     if kind is not None and not (isinstance(found, type) and issubclass(found, kind)):
         raise InputError(
             f"{key}.{TARGET}={node[TARGET]} is not built: it is not a subclass of {kind.__qualname__}"
@@ -356,18 +365,49 @@ def _check_values(settings: Settings) -> None:
             isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most
         ):
             raise InputError(f"{key}={value} is out of range: use a whole number from {least} to {most}")
+    name = settings["name"]
+    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
+        raise InputError(f"name={name} is not the name of a folder: use letters and digits")
+    if not isinstance(settings["compile"], bool):
+        raise InputError(f"compile={settings['compile']} is unknown: use true or false")
     precision = str(settings["trainer"].get("precision"))
     if precision not in PRECISIONS:
         raise InputError(
             f"trainer.precision={precision} is not supported: use one of {', '.join(PRECISIONS)}"
         )
     max_gb = settings["cache"].setdefault("max_gb", None)
-    if max_gb is not None and (isinstance(max_gb, bool) or not isinstance(max_gb, int | float)):
-        raise InputError(f"cache.max_gb={max_gb} is not a number of gigabytes: use a number, or null")
-    if settings["mode"] != (mode := _direction(settings["monitor"])):
+    if max_gb is not None and (
+        isinstance(max_gb, bool) or not isinstance(max_gb, int | float) or not max_gb >= 0
+    ):
+        raise InputError(
+            f"cache.max_gb={max_gb} is not a number of gigabytes: use a number from 0 up, or null"
+        )
+    if settings["mode"] != (mode := direction(settings["monitor"])):
         raise InputError(
             f"mode={settings['mode']}: {settings['monitor']} is best at its {mode}; leave mode out"
         )
+    for name, node in settings["callbacks"].items():
+        _check_callback(f"callbacks.{name}", node, name)
+
+
+def _check_callback(key: str, node: Any, name: str) -> None:
+    """Refuse settings with which best.ckpt would hold another epoch than the best, or would not be written."""
+    if not isinstance(node, Mapping):
+        return
+    monitor = str(node.get("monitor")).replace("train/", "val/")
+    if monitor in monitored_names() and node.get("mode", direction(monitor)) != direction(monitor):
+        mode = direction(monitor)
+        raise InputError(
+            f"{key}.mode={node['mode']}: {node['monitor']} is best at its {mode}; set {key}.mode={mode}, or monitor="
+            "METRIC for all parts at once"
+        )
+    fixed = {"filename": name, "save_top_k": 1} if name in ("best", "last") else {}
+    for setting, value in fixed.items():
+        if node.get(setting, value) != value:
+            raise InputError(
+                f"{key}.{setting}={node[setting]}: this callback writes checkpoints/{name}.ckpt alone; add another "
+                f"as +callbacks.mine._target_=pytorch_lightning.callbacks.ModelCheckpoint"
+            )
 
 
 def _check_parts(settings: Settings) -> None:
@@ -397,8 +437,22 @@ def _make_absolute(settings: Settings) -> None:
     data, net = settings["data"], settings["model"]["net"]
     if data.get("root") is not None:
         data["root"] = str(Path(str(data["root"])).expanduser().absolute())
-    if isinstance(net.get("weights"), str) and (path := Path(net["weights"]).expanduser()).is_file():
+    named = net.get("weights") in ("imagenet", "none")  # whatever file of that name lies here
+    if (
+        not named
+        and isinstance(net.get("weights"), str)
+        and (path := Path(net["weights"]).expanduser()).is_file()
+    ):
         net["weights"] = str(path.absolute())
+
+
+def _files_of(model: Settings) -> dict[str, str]:
+    """The hash of each file that a part of the model names by its path, as its weights, by the setting's name."""
+    files = {}
+    for key, value in flatten(model, "model.").items():
+        if isinstance(value, str) and os.sep in value and (path := Path(value).expanduser()).is_file():
+            files[key] = content_hashes(path.parent, [path.name], LARGEST_FILE)[0]
+    return files
 
 
 def _choose_hardware(trainer: Settings) -> None:
@@ -412,8 +466,9 @@ def _choose_hardware(trainer: Settings) -> None:
         )
     if trainer["accelerator"] in ("auto", "gpu"):
         trainer["accelerator"] = "cuda" if cuda else "cpu"
-    if trainer["devices"] == "auto":
-        trainer["devices"] = torch.cuda.device_count() if trainer["accelerator"] == "cuda" else 1
+    if trainer["devices"] in ("auto", -1, "-1"):  # a number, so that a later start can compare it
+        everything = trainer["devices"] if trainer["devices"] != "auto" else 1
+        trainer["devices"] = torch.cuda.device_count() if trainer["accelerator"] == "cuda" else everything
     trainer["precision"] = resolve_precision(str(trainer["precision"]), trainer["accelerator"])
 
 
@@ -425,17 +480,11 @@ def _known_settings() -> dict[str, Any]:
     return trainer | flatten({str(key): value for key, value in config.items()})
 
 
-def _direction(monitor: str) -> str:
-    if monitor not in monitored_names():
-        raise InputError(f"monitor={monitor} does not exist: use one of {', '.join(monitored_names())}")
-    return direction(monitor)
-
-
 def _register(name: str, function: Callable[..., Any]) -> None:
     register = getattr(OmegaConf, "register_new_resolver" if ON_HYDRA_13 else "register_resolver")
     register(name, function, replace=True)
 
 
 _register("leukemia.slug", lambda overrides: slug(list(overrides)))
-_register("leukemia.mode", _direction)
-_register("leukemia.direction", lambda monitor: f"{_direction(monitor)}imize")
+_register("leukemia.mode", direction)
+_register("leukemia.direction", lambda monitor: f"{direction(monitor)}imize")

@@ -1,14 +1,16 @@
 """The one exception for a user's mistake, and how the command line shows it."""
 
 import errno
+import io
 import os
+import reprlib
 import select
 import signal
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from leukemia.terminal import emphasised
 
@@ -28,23 +30,57 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", 
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used.
+    """The input of a user cannot be used.
 
     The message says what is wrong, where (file, row, key), and what to do. The command line prints it
     without a traceback and exits with 2; any other exception is a bug and keeps its traceback.
     """
 
 
+QUOTED = 200  # characters of a refused value in a message
+
+
+class _Brief(reprlib.Repr):
+    """`repr` that stops early: also for a list that holds itself twice, and again in there."""
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return repr(x) if x is None or isinstance(x, bool | float) else f"<{type(x).__name__}>"
+
+    def repr_int(self, x: int, level: int) -> str:
+        return str(x) if abs(x) < 10**40 else "<a huge number>"
+
+
+_brief = _Brief()
+_brief.maxstring, _brief.maxlevel = 120, 3
+
+
+def quoted(value: object) -> str:
+    """A refused value, or the text of an error, in one line of at most QUOTED characters."""
+    if isinstance(value, Exception):
+        return " ".join(str(value)[: 10 * QUOTED].split())[:QUOTED] or type(value).__name__
+    return _brief.repr(value)[:QUOTED]
+
+
 class PlaceError(InputError):
-    """What a run reads is not there, or it cannot write where it is to: once that is mended the same run will do."""
+    """A place that a run reads or writes is not usable. Once it is, the same run works."""
 
 
 class DivergedError(InputError):
-    """Training ended in a loss that is no number."""
+    """The loss is not a number."""
 
 
 class OutOfMemoryError(InputError):
     """The machine or the device has less memory than the settings need."""
+
+
+def check_one_of(key: str, value: Any, known: Collection[Any]) -> None:
+    """Refuse a value of a setting that is not one of the known ones.
+
+    Raises:
+        InputError: with these.
+    """
+    if value not in known:
+        raise InputError(f"{key}={value} is unknown: use one of {', '.join(map(str, known))}")
 
 
 def unusable_place(error: BaseException | None, reasons: Collection[int] = UNUSABLE_PLACE) -> str | None:
@@ -90,6 +126,8 @@ def clear_about_limits(place: Path, remedy: str) -> Iterator[None]:
 def exit_readably() -> Iterator[None]:
     """End the program on a user's mistake with its message and exit code 2, on Ctrl-C with 130, and without a word with
     141 when nobody reads its output any more, as after `| head`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name on disk may not be UTF-8
     try:
         try:
             yield

@@ -52,16 +52,33 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     before, after = flatten(stored), flatten(wanted)
     keys = [key for key in {**before, **after} if is_identity(key)]
     changed = [key for key in keys if before.get(key) != after.get(key) and after.get(key) != "auto"]
-    return [f"{key} is {before.get(key)} there and {after.get(key)} here" for key in changed]
+    there, here = _global_batch(stored), _global_batch(wanted)
+    batch = [] if there == here else [f"the global batch is {there} there and {here} here"]
+    return [f"{key} is {before.get(key)} there and {after.get(key)} here" for key in changed] + batch
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration's leaves by dotted name."""
+def number_of_devices(devices: Any) -> int:
+    """The devices of a node that `trainer.devices` asks for; -1 stands for all."""
+    if isinstance(devices, str):  # as Lightning reads it: a list of indices, or one index
+        devices = -1 if devices.strip() == "-1" else [index for index in devices.split(",") if index.strip()]
+    return len(devices) if isinstance(devices, list | tuple) else int(devices or 1)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "", whole: Sequence[str] = ()) -> dict[str, Any]:
+    """A nested configuration's leaves by dotted name; a mapping that `whole` names is a leaf too."""
     leaves: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        leaves |= flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+        inner = isinstance(value, Mapping) and value and name not in whole
+        leaves |= flatten(value, f"{name}.", whole) if inner else {name: value}
     return leaves
+
+
+def _global_batch(config: Mapping[str, Any]) -> str:
+    """The cells of one step, in words. With an equal data.batch_size they change with the number of devices."""
+    trainer, data = ({**(config.get(group) or {})} for group in ("trainer", "data"))
+    devices = number_of_devices(trainer.get("devices")) * int(trainer.get("num_nodes") or 1)
+    return f"{devices} x data.batch_size={data.get('batch_size')}"
 
 
 def network_name(node: Any) -> str:

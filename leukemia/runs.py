@@ -1,4 +1,4 @@
-"""Run and sweep folders: what a run leaves behind, read and written as plain data.
+"""Run and sweep folders: the files of a run, read and written as plain data.
 
 Nothing here composes a configuration or unpickles an object, so a folder that comes from a stranger is safe
 to open, and a notebook can read a run without Hydra, Lightning or a GPU.
@@ -15,6 +15,14 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from leukemia.data.run_files import (
+    RunData,
+    check_cells,
+    check_history,
+    check_metrics,
+    run_data,
+    run_precision,
+)
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import parse_table
@@ -24,7 +32,7 @@ from leukemia.storage.plain_files import dump_yaml, parse_json, parse_yaml, read
 STATES = ("running", "done", "interrupted", "failed")
 PLAN = "sweep.json"
 PRUNED = "pruned.json"  # where a search stopped a run early
-STUDY = "study.db"  # what a search knows of its trials
+STUDY = "study.db"  # the trials of a search
 
 
 class OldRunError(InputError):
@@ -79,6 +87,16 @@ class Run:
         self._refuse_old(isinstance(model, dict) and "depth" in model)
         return config
 
+    @cached_property
+    def data(self) -> RunData:
+        """The settings of the data in the configuration."""
+        return run_data(self.config, str(self.folder / "config.yaml"))
+
+    @property
+    def precision(self) -> str:
+        """`trainer.precision` of the configuration."""
+        return run_precision(self.config, str(self.folder / "config.yaml"))
+
     @property
     def status(self) -> dict[str, Any]:
         """`status` (one of STATES), and what is known beside it: `error`, times, versions, machine.
@@ -91,12 +109,15 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         metrics = self._json("metrics.json")
         self._refuse_old("side" in metrics)
+        check_metrics(metrics, str(self.folder / "metrics.json"))
         return metrics
 
     @cached_property
     def history(self) -> pd.DataFrame:
         """A row an epoch, `epoch` from 1."""
-        return self._table("history.csv")
+        table = self._table("history.csv")
+        check_history(table, str(self.folder / "history.csv"))
+        return table
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -111,7 +132,9 @@ class Run:
     @cached_property
     def cells(self) -> pd.DataFrame:
         """`path, subject, group, label, split, pixel_hash` of every cell of the run."""
-        return self._table("cells.csv")
+        table = self._table("cells.csv")
+        check_cells(table, str(self.folder / "cells.csv"))
+        return table
 
     @property
     def policy(self) -> Policy | None:
@@ -204,12 +227,12 @@ class Sweep:
 
     @property
     def finished(self) -> list[str]:
-        """The names of the runs that a search had figures of when it planned those that run now; else empty."""
+        """The names of the runs whose results a search knew when it planned the present ones; else empty."""
         return self._names("finished")
 
     def plan(self, names: Sequence[str], total: int, finished: Sequence[str] = ()) -> None:
-        """Write down which runs a command is to make, so that those that have not begun are known, and of which of
-        them a search has figures."""
+        """Record the runs that a command will make, so that those not begun are known, and those whose results a search
+        knew."""
         plan = {"total": total, "runs": list(names), "finished": list(finished)}
         write_text(self.folder / PLAN, json.dumps(plan, indent=2) + "\n")
 

@@ -58,6 +58,7 @@ def model_of(*overrides: str) -> CellClassifier:
     ("override", "near"),
     [
         ("model.dpeth=18", "did you mean model.net.depth"),
+        ("model.lr=1e-3", r"did you mean model\.optimizer\.lr"),
         ("model.trainable=head", "model.trainable_from"),
         ("data.rot=x", "data.root"),
         ("max_epochs=3", "trainer.max_epochs"),
@@ -72,7 +73,11 @@ def model_of(*overrides: str) -> CellClassifier:
         ("model/net=restnet", "resnet"),
         ("model/criterion=fokal", "focal"),
         ("experiment=papers", "paper"),
-        ("debug=quick", "fast"),
+        ("debug=quick", r"there is no debug=quick: use one of fast, overfit, profile$"),
+        (
+            "logger=tensorbord",
+            r"there is no logger=tensorbord: use one of csv, .*; did you mean tensorboard\?$",
+        ),
     ],
 )
 def test_a_mistyped_override_names_the_near_ones(override, near):
@@ -206,6 +211,19 @@ def test_a_yaml_that_gives_what_a_group_gives_is_refused_too(tmp_path):
         ("callbacks.early_stopping.patience=-1", "callbacks.early_stopping.patience=-1 is out of range"),
         ("trainer.precision=64-true", "trainer.precision=64-true is not supported: use one of auto, 32-true"),
         ("cache.max_gb=much", "cache.max_gb=much is not a number of gigabytes"),
+        ("cache.max_gb=-1", "cache.max_gb=-1 is not a number of gigabytes: use a number from 0 up"),
+        ("+name.x=1", "is not the name of a folder"),
+        ("callbacks.best.monitor=val/auroc", "callbacks.best.mode=min: val/auroc is best at its max"),
+        ("callbacks.early_stopping.monitor=train/auroc", "train/auroc is best at its max"),
+        (
+            "callbacks.best.filename=x",
+            "callbacks.best.filename=x: this callback writes checkpoints/best.ckpt",
+        ),
+        ("+callbacks.best.save_top_k=3", "callbacks.best.save_top_k=3: this callback writes"),
+        ("name=null", "name=None is not the name of a folder"),
+        ("name=", "name= is not the name of a folder"),
+        ("compile=maybe", "compile=maybe is unknown: use true or false"),
+        ("model.optimizer=sgd", "choose a file of conf/model/optimizer, as model/optimizer=own"),
         ("data.protocol=random", "data.protocol=random is unknown: use one of official"),
         ("data.image_size=8", "data.image_size=8 is out of range"),
         ("model.net.depth=20", "model.net.depth=20 is unknown: use one of 18, 34"),
@@ -441,6 +459,16 @@ def test_a_node_of_anything_else_is_refused():
     for node in (None, {}, 3, "torch.nn.ReLU", {"lr": 1}):
         with pytest.raises(InputError, match="has no _target_"):
             build(node, "model.net")
+
+
+def test_a_missing_package_is_named_only_where_it_is_known(own):
+    (own / "lacks.py").write_text(
+        "def known(): import no_such_package\n\ndef unknown(): raise ModuleNotFoundError('needs rich >= 10')\n"
+    )
+    with pytest.raises(InputError, match="needs the package no_such_package: pip install no_such_package"):
+        build({"_target_": "lacks.known"}, "model.net")
+    with pytest.raises(InputError, match="refuses its settings: ModuleNotFoundError: needs rich >= 10"):
+        build({"_target_": "lacks.unknown"}, "model.net")
 
 
 def test_a_constructors_error_names_the_part_and_the_line(own):

@@ -90,8 +90,27 @@ def test_differences_name_the_settings_that_make_another_run():
     assert differences(stored, wanted) == [
         "seed is 0 there and 1 here",
         "data.augment is None there and d4 here",
+        "the global batch is 1 x data.batch_size=None there and 2 x data.batch_size=None here",
     ]
     assert differences(stored, stored) == []
+
+
+@pytest.mark.parametrize(
+    ("devices", "nodes", "equal"),
+    [
+        (1, 2, True),
+        (2, 1, True),
+        ("0,1", 1, True),
+        ([0, 1], 1, True),
+        ([3, 5], 1, True),
+        (1, 1, False),
+        (2, 2, False),
+    ],
+)
+def test_the_global_batch_makes_another_run_and_its_place_does_not(devices, nodes, equal):
+    stored = {"data": {"batch_size": 32}, "trainer": {"devices": 2, "num_nodes": 1}}
+    wanted = {"data": {"batch_size": 32}, "trainer": {"devices": devices, "num_nodes": nodes}}
+    assert (differences(stored, wanted) == []) == equal
 
 
 def test_auto_fits_any_value():

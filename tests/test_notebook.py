@@ -25,7 +25,7 @@ def test_it_is_kept_without_outputs_and_absolute_paths(quickstart):
 
 
 @pytest.mark.slow
-def test_it_runs_shows_pictures_and_ends_in_figures(quickstart, tmp_path, monkeypatch):
+def test_it_runs_shows_pictures_and_ends_in_metrics(quickstart, tmp_path, monkeypatch):
     started_in = tmp_path / "started_in"
     started_in.mkdir()
     for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
@@ -47,7 +47,7 @@ def test_it_runs_shows_pictures_and_ends_in_figures(quickstart, tmp_path, monkey
         accuracy = re.search(r"^accuracy +(\d\.\d+)$", _text(outputs[cell]), re.MULTILINE)
         assert accuracy, _text(outputs[cell])
         assert 0 < float(accuracy[1]) <= 1
-    assert "figures of the test split" in _text(outputs["run-metrics"])
+    assert "metrics of the test split" in _text(outputs["run-metrics"])
     assert not list(started_in.iterdir())
     assert not list(tmp_path.glob("leukemia-*"))  # its temporary folder went with the kernel
 

@@ -100,7 +100,7 @@ def test_a_run_is_held_for_as_long_as_a_process_has_its_lock(tmp_path):
         ("config.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]"),  # each line doubles it
         ("config.yaml", "a: " + "[" * 5000),
         ("config.yaml", "x: '" + "y" * 1_000_001 + "'"),
-        ("config.yaml", "date: 2026-99-99"),
+        ("config.yaml", "date: !!timestamp 2026-99-99"),
         ("config.yaml", "a: \x00"),
         ("status.json", "[" * 100_000),
         ("status.json", '{"status": ' + "9" * 5000 + "}"),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from leukemia.data.pixels import FORMATS, at_native_size, decode, pixel_hash
 from leukemia.errors import InputError
+from leukemia.evaluation.predictions import validate_predictions
 from leukemia.runs import Run
 
 
@@ -50,9 +51,12 @@ def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
         InputError: if the run's tables cannot be read, or do not belong together.
     """
     predictions = run.predictions
-    missing = {"path", "subject", "label", "logit"} - set(predictions.columns)
-    if missing:
-        raise InputError(f"{run.folder / 'predictions.csv'} has no column {', '.join(sorted(missing))}")
+    if "subject" not in predictions:
+        raise InputError(f"{run.folder / 'predictions.csv'} has no column subject")
+    try:
+        validate_predictions(predictions)
+    except InputError as error:
+        raise InputError(f"{run.folder / 'predictions.csv'}: {error}") from None
     hashes = dict(zip(run.cells["path"], run.cells["pixel_hash"], strict=True))
     unknown = [path for path in predictions["path"] if path not in hashes]
     if unknown:
@@ -127,7 +131,7 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
     paths = run.predictions["path"]
     if moved is not None:
         return moved if _holds(moved, paths) else None
-    root = _configured_root(run)
+    root = run.data.folder
     if not _holds(root, paths):
         raise InputError(
             f"the pictures of {run.folder} are not in {root} any more: name their folder with --images DIR"
@@ -143,13 +147,8 @@ def training_root(run: Run, reviewed: Path | None) -> Path | None:
         reviewed: the folder of the run's reported cells, if those are under review.
     """
     paths = used_cells(run)["path"]
-    places = [_configured_root(run)] if reviewed is None else [reviewed, _configured_root(run)]
+    places = [run.data.folder] if reviewed is None else [reviewed, run.data.folder]
     return next((place for place in places if _holds(place, paths)), None)
-
-
-def _configured_root(run: Run) -> Path:
-    root = Path(str(run.config["data"]["root"]))
-    return root.parent if root.is_file() else root
 
 
 def _holds(root: Path, paths: Iterable[str]) -> bool:

@@ -8,17 +8,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from leukemia.app.cells import Cell, training_root, used_cells
 from leukemia.app.decisions import COLUMNS, UNSURE
 from leukemia.app.review import Review
 from leukemia.app.store import Store
+from leukemia.data.files import is_utf8, spelled
 from leukemia.errors import InputError
 from leukemia.runs import Run
+from leukemia.storage.tables import no_formula
 
 UNKNOWN = "UNKNOWN"
-FORMULA = tuple("=+-@\t\r")  # a spreadsheet runs a text that begins so
 DEFAULTS = {"image_size": 224, "resize": "squash"}  # of the data settings
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 HYDRA_LITERALS = ("null", "true", "false", "nan", "inf")
@@ -49,12 +49,8 @@ def decisions_csv(store: Store) -> str:
     writer.writeheader()
     for decision in store.history():
         row = asdict(decision) | {"blind": int(decision.blind)}
-        writer.writerow({name: _no_formula(value) for name, value in row.items()})
+        writer.writerow({name: no_formula(value) for name, value in row.items()})
     return file.getvalue()
-
-
-def _no_formula(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def consensus(store: Store) -> Consensus:
@@ -86,7 +82,7 @@ def manifest(review: Review, with_training: bool) -> str:
     root = training_root(review.run, review.root)
     if root is None:
         raise InputError(
-            f"the run's training cells are not in {review.run.config['data']['root']} any more, so the manifest "
+            f"the run's training cells are not in {review.run.data.root} any more, so the manifest "
             "cannot include them: put them back"
         )
     return manifest_csv(labels, cells, review.run, root, review.classes)
@@ -95,9 +91,9 @@ def manifest(review: Review, with_training: bool) -> str:
 def train_command(review: Review) -> str:
     """The shell command that trains on a manifest with training cells: with the run's positive class, image size and
     resize."""
-    data = review.run.config["data"]
+    chosen = {name: getattr(review.run.data, name) for name in DEFAULTS}
     settings = {"data.positive": review.classes[1]} | {
-        f"data.{name}": data[name] for name, default in DEFAULTS.items() if data[name] != default
+        f"data.{name}": chosen[name] for name, default in DEFAULTS.items() if chosen[name] != default
     }
     return " ".join([
         "leukemia-train data=cells data.root=manifest-with-training.csv",
@@ -147,6 +143,10 @@ def manifest_csv(
         if cell_id in cells:
             cell = cells[cell_id]
             rows.setdefault(str(cell.file.absolute()), (label, cell.subject))
+    if unnamable := [path for path in rows if not is_utf8(path)]:
+        raise InputError(
+            f"{spelled(unnamable[0])}: a csv cannot name this path, because it is not UTF-8: rename it"
+        )
     found = {label for label, _ in rows.values()}
     if len(found) < 2:
         absent = sum(cell_id not in cells for cell_id in labels)

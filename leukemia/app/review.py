@@ -12,13 +12,16 @@ import numpy as np
 from scipy.special import expit
 
 from leukemia.app.cells import Cell, data_root, picture_size, read_picture, run_cells, used_splits
-from leukemia.app.decisions import DecisionContext
+from leukemia.app.decisions import UNSURE, DecisionContext
 from leukemia.app.png import write_png
 from leukemia.app.queues import build_queues, calibrated_logit, triage
 from leukemia.app.store import Store
 from leukemia.app.uploads import tells_class
+from leukemia.data.files import is_utf8
 from leukemia.data.pixels import fit
+from leukemia.errors import InputError, quoted
 from leukemia.runs import Run
+from leukemia.storage.plain_files import check_inside
 
 FOLDER = "review"  # in the run folder
 
@@ -52,16 +55,17 @@ class Review:
 
     def __init__(self, run: Run, images: Path | None = None) -> None:
         self.run = run
-        data = run.config["data"]
-        negative, positive = data["classes"]
-        self.classes = (str(negative), str(positive))
-        self.image_size, self.resize = int(data["image_size"]), str(data["resize"])
-        self.native_size: int | None = data["native_size"]
+        self.classes = run.data.classes
+        self.image_size, self.resize, self.native_size = (
+            run.data.image_size,
+            run.data.resize,
+            run.data.native_size,
+        )
         self.policy = run.policy
         self.used_in = used_splits(run)
         self.root = data_root(run, images)
         cells = [] if self.root is None else run_cells(run, self.classes, self.root)
-        self.store = Store(self.folder / "review.sqlite")
+        self.store = self._open_store()
         self._lock = threading.Lock()
         self._numbers: tuple[Mapping[str, list[Cell]], dict[str, int]] = {}, {}
         self.cells: Mapping[str, Cell] = {}
@@ -85,6 +89,22 @@ class Review:
         for name in ("config.yaml", "predictions.csv"):
             digest.update((self.run.folder / name).read_bytes())
         return f"{self.run.name}@{digest.hexdigest()}"
+
+    def _open_store(self) -> Store:
+        """The run's decisions. The folder may come from others: nothing is written through a link that leaves it."""
+        path = self.folder / "review.sqlite"
+        logs = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal"))
+        for place in (self.folder, self.added_folder, path, *logs):
+            check_inside(place, self.run.folder)
+        store = Store(path)
+        foreign = {row.new_label for row in store.history()} - {None, *self.classes, UNSURE}
+        if foreign:
+            store.close()
+            raise InputError(
+                f"{path} has decisions with labels that are not the run's classes, as "
+                f"{quoted(min(map(str, foreign)))}: move it aside"
+            )
+        return store
 
     @property
     def is_calibrated(self) -> bool:
@@ -148,15 +168,16 @@ class Review:
     def training_file(self, cell: Cell) -> Path:
         """A file of the cell for a manifest, whose pictures are read without a native size.
 
-        It is the cell's own file, or a lossless copy of its centre where the picture is larger than the native size,
-        as in C-NMC's final set.
+        It is the cell's own file. It is a lossless copy where the file's name is not UTF-8, and one of the picture's
+        centre where that is larger than the native size, as in C-NMC's final set.
 
         Raises:
             InputError: if the file cannot be read, or has changed, or the copy cannot be written.
         """
-        if self.native_size is None or max(picture_size(cell.file)) <= self.native_size:
+        fits = self.native_size is None or max(picture_size(cell.file)) <= self.native_size
+        if fits and is_utf8(str(cell.file)):
             return cell.file
-        copy = self.added_folder / f"{cell.id}-{self.native_size}.png"
+        copy = self.added_folder / f"{cell.id}-{self.native_size or 'whole'}.png"
         if not copy.is_file():
             write_png(copy, self.picture(cell))
         return copy

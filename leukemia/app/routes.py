@@ -121,6 +121,7 @@ class _Pages:
             "progress": progress_payload(self.review, reviewer, queue_name(query.get("queue"))),
             "pending": self.worker.pending,
             "problems": self.worker.problems,
+            "stopped": self.store.problem,
         })  # fmt: skip
 
     async def decide(self, request: Request) -> Response:

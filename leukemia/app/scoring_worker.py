@@ -14,7 +14,7 @@ from leukemia.app.decisions import AddedPicture
 from leukemia.app.png import write_png
 from leukemia.app.review import Review
 from leukemia.app.uploads import subject_of
-from leukemia.data.files import existing_folder, is_image, list_files, natural
+from leukemia.data.files import existing_folder, is_image, list_files, natural, spelled
 from leukemia.data.pixels import at_native_size, decode, pixel_hash
 from leukemia.errors import InputError
 
@@ -80,8 +80,9 @@ class ScoringWorker:
         if not names:
             raise InputError(f"{folder} holds no pictures: give a folder with bmp, png, jpeg or tiff files")
         for name in names:
-            subject = subject_of(name, self.review.classes)
-            self._put(_Job(AddedPicture("", name, subject), folder / name, None, added=False))
+            shown = spelled(name)
+            subject = subject_of(shown, self.review.classes)
+            self._put(_Job(AddedPicture("", shown, subject), folder / name, None, added=False))
         return len(names)
 
     def add(self, pixels: NDArray[np.uint8], name: str) -> tuple[str, bool]:
@@ -171,4 +172,4 @@ class ScoringWorker:
 
     def _problem(self, text: str) -> None:
         if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(text)
+            self.problems.append(spelled(text))

@@ -1,56 +1,14 @@
 """Decisions of reviewers and added pictures, in an SQLite file. Decisions are never changed or removed."""
 
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from leukemia.app.database import Database
 from leukemia.app.decisions import COLUMNS, AddedPicture, Decision, DecisionContext
 from leukemia.errors import InputError
-
-VERSION = 1
-
-# The triggers refuse to change or remove a decision: undoing adds a row.
-SCHEMA = """
-CREATE TABLE decisions (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  at TEXT NOT NULL,
-  reviewer TEXT NOT NULL,
-  cell TEXT NOT NULL,
-  path TEXT NOT NULL,
-  subject TEXT,
-  data_label TEXT,
-  model TEXT NOT NULL,
-  policy TEXT NOT NULL,
-  logit REAL NOT NULL,
-  probability REAL NOT NULL,
-  triage TEXT NOT NULL,
-  queue TEXT NOT NULL,
-  blind INTEGER NOT NULL,
-  seconds REAL,
-  old_label TEXT,
-  new_label TEXT,
-  undoes INTEGER UNIQUE REFERENCES decisions (id),
-  request TEXT NOT NULL UNIQUE
-);
-CREATE INDEX decisions_of_reviewer ON decisions (reviewer, cell, id);
-CREATE TRIGGER decisions_are_kept BEFORE DELETE ON decisions
-  BEGIN SELECT RAISE(ABORT, 'a decision is never removed'); END;
-CREATE TRIGGER decisions_stay BEFORE UPDATE ON decisions
-  BEGIN SELECT RAISE(ABORT, 'a decision is never changed'); END;
-CREATE TABLE pictures (
-  cell TEXT PRIMARY KEY,
-  at TEXT NOT NULL,
-  name TEXT NOT NULL,
-  subject TEXT,
-  model TEXT,
-  logit REAL
-);
-"""
 
 
 class Store:
@@ -64,22 +22,15 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.RLock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._create()
-        except (OSError, sqlite3.Error) as error:
-            raise InputError(
-                f"cannot write decisions into {path} ({error}): make the run folder writable, or move a damaged file "
-                "aside"
-            ) from None
+        self._database = Database(path)
+
+    @property
+    def problem(self) -> str | None:
+        """The reason why nothing can be saved any more; None while all is well."""
+        return self._database.problem
 
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        self._database.close()
 
     def decide(self, reviewer: str, context: DecisionContext, label: str, request: str) -> None:
         """Store a decision.
@@ -93,13 +44,13 @@ class Store:
         Raises:
             InputError: if this decision was taken back in the meantime.
         """
-        with self._writing():
-            if (known := self._id_of(request)) is not None:
-                if self._rows("undoes = ?", known):
+        with self._database.writing() as db:
+            if (known := _id_of(db, request)) is not None:
+                if _rows(db, "undoes = ?", known):
                     raise InputError("this decision was taken back in the meantime: decide again")
                 return
-            old = self._label(reviewer, context.cell)
-            self._add(context, reviewer=reviewer, old_label=old, new_label=label, request=request)
+            old = _label(db, reviewer, context.cell)
+            _add(db, context, reviewer=reviewer, old_label=old, new_label=label, request=request)
 
     def undo(self, reviewer: str, request: str) -> Decision | None:
         """Take back the reviewer's last decision that still counts.
@@ -107,11 +58,12 @@ class Store:
         Returns:
             The decision that was taken back; None if there was none.
         """
-        with self._writing():
-            if (known := self._id_of(request)) is not None:
-                undone = self._rows("id = (SELECT undoes FROM decisions WHERE id = ?)", known)
+        with self._database.writing() as db:
+            if (known := _id_of(db, request)) is not None:
+                undone = _rows(db, "id = (SELECT undoes FROM decisions WHERE id = ?)", known)
                 return undone[0] if undone else None
-            found = self._rows(
+            found = _rows(
+                db,
                 "reviewer = ? AND undoes IS NULL AND id NOT IN "
                 "(SELECT undoes FROM decisions WHERE undoes IS NOT NULL) ORDER BY id DESC LIMIT 1",
                 reviewer,
@@ -122,8 +74,8 @@ class Store:
             context = DecisionContext(**{
                 field.name: getattr(last, field.name) for field in fields(DecisionContext)
             })  # fmt: skip
-            self._add(
-                context, reviewer=reviewer, old_label=last.new_label, new_label=last.old_label, undoes=last.id,
+            _add(
+                db, context, reviewer=reviewer, old_label=last.new_label, new_label=last.old_label, undoes=last.id,
                 request=request,
             )  # fmt: skip
             return last
@@ -160,70 +112,54 @@ class Store:
 
     def add_picture(self, picture: AddedPicture) -> None:
         """Store a picture, or replace its row."""
-        with self._writing():
-            self._insert("INSERT OR REPLACE INTO pictures", asdict(picture) | {"at": _now()})
+        with self._database.writing() as db:
+            _insert(db, "INSERT OR REPLACE INTO pictures", asdict(picture) | {"at": _now()})
 
     def pictures(self) -> list[AddedPicture]:
         rows = self._read("SELECT cell, name, subject, model, logit FROM pictures ORDER BY at, cell")
         return [AddedPicture(*row) for row in rows]
 
-    def _create(self) -> None:
-        with self._writing():
-            ((version,),) = self._db.execute("PRAGMA user_version").fetchall()
-            if version == 0:
-                for statement in _statements(SCHEMA):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={VERSION}")
-            elif version != VERSION:
-                raise InputError(
-                    f"{self.path} is from another version of leukemia (file {version}, here {VERSION}): use that "
-                    "version, or move the file aside"
-                )
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    def _add(self, context: DecisionContext, **columns: str | int | None) -> None:
-        self._insert("INSERT INTO decisions", asdict(context) | {"at": _now()} | columns)
-
-    def _insert(self, into: str, row: dict[str, Any]) -> None:
-        marks = ", ".join("?" * len(row))
-        self._db.execute(f"{into} ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
-
-    def _label(self, reviewer: str, cell: str) -> str | None:
-        rows = self._rows("reviewer = ? AND cell = ? ORDER BY id DESC LIMIT 1", reviewer, cell)
-        return rows[0].new_label if rows else None
-
-    def _id_of(self, request: str) -> int | None:
-        rows = self._read("SELECT id FROM decisions WHERE request = ?", request)
-        return int(rows[0][0]) if rows else None
-
     def _rows(self, condition: str, *values: Any) -> list[Decision]:
-        rows = self._read(f"SELECT {', '.join(COLUMNS)} FROM decisions WHERE {condition}", *values)
-        found = (dict(zip(COLUMNS, row, strict=True)) for row in rows)
-        return [Decision(**row | {"blind": bool(row["blind"])}) for row in found]
+        with self._database.reading() as db:
+            return _rows(db, condition, *values)
 
     def _read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._lock:
-            return self._db.execute(query, values).fetchall()
+        with self._database.reading() as db:
+            return db.execute(query, values).fetchall()
 
 
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script. sqlite3's `executescript` would commit the open transaction."""
-    statement = ""
-    for line in script.splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+def _add(db: sqlite3.Connection, context: DecisionContext, **columns: str | int | None) -> None:
+    """Insert a decision, and read it back before anybody is told that it is saved."""
+    row = asdict(context) | {"at": _now()} | columns
+    _insert(db, "INSERT INTO decisions", row)
+    kept = db.execute(
+        f"SELECT {', '.join(row)} FROM decisions WHERE request = ?", (row["request"],)
+    ).fetchall()
+    if kept != [tuple(row.values())]:
+        raise InputError(
+            "Nothing was saved: the file of decisions does not keep what is written. Move it aside."
+        )
+
+
+def _insert(db: sqlite3.Connection, into: str, row: dict[str, Any]) -> None:
+    marks = ", ".join("?" * len(row))
+    db.execute(f"{into} ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
+
+
+def _label(db: sqlite3.Connection, reviewer: str, cell: str) -> str | None:
+    rows = _rows(db, "reviewer = ? AND cell = ? ORDER BY id DESC LIMIT 1", reviewer, cell)
+    return rows[0].new_label if rows else None
+
+
+def _id_of(db: sqlite3.Connection, request: str) -> int | None:
+    rows = db.execute("SELECT id FROM decisions WHERE request = ?", (request,)).fetchall()
+    return int(rows[0][0]) if rows else None
+
+
+def _rows(db: sqlite3.Connection, condition: str, *values: Any) -> list[Decision]:
+    rows = db.execute(f"SELECT {', '.join(COLUMNS)} FROM decisions WHERE {condition}", values).fetchall()
+    found = (dict(zip(COLUMNS, row, strict=True)) for row in rows)
+    return [Decision(**row | {"blind": bool(row["blind"])}) for row in found]
 
 
 def _now() -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leukemia.commands.predict import decoded
-from leukemia.data.files import find_pictures
+from leukemia.data.files import find_pictures, spelled
 from leukemia.errors import InputError
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.inference.gradcam import background, cell_alone, find_target, heat_maps, on_background
@@ -143,20 +143,18 @@ def _of_the_run(run: Run, sample: int) -> tuple[list[str], dict[str, Any]]:
     if sample < 1:
         raise InputError(f"--sample {sample}: use 1 or more")
     table = run.predictions
-    root = Path(run.config["data"]["root"])
+    root = run.data.folder
     chosen = table.sample(min(sample, len(table)), random_state=0).sort_index()
-    files = [str((root.parent if root.is_file() else root) / path) for path in chosen["path"]]
+    files = [str(root / path) for path in chosen["path"]]
     split = str(table["split"].iloc[0])
     if not any(Path(file).is_file() for file in files):
         raise InputError(
             f"{run.folder}: its pictures do not lie in {root} any more: name pictures, as leukemia explain RUN PATH"
         )
+    what = f"a random {len(chosen):,} of {len(table):,} {split} cells (seed 0)"
     if len(chosen) == len(table):
-        return files, {"split": split, "sample": f"all {len(table):,} {split} cells"}
-    return files, {
-        "split": split,
-        "sample": f"a random {len(chosen):,} of {len(table):,} {split} cells (seed 0)",
-    }
+        what = f"all {len(table):,} {split} cells"
+    return files, {"split": split, "sample": what}
 
 
 def _explained(
@@ -177,7 +175,10 @@ def _explained(
             decision = predictor.classes[1] if logit >= 0 else predictor.classes[0]
             of_cell = (float(share[row]) for share in shares)
             number = start + place
-            yield number + 1, ExplainedCell(files[number], pixels[row], heat[row], logit, decision, *of_cell)
+            yield (
+                number + 1,
+                ExplainedCell(spelled(files[number]), pixels[row], heat[row], logit, decision, *of_cell),
+            )
 
 
 def _summary(found: dict[str, Any]) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """`leukemia predict`: decisions on picture files, with a run or an exported model. No torch."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from leukemia.data.files import find_pictures, natural
+from leukemia.data.files import find_pictures, natural, spelled
 from leukemia.data.subjects import owners_of
-from leukemia.errors import InputError
+from leukemia.errors import InputError, PlaceError, unusable_place
 from leukemia.evaluation.policy import REVIEW
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.evaluation.subjects import summary_by_subject
 from leukemia.inference.predictor import Predictor, open_predictor
 from leukemia.storage.atomic import write_text
+from leukemia.storage.tables import spreadsheet_csv
 
 CHALLENGE = "isbi_valid.predict"
 AT_ONCE = 64  # cells; the next ones are decoded meanwhile
@@ -36,8 +39,8 @@ def predict(
     Args:
         target: a run folder, or a file that `leukemia export` wrote.
         paths: files, folders (everything in them) or globs.
-        output: the csv. A summary by subject goes beside it as NAME_subjects.csv, and the challenge's file under its
-            own name.
+        output: the csv. Until it is complete, its rows are in NAME.partial.csv beside it. A summary by
+            subject goes beside it as NAME_subjects.csv, and the challenge's file under its own name.
         tta: `none` or `d4`; None for that of the model's own predictions.
         device: `auto`, `cpu`, `cuda`, ...
         subjects: the source of each cell's subject, see `owners_of`.
@@ -54,16 +57,18 @@ def predict(
     files = find_pictures(paths)
     owners = owners_of(subjects, files) if subjects else None
     predictor = open_predictor(Path(target), device, tta)
-    table = score(predictor, files)
+    with _kept(output) as keep:
+        table = score(predictor, files, keep)
     if owners is not None:
         for place, name in enumerate(owners.columns, start=1):
             table.insert(place, name, owners[name])
-    write_text(output, table.to_csv(index=False))
+    write_text(output, spreadsheet_csv(table))
+    _partial(output).unlink(missing_ok=True)
     print("\n".join(_summary(table, predictor)))
     if owners is not None:
         beside = output.with_name(f"{output.stem}_subjects.csv")
         summary = summary_by_subject(table[table["error"].isna()], predictor.classes)
-        write_text(beside, summary.to_csv(index=False))
+        write_text(beside, spreadsheet_csv(summary))
         print(f"{len(summary):,} subjects: {beside}")
     unread = int(table["error"].notna().sum())
     if challenge and unread:
@@ -80,8 +85,10 @@ def predict(
     return 1 if unread else 0
 
 
-def score(predictor: Predictor, files: Sequence[str]) -> pd.DataFrame:
-    """The table of `leukemia predict`, a row a file.
+def score(
+    predictor: Predictor, files: Sequence[str], keep: Callable[[pd.DataFrame], None] = lambda table: None
+) -> pd.DataFrame:
+    """The table of `leukemia predict`, a row a file; `keep` gets its parts as they come.
 
     Its columns: `path, logit, probability, calibrated_probability` (missing where no calibration is known), `decision`
     (a class or `review`), `decided_by, tta, error` (missing where there is none).
@@ -93,26 +100,37 @@ def score(predictor: Predictor, files: Sequence[str]) -> pd.DataFrame:
             good, pixels = [], []
             for place, item in enumerate(items, start):
                 if isinstance(item, InputError):
-                    errors[place] = str(item)
+                    errors[place] = spelled(str(item))
                 else:
                     good.append(place)
                     pixels.append(item)
             if good:
                 logit[good] = predictor.logits(np.stack(pixels))
+            part = slice(start, start + len(items))
+            keep(_table(predictor, files[part], logit[part], errors[part]))
             bar.update(len(items))
+    return _table(predictor, files, logit, errors)
+
+
+def _table(
+    predictor: Predictor, files: Sequence[str], logit: NDArray[np.float64], errors: Sequence[str | None]
+) -> pd.DataFrame:
+    names = [spelled(file) for file in files]
     read = np.isfinite(logit)
-    for place in np.flatnonzero(~read).tolist():
-        errors[place] = errors[place] or f"{files[place]}: its logit is not a finite number"
+    problems = [
+        None if fine else error or f"{name}: its logit is not a finite number"
+        for fine, error, name in zip(read, errors, names, strict=True)
+    ]
     calibrated = None if predictor.policy is None else predictor.policy.calibrated(logit)
     return pd.DataFrame({
-        "path": list(files),
+        "path": names,
         "logit": logit,
         "probability": sigmoid(logit),
         "calibrated_probability": np.nan if calibrated is None else calibrated,
         "decision": pd.Series(predictor.decide(logit), dtype=object).where(read),
         "decided_by": pd.Series([predictor.decided_by] * len(files), dtype=object).where(read),
         "tta": predictor.tta,
-        "error": errors,
+        "error": problems,
     })  # fmt: skip
 
 
@@ -152,6 +170,31 @@ def _check_place(output: Path) -> None:
         raise InputError(f"{output} is a folder: name a file with -o FILE")
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: make it, or choose another place with -o FILE")
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(f"{output.stem}.partial.csv")
+
+
+@contextmanager
+def _kept(output: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """A function that appends rows to a file beside the output: they stay there if the process dies."""
+    partial, count = _partial(output), 0
+
+    def keep(table: pd.DataFrame) -> None:
+        nonlocal count
+        with partial.open("a" if count else "w", encoding="utf-8", newline="") as file:
+            file.write(spreadsheet_csv(table, header=count == 0))
+        count += len(table)
+
+    try:
+        yield keep
+    except BaseException as error:
+        if count:
+            print(f"{count:,} cells are kept in {partial}", file=sys.stderr)
+        if reason := unusable_place(error):
+            raise PlaceError(f"cannot write {partial}: {reason}") from None
+        raise
 
 
 def _summary(table: pd.DataFrame, predictor: Predictor) -> list[str]:

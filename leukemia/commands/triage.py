@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from leukemia.errors import InputError
-from leukemia.evaluation.policy import Policy
+from leukemia.evaluation.policy import TTA, Policy
 from leukemia.evaluation.predictions import has_subjects, plain_splits, plain_subjects, read_predictions
 from leukemia.evaluation.thresholds import choose, floor_lines, outcome, predictive_values
 from leukemia.reporting import words
@@ -16,7 +16,6 @@ from leukemia.runs import Run, Sweep
 
 POOLED = "the pooled folds of a sweep are predictions of several models, and a policy belongs to one: certify a run"
 SEVERAL = "these are the first of several models, and a policy belongs to one: certify a run"
-TTA = {"none": 1, "d4": 8}  # test-time augmentation, and its number of transforms
 CHOSEN = (
     "the epoch was chosen on these cells: certify on a test split (data.protocol=holdout) or with --on TABLE"
 )
@@ -60,7 +59,7 @@ def triage(
     reasons = [reason for reason in (why_not, policy.why_not) if reason]
     fitted_on = {"what": said, "subjects": _subjects(table), **policy.fitted_on}
     if single:
-        of_run = TTA[run.config["data"].get("tta", "none")]
+        of_run = TTA[run.data.tta]
         fitted_on["views"] = _views(table, on) if on is not None and "tta" in table else of_run
     clustered = unit == "cell" and has_subjects(table) and table["subject"].nunique() < len(table)
     if clustered:
@@ -73,11 +72,8 @@ def triage(
             "subjects. Cells of a subject are alike, and then these bounds are broken in half of all studies or more "
             "(docs/triage.md): use unit=subject."
         )
-    if (
-        before is not None
-        and before.certified
-        and (not policy.certified or (clustered and before.unit == "subject"))
-    ):
+    unit_before = before.unit if before is not None and before.certified else None
+    if unit_before and (not policy.certified or (clustered and unit_before == "subject")):
         print(f"Nothing is written: the certified policy in {place.folder / 'triage.json'} stays.")
         return 1
     place.write_json("triage.json", policy.to_json())
@@ -154,8 +150,9 @@ def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
         )
     seen = run.cells[run.cells["split"].isin(["train", "val"])]
     known = seen["path"].astype(str).tolist()
-    known_paths = {*known, *(tail for path in known for tail in _tails(path))}
-    paths = table["path"][[_is_among(path, known_paths) for path in table["path"].astype(str)]]
+    # Not the bare name, which cells of other folders may have too.
+    known_paths = {*known, *(end for path in known for end in _ends(path) if "/" in end)}
+    paths = table["path"][[not known_paths.isdisjoint(_ends(path)) for path in table["path"].astype(str)]]
     if len(paths):
         raise InputError(
             f"{on} holds {len(paths):,} cells that trained {run.name} or chose its epoch, as {paths.iloc[0]}: "
@@ -171,16 +168,10 @@ def _refuse_seen(table: pd.DataFrame, run: Run, on: Path) -> None:
         )
 
 
-def _is_among(path: str, known: set[str]) -> bool:
-    """Whether a path, or an end of it, is a known one."""
+def _ends(path: str) -> list[str]:
+    """A path, and the ends of it down to the bare name."""
     parts = path.replace("\\", "/").split("/")
-    return any("/".join(parts[start:]) in known for start in range(len(parts)))
-
-
-def _tails(path: str) -> list[str]:
-    """The ends of a path, without the bare name, which cells of other folders may have too."""
-    parts = path.split("/")
-    return ["/".join(parts[start:]) for start in range(1, len(parts) - 1)]
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _names(table: pd.DataFrame) -> set[str]:
@@ -196,14 +187,11 @@ def _told(
     table: pd.DataFrame, policy: Policy, classes: tuple[str, str], prevalence: float | None
 ) -> list[str]:
     negative, positive = classes
-    low = "nothing" if policy.low is None else f"logit at or below {policy.low:.4g}"
-    high = "nothing" if policy.high is None else f"logit at or above {policy.high:.4g}"
     rows = outcome(table, policy, classes)
+    rows = rows.rename(columns={"as_negative": f"as {negative}", "as_positive": f"as {positive}"})
     lines = [
-        f"Released as {negative}: {low}; as {positive}: {high}; {percent(policy.released)} % of the cells in all.",
-        rows.rename(columns={"as_negative": f"as {negative}", "as_positive": f"as {positive}"}).to_string(
-            index=False
-        ),
+        f"{words.released(policy, classes)}; {percent(policy.released)} % of the cells in all.",
+        rows.to_string(index=False),
     ]
     share = float(pd.to_numeric(table["label"]).mean())
     for name, at in (("of these cells", share), ("as stated", prevalence)):

@@ -81,9 +81,8 @@ def check(
     problems, notes = Problems(), Problems()
     notes.add(IGNORED, *scan.ignored)
     counts = _counts(table, cnmc)
-    problems.add(
-        DIFFERS, *(f"{count.part}: {count.differs(classes)}" for count in counts if count.differs(classes))
-    )
+    differing = [(count.part, said) for count in counts if (said := count.differs(classes))]
+    problems.add(DIFFERS, *map(": ".join, differing))
 
     hashes, sizes = _decode(folder, table["path"].tolist(), NATIVE_SIZE if cnmc else None, progress, problems)
     duplicates = find_duplicates(table, hashes)
@@ -101,15 +100,8 @@ def check(
     elif table["subject"].isna().all():
         notes.add(NO_SUBJECTS, f"{len(table):,} cells")
     found = Counter(f"{width}x{height}" for width, height in sizes.dropna())
-    return Check(
-        str(root),
-        classes,
-        counts,
-        dict(found.most_common()),
-        duplicates,
-        scan.problems + problems.found(),
-        notes.found(),
-    )
+    every = scan.problems + problems.found()
+    return Check(str(root), classes, counts, dict(found.most_common()), duplicates, every, notes.found())
 
 
 def _counts(table: pd.DataFrame, cnmc: bool) -> tuple[Count, ...]:
@@ -149,9 +141,7 @@ def _decode(
 
 
 def _odd_sizes(table: pd.DataFrame, sizes: pd.Series) -> list[str]:
-    expected = table["published_split"].map(
-        {"train": NATIVE_SIZE, "prelim": NATIVE_SIZE, "final": FINAL_SIZE}
-    )
+    expected = np.where(table["published_split"] == "final", FINAL_SIZE, NATIVE_SIZE)
     return [
         f"{path}: {size[0]}x{size[1]}, not {side}x{side}"
         for path, size, side in zip(table["path"], sizes, expected, strict=True)

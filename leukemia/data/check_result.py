@@ -113,11 +113,7 @@ def _duplicates(found: Duplicates, cnmc: bool) -> list[str]:
     rows = [
         "Pairs of identical pictures (equal pixels, whatever the header of the file)",
         *_listed(within | between),
-        *(
-            ["    (known of C-NMC: 104 within train, 94 of them across folds, and 2 within final)"]
-            if cnmc
-            else []
-        ),
+        *["    (known of C-NMC: 104 within train, 94 of them across folds, and 2 within final)"] * cnmc,
     ]
     if found.across_folds:
         pairs = sum(found.across_folds.values())

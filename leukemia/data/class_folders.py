@@ -6,13 +6,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from leukemia.data.files import csv_header, existing_folder, is_image, list_files, natural
-from leukemia.data.problems import Kind, Problems, refuse
+from leukemia.data.files import csv_header, existing_folder, is_image, is_utf8, list_files, natural, spelled
+from leukemia.data.problems import NOT_UTF8, Kind, Problems, refuse
 from leukemia.data.reader import (
     COLUMNS,
     NO_FOLD,
@@ -101,9 +102,8 @@ def scan_class_folders(
     classes = _classes(place, counts, positive, positive_option)
     label_of = {classes[0]: 0, classes[1]: 1, "": -1}
     cells.sort(key=lambda cell: (PUBLISHED_SPLITS.index(cell.published_split), natural(cell.path)))
-    table = to_table(
-        [(cell.path, label_of[cell.label], cell.subject, cell.published_split, NO_FOLD) for cell in cells]
-    )
+    rows = [(cell.path, label_of[cell.label], cell.subject, cell.published_split, NO_FOLD) for cell in cells]
+    table = to_table(rows)
     for place_of, name in enumerate(further):
         table[name] = pd.Series([cell.further[place_of] or None for cell in cells], dtype="str")
     return Scan(table, classes, problems.found())
@@ -111,7 +111,9 @@ def scan_class_folders(
 
 def _in_folders(root: Path | str, problems: Problems) -> Iterator[Cell]:
     for below, name in list_files(existing_folder(root)):
-        if is_image(name) and below:
+        if is_image(name) and not is_utf8(below + name):
+            problems.add(NOT_UTF8, spelled(below + name))
+        elif is_image(name) and below:
             yield Cell(below + name, below.partition("/")[0])
         elif is_image(name):
             problems.add(LOOSE, name)
@@ -127,10 +129,9 @@ def _in_manifest(table: Path, problems: Problems, further: list[str]) -> Iterato
     with_subjects = any(row.get("subject") for _, row in rows)
     exists = _Existing(table.parent)
     seen: set[str] = set()
+    used = ("path", "label", "subject", split_column)
     for number, row in rows:
-        path, label, subject, value = (
-            row.get(name, "") for name in ("path", "label", "subject", split_column)
-        )
+        path, label, subject, value = (row.get(name, "") for name in used)
         where = f"row {number}: {path}"
         split = SPLIT_OF_VALUE.get(value.lower(), "train")
         if value.lower() not in SPLIT_OF_VALUE:
@@ -162,8 +163,7 @@ def _columns(table: Path) -> tuple[list[str], str]:
             f"{table} is a file, but not a .csv: give a manifest csv or a folder of class folders"
         )
     names, delimiter = csv_header(table)
-    missing = [name for name in ("path", "label") if name not in names]
-    if missing:
+    if missing := [name for name in ("path", "label") if name not in names]:
         raise InputError(
             f"{table} has no column {' and no column '.join(missing)}; its columns are "
             f"{', '.join(names) or 'none'}. A manifest csv has path,label[,subject,split]"
@@ -253,8 +253,7 @@ class _Existing:
     def __contains__(self, path: str) -> bool:
         below, _, name = path.rpartition("/")
         if below not in self._names:
-            try:
-                self._names[below] = set(os.listdir(self._folder / below))
-            except (OSError, ValueError):  # a name that no file can have
-                self._names[below] = set()
+            self._names[below] = set()
+            with suppress(OSError, ValueError):  # a name that no file can have
+                self._names[below].update(os.listdir(self._folder / below))
         return name in self._names[below] or os.path.exists(self._folder / path)

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from leukemia.data.cnmc_labels import CELL, CLASSES, read_labels
-from leukemia.data.files import existing_folder, is_image, list_files, natural, stem
-from leukemia.data.problems import Kind, Problems, refuse
+from leukemia.data.files import existing_folder, is_image, is_utf8, list_files, natural, spelled, stem
+from leukemia.data.problems import NOT_UTF8, Kind, Problems, refuse
 from leukemia.data.reader import NO_FOLD, PUBLISHED_SPLITS, Reading, Row, Scan, to_table
 from leukemia.errors import InputError
 
@@ -58,6 +58,9 @@ def scan_cnmc(root: Path | str) -> Scan:
         path = below + name
         if not is_image(name):
             others.append(path)
+            continue
+        if not is_utf8(path):
+            problems.add(NOT_UTF8, spelled(path))
             continue
         images += 1
         if below not in places:

@@ -14,14 +14,16 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from leukemia.data.array_store import ArrayStore, on_device
 from leukemia.data.cnmc import cnmc
+from leukemia.data.demo import write_demo
 from leukemia.data.feature_cache import FeatureCache, FrozenPrefix, Part, why_not
 from leukemia.data.handcrafted import handcrafted_features
 from leukemia.data.loader import Batch, CellLoader
 from leukemia.data.pixels import RESIZES, Pixels, load_pixels
 from leukemia.data.reader import Classes, Reader, Reading, check_reader, read_cells
 from leukemia.data.splits import PROTOCOLS, SPLITS, assign_splits, leaking, splits_table, with_train_subjects
-from leukemia.data.transforms import AUGMENTATIONS, D4, TTA, augment
-from leukemia.errors import InputError
+from leukemia.data.transforms import AUGMENTATIONS, D4, augment
+from leukemia.errors import InputError, check_one_of
+from leukemia.evaluation.policy import TTA
 from leukemia.storage.cache import UnusableCacheError, cached_folder
 
 log = logging.getLogger(__name__)
@@ -79,12 +81,12 @@ class CellDataModule(pl.LightningDataModule):
         max_gb: float | None = None,
     ) -> None:
         super().__init__()
-        _one_of("data.protocol", protocol, PROTOCOLS)
-        _one_of("data.resize", resize, RESIZES)
-        _one_of("data.augment", augment, AUGMENTATIONS)
-        _one_of("data.cache_features", cache_features, SWITCH)
-        _one_of("data.keep_on_gpu", keep_on_gpu, SWITCH)
-        _one_of("data.tta", tta, tuple(TTA))
+        check_one_of("data.protocol", protocol, PROTOCOLS)
+        check_one_of("data.resize", resize, RESIZES)
+        check_one_of("data.augment", augment, AUGMENTATIONS)
+        check_one_of("data.cache_features", cache_features, SWITCH)
+        check_one_of("data.keep_on_gpu", keep_on_gpu, SWITCH)
+        check_one_of("data.tta", tta, TTA)
         _at_least("data.image_size", image_size, 32)
         _at_least("data.batch_size", batch_size, 2)
         _at_least("data.num_folds", num_folds, 3)
@@ -114,7 +116,9 @@ class CellDataModule(pl.LightningDataModule):
         if self.given_root is not None:
             return Path(self.given_root).expanduser()
         images = self.demo_images
-        return cached_folder(f"demo-{images}", lambda folder: _write_demo(folder, images), self.max_gb)
+        return cached_folder(
+            f"demo-{images}", lambda folder: write_demo(folder / "C-NMC_Leukemia", images), self.max_gb
+        )
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -174,12 +178,9 @@ class CellDataModule(pl.LightningDataModule):
         text = splits_table(self.cells, self.classes).to_string()
         if not self.leaks:
             return text
+        why = f"{self.leaks} {self.reported_split} cells share subject, group or picture with another split"
         if self.cells["subject"].isna().any():
             why = "subjects are unknown, so its metrics are too good for new patients"
-        else:
-            why = (
-                f"{self.leaks} {self.reported_split} cells share subject, group or picture with another split"
-            )
         return f"{text}\nWARNING: this split leaks: {why}"
 
     def prepare_data(self) -> None:
@@ -254,18 +255,11 @@ class CellDataModule(pl.LightningDataModule):
         """
         rows = self._rows(split)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        store = self._features(rows, device, model) or self._kept("pixels", device)
-        return CellLoader(
-            store if shuffle else replace(store, arrays=store.arrays[:1]),
-            self.table["label"].to_numpy(),
-            rows,
-            batch_size=self.batch_size if shuffle else 2 * self.batch_size,
-            seed=self.seed,
-            shuffle=shuffle,
-            rank=rank,
-            world_size=world_size,
-            pinned=device.type == "cuda",
-        )
+        store, size = self._features(rows, device, model) or self._kept("pixels", device), self.batch_size
+        if not shuffle:
+            store, size = replace(store, arrays=store.arrays[:1]), 2 * size
+        labels, pinned = self.table["label"].to_numpy(), device.type == "cuda"
+        return CellLoader(store, labels, rows, size, self.seed, shuffle, rank, world_size, pinned)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if "pixels" in batch and self.trainer is not None and self.trainer.training:
@@ -304,13 +298,11 @@ class CellDataModule(pl.LightningDataModule):
         """The cells to cache for each published split in use, and the numbers of their D4 transforms."""
         published = self.table["published_split"]
         used = published[self.table["path"].isin(self.cells["path"])].unique()
-        return {
-            split: [
-                (np.flatnonzero(published == split), number)
-                for number in range(D4 if split == "train" and self.augment == "d4" else 1)
-            ]
-            for split in used
-        }
+        parts = {}
+        for split in used:
+            transforms = D4 if split == "train" and self.augment == "d4" else 1
+            parts[split] = [(np.flatnonzero(published == split), number) for number in range(transforms)]
+        return parts
 
     def _features(
         self, rows: np.ndarray, device: torch.device, model: FrozenPrefix | None
@@ -333,17 +325,6 @@ class CellDataModule(pl.LightningDataModule):
         store = self._stores.get(name) or ArrayStore("pixels", [self.pixels.images])
         self._stores[name] = on_device(store, device) if self.keep_on_gpu == "auto" else store
         return self._stores[name]
-
-
-def _write_demo(folder: Path, images: int) -> None:
-    from leukemia.data.demo import write_demo
-
-    write_demo(folder / "C-NMC_Leukemia", images=images)
-
-
-def _one_of(key: str, value: Any, known: tuple[Any, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{key}={value} is unknown: use one of {', '.join(map(str, known))}")
 
 
 def _at_least(key: str, value: Any, least: int) -> None:

@@ -44,11 +44,7 @@ FOLDERS = {"prelim": f"validation_data/{PRELIM}", "final": "testing_data/C-NMC_t
 
 
 def write_demo(
-    root: Path | str,
-    images: int = 400,
-    seed: int = 0,
-    size: int = 450,
-    structure: pd.DataFrame | None = None,
+    root: Path | str, images: int = 400, seed: int = 0, size: int = 450, structure: pd.DataFrame | None = None
 ) -> Path:
     """Write a synthetic C-NMC set, in the layout in circulation on Kaggle.
 
@@ -108,21 +104,15 @@ def plan(images: int = 400, seed: int = 0) -> pd.DataFrame:
     subjects = _subjects(counts)
     tables = []
     used = {1: 0, 0: 0}
-    for row, (count, number) in enumerate(zip(counts, subjects, strict=True)):
-        split, fold, label = (
-            STRATA["published_split"][row],
-            int(STRATA["fold"][row]),
-            int(STRATA["label"][row]),
-        )
+    for stratum, count, number in zip(STRATA.itertuples(index=False), counts, subjects, strict=True):
+        split, fold, label, *_ = stratum
         # Log-normal like the real counts, where subjects of a fold have 9 to 757 cells.
         cells = 1 + _share(pd.Series(rng.lognormal(0, 0.9, number)), count - number)
         names = [f"{'' if label else 'H'}{used[label] + k + 1}" for k in range(number)]
         used[label] += number
-        tables.append(
-            pd.DataFrame(
-                {"subject": np.repeat(names, cells), "label": label, "published_split": split}
-            ).assign(fold=fold, cell=np.concatenate([np.arange(n) for n in cells]))
-        )
+        numbers = np.concatenate([np.arange(n) for n in cells])
+        columns = {"label": label, "published_split": split, "fold": fold, "cell": numbers}
+        tables.append(pd.DataFrame({"subject": np.repeat(names, cells), **columns}))
     table = pd.concat(tables, ignore_index=True)
     spelled = table["subject"].replace("H3", "h3")
     field, cell = (table["cell"] // 4 + 1).astype(str), (table["cell"] % 4 + 1).astype(str)
@@ -152,14 +142,11 @@ def _copies(table: pd.DataFrame, images: int) -> pd.Series:
     pairs = round(DUPLICATES * images / ALL_IMAGES)
     for label, wanted in ((1, pairs - pairs // 16), (0, pairs // 16)):
         of = []
-        for fold in (0, 1):
-            rows = table[
-                (table["published_split"] == "train") & (table["fold"] == fold) & (table["label"] == label)
-            ]
+        for fold in (0, 1):  # of training cells alone
+            rows = table[(table["fold"] == fold) & (table["label"] == label)]
             sizes = rows["subject"].value_counts(sort=False).sort_values(kind="stable")
-            of.append(
-                rows.index[rows["subject"] == sizes.index[len(sizes) // 2]]
-            )  # the subject of middle size
+            middle = sizes.index[len(sizes) // 2]  # the subject of middle size
+            of.append(rows.index[rows["subject"] == middle])
         number = min(max(wanted, 1), *((len(rows) + 1) // 2 for rows in of))
         same_as[of[1][:number]] = table.loc[of[0][:number], "path"].to_numpy()
     return same_as
@@ -179,10 +166,7 @@ def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int) -> None:
     traits = _subject_traits(cells, np.random.default_rng([seed, 1]))
     row_of = {path: row for row, path in enumerate(cells["path"])}
     same_as = cells["same_as"] if "same_as" in cells else pd.Series(index=cells.index, dtype=object)
-    pictured = [
-        row_of[other if isinstance(other, str) else path]
-        for path, other in zip(cells["path"], same_as, strict=True)
-    ]
+    pictured = same_as.where(same_as.notna(), cells["path"]).map(row_of).tolist()
     paths, splits, subjects = (cells[name].tolist() for name in ("path", "published_split", "subject"))
 
     def write(row: int) -> None:
@@ -204,13 +188,9 @@ def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int) -> None:
 
 
 def _write_labels(folder: Path, prelim: pd.DataFrame) -> None:
-    labels = pd.DataFrame(
-        {
-            "Patient_ID": prelim["name"],
-            "new_names": prelim["path"].str.replace(r".*/", "", regex=True),
-            "labels": prelim["label"],
-        }
-    ).sort_values("new_names", key=lambda names: names.str.removesuffix(".bmp").astype(int))
+    names = prelim["path"].str.replace(r".*/", "", regex=True)
+    labels = pd.DataFrame({"Patient_ID": prelim["name"], "new_names": names, "labels": prelim["label"]})
+    labels = labels.sort_values("new_names", key=lambda names: names.str.removesuffix(".bmp").astype(int))
     if len(labels):
         labels.to_csv(folder / "validation_data" / f"{PRELIM}_labels.csv", index=False, lineterminator="\r\n")
 

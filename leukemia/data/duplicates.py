@@ -1,5 +1,6 @@
 """Identical pictures in a data set: their places, and the subjects and folds that they join."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
@@ -44,12 +45,9 @@ def find_duplicates(table: pd.DataFrame, hashes: pd.Series) -> Duplicates:
     equal = cells[cells["hash"].notna() & cells.duplicated("hash", keep=False)]
     sets = {picture: tuple(found) for picture, found in equal.groupby("hash", sort=False)["path"]}
     labels = equal[equal["label"] >= 0].groupby("hash")["label"].nunique()
+    within = [(str(split), _pairs(found)) for split, found in equal.groupby("published_split", sort=False)]
     return Duplicates(
-        within={
-            str(split): _pairs(found)
-            for split, found in equal.groupby("published_split", sort=False)
-            if _pairs(found)
-        },
+        within={split: pairs for split, pairs in within if pairs},
         between=_pairs_across(equal, "published_split"),
         across_folds=_pairs_across(equal[equal["fold"] >= 0], "fold"),
         across_subjects=_pairs_across(equal, "subject"),
@@ -70,16 +68,13 @@ def _pairs_across(equal: pd.DataFrame, column: str) -> dict[str, int]:
     counts = equal.groupby(["hash", column]).size().rename("cells").reset_index()
     both = counts.merge(counts, on="hash")
     both = both[both[f"{column}_x"] != both[f"{column}_y"]]
-    pairs: dict[tuple[str, ...], int] = {}
-    for one, other, number in zip(
-        both[f"{column}_x"], both[f"{column}_y"], both["cells_x"] * both["cells_y"], strict=True
-    ):
-        names = tuple(sorted((str(one), str(other)), key=natural))
-        pairs[names] = pairs.get(names, 0) + int(number)
+    pairs: Counter[tuple[str, ...]] = Counter()
+    values = zip(both[f"{column}_x"].astype(str), both[f"{column}_y"].astype(str), strict=True)
+    for two, number in zip(values, both["cells_x"] * both["cells_y"], strict=True):
+        pairs[tuple(sorted(two, key=natural))] += int(number)
     ordered = sorted(pairs, key=lambda names: (-pairs[names], [natural(name) for name in names]))
-    return {
-        " and ".join(names): pairs[names] // 2 for names in ordered
-    }  # each pair was counted from both ends
+    # Each pair was counted from both ends.
+    return {" and ".join(names): pairs[names] // 2 for names in ordered}
 
 
 def _groups(cells: pd.DataFrame, equal: pd.DataFrame) -> dict[str, int]:

@@ -25,7 +25,7 @@ from leukemia.errors import InputError
 from leukemia.precision import autocast
 from leukemia.storage.cache import cache_dir, cached_folder, preallocate_npy
 
-VERSION = 2  # of the stored activations: raise it when the same input would give others
+VERSION = 2  # of the cached activations: raise it when the same input would give others
 BATCH_SIZE = {"cpu": 16, "cuda": 256}  # cells; a processor is slower with more than fit its caches
 # Cache only if this saves at least N multiply-adds per byte read. A processor of two cores does a thousand while a
 # slow disk reads a byte; a GPU does more while the bus brings one.

@@ -68,6 +68,16 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name on disk is text. Other bytes are in it as lone surrogates, which no text file can hold."""
+    return name.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in name)
+
+
+def spelled(name: str) -> str:
+    """A name on disk, or a message with one, as text: bytes that are not UTF-8 become `%FF`."""
+    return re.sub("[\udc80-\udcff]", lambda sign: f"%{ord(sign[0]) - 0xDC00:02X}", name)
+
+
 def stem(path: str) -> str:
     """The name of a file without folder and suffix, in lower case."""
     return os.path.splitext(path.rpartition("/")[2])[0].lower()

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from leukemia.errors import InputError
 from leukemia.storage.cache import cached_folder, preallocate_npy
+from leukemia.storage.contents import content_hashes
 
-VERSION = 2  # of the map: raise it when the same files would give other pixels
+VERSION = 3  # of the map: raise it when the same files would give other pixels
 RESIZES = ("squash", "crop")
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # 8 bits a channel; deeper ones would be clipped
@@ -64,7 +65,8 @@ def load_pixels(
         InputError: if files cannot be read (the message names the first), or the cache cannot be written.
     """
     files = [os.path.join(root, path) for path in paths]  # millions of Path objects would be slow
-    key = _key(files, paths, size, resize, native_size)
+    contents = content_hashes(root, paths, MAX_BYTES)
+    key = _key(contents, size, resize, native_size)
 
     def prepare(image: np.ndarray) -> tuple[str, np.ndarray]:
         image = at_native_size(image, native_size)
@@ -85,6 +87,8 @@ def load_pixels(
                 f"{len(unreadable)} of {len(files)} pictures cannot be read "
                 f"(`leukemia data check` lists all):\n  {listed}"
             )
+        if content_hashes(root, paths, MAX_BYTES) != contents:
+            raise InputError(f"pictures in {root} changed while they were read: start again when they stay")
         images.flush()  # type: ignore[attr-defined]
         np.save(folder / "hashes.npy", hashes)
 
@@ -216,12 +220,6 @@ class _Content(io.BytesIO):
         return super().read(size)
 
 
-def _key(files: list[str], paths: Sequence[str], size: int, resize: str, native_size: int | None) -> str:
-    digest = hashlib.blake2b(f"{VERSION} {size} {resize} {native_size}".encode(), digest_size=12)
-    for file, path in zip(files, paths, strict=True):
-        try:
-            status = os.stat(file)
-        except OSError as error:
-            raise InputError(f"{file}: {error.strerror}; did the data folder change?") from None
-        digest.update(f"\0{path}\0{status.st_size}\0{status.st_mtime_ns}".encode())
-    return digest.hexdigest()
+def _key(hashes: list[str], size: int, resize: str, native_size: int | None) -> str:
+    text = f"{VERSION} {size} {resize} {native_size}\0" + "\0".join(hashes)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

@@ -1,6 +1,6 @@
 """Problems of a data set: collected while it is read, listed by the check, raised by the readers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,9 @@ class Kind(NamedTuple):
     remedy: str
 
 
+NOT_UTF8 = Kind("names that are not UTF-8", "rename these files, so that tables can name them")
+
+
 @dataclass(frozen=True)
 class Problem:
     """One kind of problem and every place where it was found."""
@@ -26,8 +29,7 @@ class Problem:
     def lines(self, limit: int = 20) -> list[str]:
         """A headline, the first `limit` places and how many more there are, and the remedy."""
         count = f" ({len(self.where):,})" if len(self.where) > 1 else ""
-        more = len(self.where) - limit
-        places = [*self.where[:limit], *([f"and {more:,} more"] if more > 0 else [])]
+        places = [*self.where[:limit], *[f"and {len(self.where) - limit:,} more"] * (len(self.where) > limit)]
         remedy = [f"  -> {self.remedy}"] if self.remedy else []
         return [self.what + count, *(f"    {place}" for place in places), *remedy]
 
@@ -57,16 +59,7 @@ def refuse(root: Path | str, problems: Sequence[Problem]) -> None:
     """
     if not problems:
         return
-    more = [f"and {len(problems) - 3} more kinds of problem"] if len(problems) > 3 else []
-    raise InputError(
-        "\n".join(
-            [
-                f"{root} cannot be used as it is (`leukemia data check` lists everything):",
-                *(f"  {line}" for line in [*_first(problems[:3]), *more]),
-            ]
-        )
-    )
-
-
-def _first(problems: Iterable[Problem]) -> list[str]:
-    return [line for problem in problems for line in problem.lines(limit=3)]
+    lines = [line for problem in problems[:3] for line in problem.lines(limit=3)]
+    lines += [f"and {len(problems) - 3} more kinds of problem"] * (len(problems) > 3)
+    head = f"{root} cannot be used as it is (`leukemia data check` lists everything):"
+    raise InputError("\n  ".join([head, *lines]))

@@ -5,6 +5,7 @@ A reader is `reader(root) -> (table, classes, native_size)`. It reads names and 
 """
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +15,11 @@ from typing import Any
 import pandas as pd
 
 from leukemia.data.problems import Problem
+from leukemia.data.run_files import class_names
 from leukemia.errors import InputError
 
-COLUMNS = ("path", "label", "subject", "published_split", "fold")
+TYPES = {"path": "str", "label": "int64", "subject": "str", "published_split": "str", "fold": "int64"}
+COLUMNS = tuple(TYPES)
 PUBLISHED_SPLITS = ("train", "prelim", "final")
 ADDED_COLUMNS = ("group", "split", "pixel_hash")  # by `assign_splits`
 NO_FOLD = -1
@@ -46,10 +49,20 @@ def read_cells(reader: Reader, root: Path | str, positive: str | None = None) ->
         positive: the class that counts as 1, for a reader with a parameter `positive`.
 
     Raises:
-        InputError: if the reader refuses the data, or returns something else than a reader has to.
+        InputError: if the reader refuses the data or fails, or returns something else than a reader has to.
     """
-    result = reader(root) if positive is None else reader(root, positive=positive)
-    return check_reader_result(result, reader_name(reader))
+    name = reader_name(reader)
+    try:
+        result = reader(root) if positive is None else reader(root, positive=positive)
+    except Exception as error:
+        if isinstance(error, InputError | MemoryError) or name.startswith("leukemia."):
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"data.reader ({name}) fails on {root}: {type(error).__name__}: {' '.join(str(error).split())} "
+            f"({Path(last.filename).name}, line {last.lineno})"
+        ) from error
+    return check_reader_result(result, name)
 
 
 def check_reader(reader: Any, positive: str | None = None) -> None:
@@ -112,7 +125,7 @@ def check_reader_result(result: Any, reader: str) -> Reading:
         f"returned classes={classes!r}: two names are needed, of class 0 and class 1",
     )
     classes = (str(classes[0]), str(classes[1]))
-    require(all(classes) and classes[0] != classes[1], f"returned classes={classes!r}: they have to differ")
+    classes = class_names(classes, f"the reader {reader} returned classes, which")
     require(
         native_size is None
         or (isinstance(native_size, int) and not isinstance(native_size, bool) and native_size > 0),
@@ -132,16 +145,14 @@ def check_reader_result(result: Any, reader: str) -> Reading:
         if column not in names:
             table[column] = default
     folds = pd.to_numeric(table["fold"].where(table["fold"].notna(), NO_FOLD), errors="coerce")
+    not_text = ~table["path"].map(lambda path: isinstance(path, str) and path != "").astype(bool)
+    unpublished = ~table["published_split"].isin(PUBLISHED_SPLITS)
     labelled_final = (table["published_split"] == "final") & (table["label"] != -1)
     for wrong, column, remedy in (
-        (~table["path"].map(_is_text), "path", "use text, relative to the root or absolute"),
+        (not_text, "path", "use text, relative to the root or absolute"),
         (table["path"].duplicated(), "path", "which is there twice: give each picture one row"),
         (~table["label"].isin([-1, 0, 1]), "label", "use 1, 0, or -1 where the class is unknown"),
-        (
-            ~table["published_split"].isin(PUBLISHED_SPLITS),
-            "published_split",
-            f"use one of {', '.join(PUBLISHED_SPLITS)}",
-        ),
+        (unpublished, "published_split", f"use one of {', '.join(PUBLISHED_SPLITS)}"),
         (labelled_final, "label", "cells with published_split=final have label -1; use prelim for others"),
         (folds.isna() | (folds % 1 != 0), "fold", "use whole numbers, or -1 where there is none"),
     ):
@@ -149,8 +160,7 @@ def check_reader_result(result: Any, reader: str) -> Reading:
         found = [f"{values[row]!r} in row {row}" for row in table.index[wrong]]
         require(not found, f"returned {column} {', '.join(found[:3])}{' ...' * (len(found) > 3)}: {remedy}")
     table["subject"] = pd.Series([_as_subject(value) for value in table["subject"]], dtype="str")
-    types = {"path": "str", "label": "int64", "published_split": "str", "fold": "int64"}
-    table = table.assign(fold=folds).astype(types)
+    table = table.assign(fold=folds).astype(TYPES)
     return table[[*COLUMNS, *further_columns(table)]], classes, native_size
 
 
@@ -175,12 +185,7 @@ def further_columns(table: pd.DataFrame) -> list[str]:
 def to_table(rows: Sequence[Row]) -> pd.DataFrame:
     """Rows as a table whose columns have the same types for any rows."""
     columns = dict(zip(COLUMNS, zip(*rows, strict=True) if rows else [()] * 5, strict=True))
-    types = {"path": "str", "label": "int64", "subject": "str", "published_split": "str", "fold": "int64"}
-    return pd.DataFrame({name: pd.Series(columns[name], dtype=types[name]) for name in COLUMNS})
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
+    return pd.DataFrame({name: pd.Series(columns[name], dtype=TYPES[name]) for name in COLUMNS})
 
 
 def _as_subject(value: Any) -> str | None:

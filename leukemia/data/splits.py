@@ -26,11 +26,8 @@ def join_groups(subjects: pd.Series, hashes: pd.Series) -> pd.Series:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    names = [
-        f"cell {row}" if unknown else name
-        for row, (name, unknown) in enumerate(zip(subjects, subjects.isna(), strict=True))
-    ]
-    subject, subject_names = pd.factorize(pd.Series(names, dtype=object))
+    alone = pd.Series([f"cell {row}" for row in range(len(subjects))], subjects.index, dtype=object)
+    subject, subject_names = pd.factorize(subjects.astype(object).where(subjects.notna(), alone))
     picture, pictures = pd.factorize(hashes)
     nodes = len(subject_names) + len(pictures)
     edges = coo_array((np.ones(len(subject)), (subject, len(subject_names) + picture)), shape=(nodes, nodes))
@@ -99,10 +96,8 @@ def assign_splits(
             "name the subjects in a manifest csv, or accept a leaking split with data.protocol=image",
         )
     cells = cells[training] if protocol in ("subject_kfold", "image") else cells
-    alone = pd.Series(cells["path"].to_numpy(), index=cells.index, name="group")
-    cells = cells.assign(
-        group=alone if protocol == "image" else join_groups(cells["subject"], cells["pixel_hash"])
-    )
+    group = cells["path"] if protocol == "image" else join_groups(cells["subject"], cells["pixel_hash"])
+    cells = cells.assign(group=group)
 
     training = cells["published_split"] == "train"
     if protocol == "official":
@@ -188,15 +183,10 @@ def _folds(
         + " and ".join(f"{groups_of_class.get(label, 0)} of {name}" for label, name in enumerate(classes)),
         "lower data.num_folds",
     )
-    if protocol == "image":
-        splits = StratifiedKFold(num_folds, shuffle=True, random_state=split_seed).split(
-            cells, cells["label"]
-        )
-    else:
-        splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=split_seed)
-        splits = splitter.split(cells, cells["label"], cells["group"])
+    kind, groups = (StratifiedKFold, None) if protocol == "image" else (StratifiedGroupKFold, cells["group"])
+    splitter = kind(num_folds, shuffle=True, random_state=split_seed)
     folds = np.empty(len(cells), dtype=int)
-    for number, (_, rows) in enumerate(splits):
+    for number, (_, rows) in enumerate(splitter.split(cells, cells["label"], groups)):
         folds[rows] = number
     return folds
 

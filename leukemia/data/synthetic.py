@@ -8,7 +8,7 @@ from PIL import Image
 ANGLES = 720  # steps of half a degree
 STAIN = np.array([64.0, 24.0, 74.0])  # of the nucleus: red, green, blue
 SPOTS = np.array([1.0, 0.66, 0.62])  # how brighter chromatin tints it
-RIM = np.array([30.0, 33.0, 31.0])  # what the pale cytoplasm adds
+RIM = np.array([30.0, 33.0, 31.0])  # added by the pale cytoplasm
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from leukemia.errors import InputError
+from leukemia.evaluation.policy import TTA
 
 AUGMENTATIONS = ("none", "d4", "full")
-D4 = 8  # transforms of the square: four quarter turns, each with and without mirroring
-TTA = {"none": 1, "d4": D4}  # transforms whose mean logit is reported
+D4 = TTA["d4"]  # transforms of the square: four quarter turns, each with and without mirroring
 Statistics = tuple[float, float, float]  # of red, green and blue, from 0 to 1
 
 

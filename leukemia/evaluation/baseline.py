@@ -1,4 +1,4 @@
-"""What a model has to beat: the majority class, and logistic regression on handcrafted features."""
+"""Baselines for a model to beat: the majority class, and logistic regression on handcrafted features."""
 
 from typing import Any
 

@@ -69,9 +69,8 @@ def evaluate(
     n_subjects = int(plain_subjects(first).nunique()) if known else None
     rows = by_subject(replicates, confidence) if known else None
     share = float(np.mean(arrays(first)[0]))
-    cells = resampling.summary(
-        [resampling.values(t, weighted_cell_metrics) for t in replicates], confidence, share
-    )
+    values = [resampling.values(table, weighted_cell_metrics) for table in replicates]
+    cells = resampling.summary(values, confidence, share)
     subjects = None
     if rows is not None:
         share = float(np.mean([row["label"] == 1 for row in rows]))
@@ -131,9 +130,8 @@ def compare(
         _mean([resampling.values(table, weighted_cell_metrics) for table in model])
         for model in (first, second)
     ]
-    differences = resampling.summary(
-        [{name: means[1][name] - means[0][name] for name in means[0]}], confidence
-    )
+    apart = {name: means[1][name] - means[0][name] for name in means[0]}
+    differences = resampling.summary([apart], confidence)
     return {
         name: {"difference": found["value"], "low": found["low"], "high": found["high"]}
         for name, found in differences.items()

@@ -8,12 +8,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from leukemia.evaluation.intervals import wilson_interval
-from leukemia.evaluation.metrics import (
-    confidence_bins,
-    decision_confidence,
-    ece,
-    loss,
-)
+from leukemia.evaluation.metrics import confidence_bins, decision_confidence, ece, loss
 from leukemia.evaluation.predictions import arrays, clusters, sigmoid
 
 
@@ -126,11 +121,7 @@ def quality(label: ArrayLike, logit: ArrayLike) -> dict[str, float]:
     """`ece` of the decision's confidence (see `metrics.calibration_error`), `loss` (log loss, in nats), and `brier`
     with its parts, see `brier`; of labels and logits `[n]`."""
     positive, logit = np.asarray(label, dtype=bool), np.asarray(logit, dtype=float)
-    return {
-        "ece": ece(positive, logit),
-        "loss": loss(positive, logit),
-        **brier(positive, sigmoid(logit)),
-    }
+    return {"ece": ece(positive, logit), "loss": loss(positive, logit), **brier(positive, sigmoid(logit))}
 
 
 def brier(label: ArrayLike, probability: ArrayLike) -> dict[str, float]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from leukemia.errors import InputError
 from leukemia.evaluation.predictions import (
     arrays,
     has_subjects,
@@ -118,7 +119,7 @@ SUBJECT_METRICS = {
 
 
 def monitored_names() -> list[str]:
-    """What can be monitored: `val/loss` first, then `val/accuracy` and the others."""
+    """The metrics that can be monitored: `val/loss` first, then `val/accuracy` and the others."""
     names = [metric.name for metric in METRICS.values() if metric.monitorable]
     return [f"val/{name}" for name in sorted(names, key=lambda name: METRICS[name].direction == "max")]
 
@@ -127,9 +128,11 @@ def direction(monitor: str) -> str:
     """Whether a monitored metric, as `val/loss`, is best at its `min` or its `max`.
 
     Raises:
-        KeyError: if it is not one of `monitored_names()`.
+        InputError: if it is not one of `monitored_names()`.
     """
-    return {name: METRICS[name.partition("/")[2]].direction for name in monitored_names()}[monitor]
+    if monitor not in monitored_names():
+        raise InputError(f"monitor={monitor} does not exist: use one of {', '.join(monitored_names())}")
+    return METRICS[monitor.removeprefix("val/")].direction
 
 
 def cell_metrics(table: pd.DataFrame) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A triage policy: which cells are released, and as which class. `triage` chooses it, `predict` applies it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, quoted
 from leukemia.evaluation.predictions import sigmoid
 
 REVIEW = "review"
 UNITS = ("subject", "cell")
+TTA = {"none": 1, "d4": 8}  # test-time augmentation, and its number of transforms
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,17 @@ class Policy:
     def __post_init__(self) -> None:
         for name in ("low", "high", "slope", "intercept"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and math.isfinite(value)):
-                raise InputError(f"{name}={value!r} of the triage policy is not a finite number")
-        for name, known in (("max_missed", _is_share), ("max_false_alarm", _is_share), ("confidence", _is_share),
-                            ("released", _is_share), ("certified", _is_flag), ("why_not", _is_text),
-                            ("fitted_on", _is_facts)):  # fmt: skip
-            if not known(getattr(self, name)):
-                raise InputError(f"{name}={getattr(self, name)!r} of the triage policy is not possible")
+            if value is not None and not (_is_number(value) and abs(value) < 1e100):
+                raise InputError(f"{name}={quoted(value)} of the triage policy is not a finite number")
+        shares = ("max_missed", "max_false_alarm", "confidence", "released")
+        possible = {name: _is_number(share := getattr(self, name)) and 0 <= share <= 1 for name in shares}
+        possible["certified"] = isinstance(self.certified, bool)
+        possible["why_not"] = isinstance(self.why_not, str | None)
+        facts = self.fitted_on
+        possible["fitted_on"] = isinstance(facts, Mapping) and facts.get("views", 1) in TTA.values()
+        for name, is_possible in possible.items():
+            if not is_possible:
+                raise InputError(f"{name}={quoted(getattr(self, name))} of the triage policy is not possible")
         if self.slope is not None and self.slope < 0:
             raise InputError(f"slope={self.slope} of the triage policy would reverse its probabilities")
         if self.low is not None and self.high is not None and not self.low < self.high:
@@ -66,7 +70,9 @@ class Policy:
                 f"the triage policy has low={self.low} and high={self.high}: low has to lie below high"
             )
         if self.unit not in UNITS:
-            raise InputError(f"unit={self.unit!r} of the triage policy is unknown: use {' or '.join(UNITS)}")
+            raise InputError(
+                f"unit={quoted(self.unit)} of the triage policy is unknown: use {' or '.join(UNITS)}"
+            )
 
     def decide(self, logit: ArrayLike, classes: Sequence[str]) -> NDArray[np.str_]:
         """The decision on each logit `[n]`: a name of `classes` (negative, positive) or `review`."""
@@ -96,29 +102,12 @@ class Policy:
             InputError: if it is not one.
         """
         try:
-            flat = {**content["thresholds"], **content["calibration"]}
-            flat |= {
-                name: value for name, value in content.items() if name not in ("thresholds", "calibration")
-            }
-            return cls(**flat)
+            others = dict(content)
+            return cls(**others.pop("thresholds"), **others.pop("calibration"), **others)
         except (KeyError, TypeError) as error:
-            raise InputError(f"this is not a triage policy as `leukemia triage` writes it: {error}") from None
-
-
-def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_text(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_facts(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("views", 1) in (1, 8)
+            raise InputError(
+                f"this is not a triage policy as `leukemia triage` writes it: {quoted(error)}"
+            ) from None
 
 
 def _is_number(value: Any) -> bool:

@@ -116,15 +116,10 @@ def clusters(table: pd.DataFrame) -> tuple[str, NDArray[np.object_]]:
     if not has_subjects(table):
         return "cell", table["path"].to_numpy(dtype=object)
     subjects = plain_subjects(table)
-    joins = (
-        "group" in table
-        and bool(table["group"].notna().all())
-        and table["group"].nunique()
-        < subjects.nunique()
-        == len(pd.DataFrame({"subject": subjects, "group": table["group"]}).drop_duplicates())
-    )
-    if joins:
-        return "group", table["group"].to_numpy(dtype=object)
+    if "group" in table and table["group"].notna().all():
+        pairs = pd.DataFrame({"subject": subjects, "group": table["group"]}).drop_duplicates()
+        if pairs["group"].nunique() < subjects.nunique() == len(pairs):
+            return "group", table["group"].to_numpy(dtype=object)
     return "subject", subjects.to_numpy(dtype=object)
 
 
@@ -147,7 +142,6 @@ def _shown(value: Any) -> str:
 def _separated(table: pd.DataFrame) -> str:
     """A remedy where the whole header is one column."""
     names = {";": "semicolons", "\t": "tabs", "|": "bars"}
-    found = [
-        name for sign, name in names.items() if len(table.columns) == 1 and sign in str(table.columns[0])
-    ]
+    header = str(table.columns[0]) if len(table.columns) == 1 else ""
+    found = [name for sign, name in names.items() if sign in header]
     return f": its fields are separated by {found[0]}, write commas" if found else ""

@@ -53,7 +53,7 @@ def by_subject(replicates: Sequence[pd.DataFrame], confidence: float = 0.95) -> 
 
 
 def summary_by_subject(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """What was decided of each subject's cells, by subject; labels are not needed.
+    """The decisions on each subject's cells, by subject; labels are not needed.
 
     Args:
         table: `subject, logit, decision` in each row; rows without a subject are left out.

@@ -6,7 +6,8 @@ observed logit is a candidate.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from leukemia.evaluation.calibration import fit
 from leukemia.evaluation.policy import REVIEW, UNITS, Policy
 from leukemia.evaluation.predictions import arrays, clusters, has_subjects
 
-PValues = Callable[[NDArray[np.float64], int, float], NDArray[np.float64]]
+NAMES = ("max_missed", "max_false_alarm")
 
 
 def choose(
@@ -71,14 +72,10 @@ def choose(
         low, high, calibration.slope, calibration.intercept, max_missed, max_false_alarm, confidence, unit,
         certified=not unmet, why_not="; ".join(unmet) or None,
     )  # fmt: skip
-    decided = policy.decide(logit, ("0", "1"))
-    fields = {**vars(policy), "released": float((decided != REVIEW).mean())}
+    released = float((policy.decide(logit, ("0", "1")) != REVIEW).mean())
     positives, negatives = counts(table, unit)
-    fields["fitted_on"] = {"cells": len(table), "positive_units": positives, "negative_units": negatives}
-    return Policy(**fields)
-
-
-NAMES = ("max_missed", "max_false_alarm")
+    fitted_on = {"cells": len(table), "positive_units": positives, "negative_units": negatives}
+    return replace(policy, released=released, fitted_on=fitted_on)
 
 
 def counts(table: pd.DataFrame, unit: str) -> tuple[int, int]:
@@ -101,16 +98,13 @@ def floor_lines(
     for what, name, bound, error, n in zip(
         ("missed", "false alarm"), reversed(classes), bounds, errors, counts(table, unit), strict=True
     ):
-        if not error:
+        said = "the bound is 0, so no cell is released that way" if bound == 0 else "no bound is asked for"
+        if error:
             said = (
-                "the bound is 0, so no cell is released that way" if bound == 0 else "no bound is asked for"
+                f"from {n:,} {name} {of_units} without any error, the smallest rate that any test can certify is "
+                f"{floor(n, error):.3f}; {bound:g} needs at least {needed(bound, error):,}"
             )
-            lines.append(f"{what}: {said}")
-            continue
-        lines.append(
-            f"{what}: from {n:,} {name} {of_units} without any error, the smallest rate that any test can certify is "
-            f"{floor(n, error):.3f}; {bound:g} needs at least {needed(bound, error):,}"
-        )
+        lines.append(f"{what}: {said}")
     return lines
 
 
@@ -122,15 +116,13 @@ def outcome(table: pd.DataFrame, policy: Policy, classes: Sequence[str]) -> pd.D
     label, logit = arrays(table)
     decided = policy.decide(logit, ("0", "1"))
     rows = []
-    for positive in (True, False):
+    for positive in (1, 0):
         of_class = label == positive
-        wrong = decided[of_class] == str(int(not positive))
-        row: dict[str, Any] = {
-            "class": classes[int(positive)],
-            "cells": int(of_class.sum()),
-            "as_negative": int((decided[of_class] == "0").sum()),
-            "as_positive": int((decided[of_class] == "1").sum()),
-            "review": int((decided[of_class] == REVIEW).sum()),
+        wrong = decided[of_class] == str(1 - positive)
+        row: dict[str, Any] = {"class": classes[positive], "cells": int(of_class.sum())}
+        for name, decision in (("as_negative", "0"), ("as_positive", "1"), ("review", REVIEW)):
+            row[name] = int((decided[of_class] == decision).sum())
+        row |= {
             "wrong": float(wrong.mean()) if of_class.any() else None,
             "wrong_by_subject": None,
             "subjects": None,
@@ -198,9 +190,8 @@ def _limit(
         p_values = binomial_p_values(np.arange(1, len(logit) + 1), n, bound)
     else:
         sizes = np.bincount(codes)[codes]
-        rank = (
-            pd.Series(codes).groupby(codes).cumcount().to_numpy()
-        )  # cells of the same subject before this one
+        # Cells of the same subject before this one.
+        rank = pd.Series(codes).groupby(codes).cumcount().to_numpy()
         with np.errstate(divide="ignore"):
             steps = np.log(sizes - rank - 1) - np.log(sizes - rank)
         p_values = mean_p_values(np.cumsum(steps), n, bound)

@@ -18,7 +18,7 @@ def weighted_rates(table: pd.DataFrame) -> Weighted:
     accuracy, balanced accuracy, sensitivity, specificity."""
     label, logit = arrays(table)
     counts = _confusion(label, logit >= 0)
-    return np.arange(len(table)), lambda weights: _rates(*(weights @ counts).T)
+    return np.arange(len(table)), lambda weights: _rates(weights @ counts)
 
 
 def weighted_cell_metrics(table: pd.DataFrame) -> Weighted:
@@ -42,7 +42,7 @@ def weighted_cell_metrics(table: pd.DataFrame) -> Weighted:
             for right, cells in ((hits, hits + misses), (passes, passes + alarms))
         ]
         found = {
-            **_rates(hits, alarms, misses, passes),
+            **_rates(weights @ counts),
             "f1_weighted": (f1[0] + f1[1]) / n,
             "auroc": _auroc(label, logit, folds, weights),
             "ece": np.abs(weights @ surplus).sum(axis=1) / n,
@@ -69,7 +69,7 @@ def weighted_subject_metrics(table: pd.DataFrame) -> Weighted:
     counts = _confusion(label, vote)
 
     def weighted(weights: NDArray[np.float64]) -> Values:
-        found = {**_rates(*(weights @ counts).T), "auroc": _auroc(label, logit, folds, weights)}
+        found = {**_rates(weights @ counts), "auroc": _auroc(label, logit, folds, weights)}
         if not have_labels:
             found = {name: np.full(len(weights), np.nan) for name in found}
         return {**found, "mean_cell_accuracy": weights @ own / weights.sum(axis=1)}
@@ -79,17 +79,13 @@ def weighted_subject_metrics(table: pd.DataFrame) -> Weighted:
 
 def _confusion(label: NDArray[np.bool_], called: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Hits, false alarms, misses and passes of each row, `[rows, 4]`."""
-    return np.stack([label & called, ~label & called, label & ~called, ~label & ~called], axis=1).astype(
-        float
-    )
+    found = np.stack([label & called, ~label & called, label & ~called, ~label & ~called], axis=1)
+    return found.astype(float)
 
 
-def _rates(
-    hits: NDArray[np.float64],
-    alarms: NDArray[np.float64],
-    misses: NDArray[np.float64],
-    passes: NDArray[np.float64],
-) -> Values:
+def _rates(counts: NDArray[np.float64]) -> Values:
+    """The rates of each draw, from its weighted `_confusion`, `[draws, 4]`."""
+    hits, alarms, misses, passes = counts.T
     sensitivity, specificity = _share(hits, hits + misses), _share(passes, passes + alarms)
     return {
         "accuracy": (hits + passes) / (hits + alarms + misses + passes),

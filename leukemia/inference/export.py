@@ -5,6 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -16,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leukemia.data.pixels import decode, fit
+from leukemia.data.pixels import fit
 from leukemia.data.synthetic import Traits, draw_cell
-from leukemia.data.transforms import TTA, d4
+from leukemia.data.transforms import d4
 from leukemia.errors import InputError
-from leukemia.evaluation.policy import Policy
+from leukemia.evaluation.policy import TTA, Policy
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.identity import network_name
 from leukemia.inference.onnx_predictor import FORMAT, needs
@@ -176,9 +177,7 @@ def run_hash(run: Run) -> str:
     """Identifies the exported network: SHA-256 of config.yaml and of the best checkpoint."""
     digest = hashlib.sha256((run.folder / "config.yaml").read_bytes())
     with open(run.best_checkpoint, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
@@ -214,17 +213,12 @@ def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
 def _pictures(run: Run, predictor: Predictor) -> tuple[NDArray[np.uint8], int]:
     """IMAGES pictures to compare on, (IMAGES, S, S, 3): the run's own where they can be read, filled up with synthetic
     cells; and how many are its own."""
-    root = Path(run.config["data"]["root"])
-    folder = root.parent if root.is_file() else root
+    folder = run.data.folder
     table = run.predictions if (run.folder / "predictions.csv").is_file() else None
     found = []
     for path in [] if table is None else table["path"].sample(min(IMAGES, len(table)), random_state=0):
-        try:
-            found.append(
-                fit(decode(folder / path), predictor.image_size, predictor.resize, predictor.native_size)
-            )
-        except InputError:
-            continue
+        with suppress(InputError):
+            found.append(predictor.pixels(folder / path))
     rng, of_run = np.random.default_rng(0), len(found)
     for number in range(IMAGES - of_run):
         traits = Traits(*rng.standard_normal(6).tolist())
@@ -251,8 +245,6 @@ def _safetensors(run: Run) -> bytes:
 def _versions(*packages: str) -> dict[str, str]:
     found = {}
     for package in packages:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found

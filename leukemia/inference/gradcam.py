@@ -62,7 +62,11 @@ def heat_maps(net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = 
     Raises:
         InputError: if the package `grad-cam` is not installed, or see `find_target`.
     """
-    grad_cam = _grad_cam()
+    try:
+        from pytorch_grad_cam import GradCAM
+    except ImportError as error:
+        problem = f"heat maps need the package grad-cam ({error}): pip install 'leukemia[explain]'"
+        raise InputError(problem) from None
     if not len(pixels):
         return np.zeros(pixels.shape[:3], np.float32)
     evidence: list[Callable[[Tensor], Tensor]] = [torch.abs] * len(
@@ -74,7 +78,7 @@ def heat_maps(net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = 
     traced, maps = _GraphFrom(net, target.stage), []
     device = next(net.parameters()).device
     with _left_as_it_was(net), torch.inference_mode(False), torch.enable_grad():
-        cam = grad_cam(model=traced, target_layers=[target.module], reshape_transform=target.as_map)
+        cam = GradCAM(model=traced, target_layers=[target.module], reshape_transform=target.as_map)
         try:
             for start in range(0, len(pixels), AT_ONCE):
                 chunk = torch.from_numpy(np.ascontiguousarray(pixels[start : start + AT_ONCE])).to(device)
@@ -122,13 +126,13 @@ def find_target(net: Any, size: int) -> Target:
         for name, stage in list(net.stages.named_children())[:-1]:  # noqa: B007, `ended` reads the name
             values = stage(values)
     modules = [target.module for target in found]
-    found = [target for target in found if modules.count(target.module) == 1]
-    if not found:
+    once = [target for target in found if modules.count(target.module) == 1]
+    if not once:
         raise InputError(
             f"Grad-CAM needs an activation (N, C, H, W) of more than one place before the head, and "
             f"{type(net).__name__} has none at {size} pixels: take another network, or a larger data.image_size"
         )
-    return found[-1]
+    return once[-1]
 
 
 def on_background(heat: NDArray[np.float32], pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -201,19 +205,4 @@ def _left_as_it_was(net: nn.Module) -> Iterator[None]:
 
 def _is_map(values: Any = None) -> bool:
     """Whether a module's input or output has places; maps of square pictures are square."""
-    return (
-        isinstance(values, Tensor)
-        and values.ndim == 4
-        and values.shape[2] == values.shape[3]
-        and values.shape[2] > 1
-    )
-
-
-def _grad_cam() -> Any:
-    try:
-        from pytorch_grad_cam import GradCAM
-    except ImportError as error:
-        raise InputError(
-            f"heat maps need the package grad-cam ({error}): pip install 'leukemia[explain]'"
-        ) from None
-    return GradCAM
+    return isinstance(values, Tensor) and values.ndim == 4 and values.shape[2] == values.shape[3] > 1

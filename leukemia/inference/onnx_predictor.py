@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leukemia.errors import InputError
+from leukemia.data.run_files import run_data
+from leukemia.errors import InputError, quoted
 from leukemia.evaluation.policy import Policy
 from leukemia.inference.predictor import Predictor
 
@@ -34,6 +35,8 @@ class OnnxPredictor(Predictor):
                 f"--device {device}: an exported model runs on the processor; take cpu, or the run itself"
             )
         try:
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path} is not a file")
             content = path.read_bytes()
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from None
@@ -41,10 +44,10 @@ class OnnxPredictor(Predictor):
         try:
             self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no other base class in common
-            reason = str(error).splitlines()[0]
             raise InputError(
-                f"{path} is not a model that onnxruntime can open ({reason}): export it again"
+                f"{path} is not a model that onnxruntime can open ({quoted(error)}): export it again"
             ) from None
+        self.path = path
         about = _metadata(self.session.get_modelmeta().custom_metadata_map, path)
         if tta not in (None, about["tta"]):
             raise InputError(
@@ -54,7 +57,15 @@ class OnnxPredictor(Predictor):
         super().__init__(**about)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return np.asarray(self.session.run(["logit"], {"pixels": pixels})[0], dtype=np.float64)
+        try:
+            logit = np.asarray(self.session.run(["logit"], {"pixels": pixels})[0], dtype=np.float64)
+        except Exception as error:  # as above
+            raise InputError(f"{self.path} cannot score cells ({quoted(error)}): export it again") from None
+        if logit.shape != (len(pixels),):
+            raise InputError(
+                f"{self.path} gives {quoted(logit.shape)} logits for {len(pixels)} cells: export it again"
+            )
+        return logit
 
 
 def needs(name: str) -> Any:
@@ -73,20 +84,21 @@ def _metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
     """The settings of the predictor."""
     if texts.get("format") != FORMAT:
         raise InputError(
-            f"{path} says {texts.get('format', 'nothing')!r} of its format, not {FORMAT!r}: export it again with this "
-            "version"
+            f"{path} says {quoted(texts.get('format', 'nothing'))} of its format, not {FORMAT!r}: "
+            "export it again with this version"
         )
     try:
         plain = {key: json.loads(texts[key]) for key in ("classes", "image_size", "native_size", "policy")}
-        negative, positive = plain.pop("classes")
         policy = plain.pop("policy")
+        data = run_data({"data": {"root": ".", "resize": texts["resize"], **plain}}, "metadata")
         return {
             "name": texts["run"],
-            "classes": (negative, positive),
+            "classes": data.classes,
             "policy": None if policy is None else Policy.from_json(policy),
-            "resize": texts["resize"],
+            "image_size": data.image_size,
+            "resize": data.resize,
+            "native_size": data.native_size,
             "tta": texts["tta"],
-            **plain,
         }
-    except (KeyError, ValueError) as error:  # InputError and JSONDecodeError among them
-        raise InputError(f"{path}: its metadata are damaged ({error}): export it again") from None
+    except (KeyError, ValueError, RecursionError) as error:  # InputError and JSONDecodeError among them
+        raise InputError(f"{path}: its metadata are damaged ({quoted(error)}): export it again") from None

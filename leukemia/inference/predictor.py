@@ -3,21 +3,17 @@
 from abc import ABC, abstractmethod
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukemia.data.pixels import decode, fit
-from leukemia.errors import InputError
-from leukemia.evaluation.policy import Policy
+from leukemia.errors import InputError, check_one_of
+from leukemia.evaluation.policy import TTA, Policy
 from leukemia.runs import open_run
 
 ONNX = ".onnx"  # the suffix of an exported model
-TRANSFORMS = {
-    "none": 1,
-    "d4": 8,
-}  # by test-time augmentation; leukemia.data.transforms.TTA, which needs torch
 
 
 class Predictor(ABC):
@@ -44,13 +40,12 @@ class Predictor(ABC):
         native_size: int | None,
         tta: str,
     ) -> None:
-        if tta not in TRANSFORMS:
-            raise InputError(f"tta={tta} is unknown: use one of {', '.join(TRANSFORMS)}")
+        check_one_of("tta", tta, TTA)
         self.name, self.classes, self.policy = name, classes, policy
         self.image_size, self.resize, self.native_size, self.tta = image_size, resize, native_size, tta
-        fitted = policy.fitted_on.get("views", TRANSFORMS[tta]) if policy else TRANSFORMS[tta]
-        if fitted != TRANSFORMS[tta]:
-            other = next(known for known, count in TRANSFORMS.items() if count == fitted)
+        fitted = policy.fitted_on.get("views", TTA[tta]) if policy else TTA[tta]
+        other = next(known for known, count in TTA.items() if count == fitted)
+        if other != tta:
             raise InputError(
                 f"the triage policy of {name} is for logits with tta={other} and not with tta={tta}: "
                 f"use {other}, or move its triage.json aside"
@@ -93,12 +88,7 @@ def open_predictor(target: Path, device: str = "auto", tta: str | None = None) -
     Raises:
         InputError: see `TorchPredictor` and `OnnxPredictor`.
     """
-
-    def of(
-        module: str,
-    ) -> Any:  # by name: both modules build on this one, and an exported model needs no torch
-        return import_module(f"leukemia.inference.{module}")
-
-    if target.suffix == ONNX:
-        return cast(Predictor, of("onnx_predictor").OnnxPredictor(target, device, tta))
-    return cast(Predictor, of("torch_predictor").TorchPredictor(open_run(target), device, tta))
+    # By name: both modules build on this one, and an exported model needs no torch.
+    kind, given = ("Onnx", target) if target.suffix == ONNX else ("Torch", open_run(target))
+    module = import_module(f"leukemia.inference.{kind.lower()}_predictor")
+    return cast(Predictor, getattr(module, f"{kind}Predictor")(given, device, tta))

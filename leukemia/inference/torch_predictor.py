@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from leukemia.data.loader import Batch, CellLoader
-from leukemia.data.transforms import TTA, d4
+from leukemia.data.transforms import d4
 from leukemia.errors import InputError
+from leukemia.evaluation.policy import TTA
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.inference.predictor import Predictor
 from leukemia.models.checkpoint import load_network
@@ -38,11 +39,7 @@ class TorchPredictor(Predictor):
     """
 
     def __init__(self, run: Run, device: str = "auto", tta: str | None = None) -> None:
-        try:
-            data, self.precision = run.config["data"], str(run.config["trainer"]["precision"])
-            image_size, resize, own_tta = int(data["image_size"]), str(data["resize"]), str(data["tta"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{run.folder}: its config.yaml is damaged ({error!r})") from None
+        data, self.precision = run.data, run.precision
         loaded = load_network(run.best_checkpoint)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -55,10 +52,10 @@ class TorchPredictor(Predictor):
             name=run.name,
             classes=loaded.classes,
             policy=run.policy,
-            image_size=image_size,
-            resize=resize,
+            image_size=data.image_size,
+            resize=data.resize,
             native_size=loaded.native_size,
-            tta=own_tta if tta is None else tta,
+            tta=data.tta if tta is None else tta,
         )
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -1,12 +1,14 @@
 """Checkpoints, opened without Hydra, without Lightning and without running code."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from leukemia.errors import InputError
+from leukemia.data.run_files import checked_image_size, class_names
+from leukemia.errors import InputError, quoted
 from leukemia.models.freezing import freeze
 from leukemia.models.network import check_network
 from leukemia.models.targets import network_from_file
@@ -83,18 +85,26 @@ def fill(net: nn.Module, content: dict[str, Any]) -> None:
 def _loaded(content: dict[str, Any], path: Path | str, net: nn.Module | None) -> LoadedNetwork:
     try:
         about, settings, history = content["network"], content["hyper_parameters"], content["history"]
+        for name, value, most in (("network", about, 1000), ("hyper_parameters", settings, 1000),
+                                  ("history", history, 1_000_000)):  # fmt: skip
+            _check_plain(value, most, f"{path}: {name}")
+        classes = class_names(settings["classes"], f"{path}: classes")
+        if not isinstance(settings["trainable_from"], str):
+            raise InputError(
+                f"{path}: trainable_from is {quoted(settings['trainable_from'])}, not a stage's name"
+            )
         built = net is None
         net = check_network(network_from_file(about["node"], str(path)) if net is None else net)
         fill(net, content)
         freeze(net, settings["trainable_from"])
-        negative, positive = settings["classes"]
         node: Any = net.node if built else about["node"]
         native_size = about["native_size"]
-        assert native_size is None or isinstance(native_size, int)
+        if native_size is not None:
+            native_size = checked_image_size(native_size, f"{path}: native_size")
         return LoadedNetwork(
             net=net.eval(),
             node=None if node is None else dict(node),
-            classes=(str(negative), str(positive)),
+            classes=classes,
             trainable_from=str(net.trainable_from),
             native_size=native_size,
             history=history,
@@ -102,11 +112,31 @@ def _loaded(content: dict[str, Any], path: Path | str, net: nn.Module | None) ->
         )
     except InputError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
-        text = " ".join(str(error).split())[:500]
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise InputError(
-            f"{path} is not a checkpoint of a CellClassifier, or of another network: {text}"
+            f"{path} is not a checkpoint of a CellClassifier, or of another network: {quoted(error)}"
         ) from None
+
+
+def _check_plain(value: Any, most: int, where: str) -> None:
+    """Refuse anything but plain values, and more than `most` of them: a list that holds itself twice, and so on, is a
+    few lines of a file and never ends.
+
+    Raises:
+        InputError: if so.
+    """
+    waiting, count = [value], 0
+    while waiting:
+        found = waiting.pop()
+        count += 1
+        if count > most or (isinstance(found, str) and len(found) > 10_000):
+            raise InputError(f"{where} holds more than a checkpoint of a CellClassifier does")
+        if isinstance(found, Mapping):
+            waiting += [part for pair in found.items() for part in pair]
+        elif isinstance(found, list | tuple):
+            waiting += found
+        elif not isinstance(found, str | int | float | None):
+            raise InputError(f"{where} holds a {type(found).__name__}, and only plain values are read")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from torchmetrics.utilities import dim_zero_cat
 
 from leukemia.data.loader import Batch
 from leukemia.data.transforms import normalise
-from leukemia.errors import DivergedError, InputError
-from leukemia.evaluation.metrics import direction, monitored_names
+from leukemia.errors import DivergedError, InputError, check_one_of
+from leukemia.evaluation.metrics import direction
 from leukemia.models import freezing, optim
 from leukemia.models.metrics import MONITORED, EpochMetrics
 from leukemia.models.network import check_network
+from leukemia.models.targets import name_of
 
 CLASS_WEIGHTS = ("none", "balanced")
 
@@ -75,7 +76,6 @@ class CellClassifier(pl.LightningModule):
         )
         self._parts: tuple[Any, ...] = ()  # the frozen stages, and the others
         self._compiled: dict[str, Any] | None = None
-        self._parts: tuple[Any, ...] = ()
         self._check(class_weights, monitor)
         self._freeze(self.trainable_from)
         self.pos_weight: Tensor | None = None  # of the criterion while it trains
@@ -148,12 +148,19 @@ class CellClassifier(pl.LightningModule):
                 raise InputError(
                     "class_weights=balanced counts the cells of a CellDataModule: train with datamodule=..."
                 )
-            positive = cells.loc[cells["split"] == "train", "label"].mean()
-            if not 0 < positive < 1:
+            label = cells.loc[cells["split"] == "train", "label"]
+            counts = {
+                name: int((label == number).sum()) for number, name in enumerate(self.hparams["classes"])
+            }
+            if not all(counts.values()):
+                found = " and ".join(f"{count} of {name}" for name, count in counts.items())
                 raise InputError(
-                    "class_weights=balanced needs training cells of both classes: use class_weights=none"
+                    "model.class_weights=balanced needs training cells of both classes, and the training split has "
+                    f"{found}: use model.class_weights=none, another data.fold or data.protocol, or look for the "
+                    "missing class with `leukemia data check`"
                 )
-            self.pos_weight = torch.tensor((1 - positive) / positive, dtype=torch.float32, device=self.device)
+            negative, positive = counts.values()
+            self.pos_weight = torch.tensor(negative / positive, dtype=torch.float32, device=self.device)
 
     def on_train_start(self) -> None:
         self.on_train_epoch_start()  # Lightning leaves it out where a run goes on within an epoch
@@ -202,10 +209,8 @@ class CellClassifier(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
         if self.train_metrics.logits:  # within an epoch
-            checkpoint["train_metrics"] = [
-                dim_zero_cat(values).cpu()
-                for values in (self.train_metrics.logits, self.train_metrics.labels)
-            ]
+            kept = (self.train_metrics.logits, self.train_metrics.labels)
+            checkpoint["train_metrics"] = [dim_zero_cat(values).cpu() for values in kept]
         data = getattr(self.trainer, "datamodule", None)
         native_size = getattr(data, "native_size", None)
         checkpoint["network"] = {"node": getattr(self.net, "node", None), "native_size": native_size}
@@ -245,9 +250,8 @@ class CellClassifier(pl.LightningModule):
         return max(math.ceil(total / steps), 1), steps
 
     def _optimizer(self, fused: bool) -> torch.optim.Optimizer:
-        earliest = freezing.thawed_from(
-            self.trainable_from, self.unfreeze_at, max(self.unfreeze_at, default=1)
-        )
+        last_thaw = max(self.unfreeze_at, default=1)
+        earliest = freezing.thawed_from(self.trainable_from, self.unfreeze_at, last_thaw)
         decays = optim.takes_weight_decay(self.make_optimizer)
         groups = optim.parameter_groups(self.net, earliest, self.stage_lr, decays)
         if isinstance(self.criterion, nn.Module) and (own := list(self.criterion.parameters())):
@@ -277,14 +281,9 @@ class CellClassifier(pl.LightningModule):
 
     def _check(self, class_weights: str, monitor: str) -> None:
         """Try the parts on two cells, so that a bad setting is refused before a picture is read."""
-        if class_weights not in CLASS_WEIGHTS:
-            raise InputError(
-                f"model.class_weights={class_weights} is unknown: use one of {', '.join(CLASS_WEIGHTS)}"
-            )
-        if monitor not in monitored_names():
-            raise InputError(f"monitor={monitor} does not exist: use one of {', '.join(monitored_names())}")
-        name = optim.name_of(self.criterion if callable(self.criterion) and not isinstance(self.criterion, nn.Module)
-                             else type(self.criterion))  # fmt: skip
+        check_one_of("model.class_weights", class_weights, CLASS_WEIGHTS)
+        direction(monitor)  # refuses one that does not exist
+        name = name_of(self.criterion)
         weight = None
         if class_weights == "balanced":
             if isinstance(self.criterion, nn.Module):
@@ -299,10 +298,9 @@ class CellClassifier(pl.LightningModule):
                 )
             weight = torch.ones(())
         try:
+            logits, labels = torch.tensor([0.5, -0.5], requires_grad=True), torch.tensor([1.0, 0.0])
             with torch.random.fork_rng(devices=[]):
-                loss = self._loss(
-                    torch.tensor([0.5, -0.5], requires_grad=True), torch.tensor([1.0, 0.0]), weight
-                )
+                loss = self._loss(logits, labels, weight)
         except Exception as error:  # of a user's own code
             raise InputError(
                 f"model.criterion ({name}) cannot be called with logits (N,) and labels (N,): {error}"

@@ -72,7 +72,7 @@ def check_network(net: Any) -> Any:
         InputError: if it has no named stages that end in `head`, if stages share tensors, or without a normalisation.
     """
     name, network = type(net).__name__, net
-    if not isinstance(network, nn.Module):
+    if not isinstance(net, nn.Module):
         raise InputError(f"model.net is a {name} and not an nn.Module: give a network with `stages`")
     stages: Any = getattr(net, "stages", None)
     if not isinstance(stages, nn.Sequential) or len(stages) < 2:
@@ -89,7 +89,6 @@ def check_network(net: Any) -> Any:
         raise InputError(
             f"the head of {name} has no parameters: let it end in a layer that learns, as nn.Linear"
         )
-    network: Any = net
     try:
         mean, deviation = (tuple(map(float, values)) for values in network.normalisation)
         sound = len(mean) == len(deviation) == 3 and all(map(math.isfinite, mean)) and min(deviation) > 0

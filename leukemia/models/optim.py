@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from leukemia.errors import InputError
 from leukemia.models.freezing import check_stage, stage_names
+from leukemia.models.targets import name_of, unwrapped
 
 
 def parameter_groups(
@@ -65,12 +66,7 @@ def takes_weight_decay(make: Callable[..., Any]) -> bool:
 
 
 def build_scheduler(
-    make: Callable[..., Any],
-    optimizer: Optimizer,
-    epochs: int,
-    steps_per_epoch: int,
-    monitor: str,
-    mode: str,
+    make: Callable[..., Any], optimizer: Optimizer, epochs: int, steps_per_epoch: int, monitor: str, mode: str
 ) -> dict[str, Any]:
     """Lightning's scheduler configuration.
 
@@ -101,10 +97,11 @@ def try_step(make_optimizer: Callable[..., Any], make_scheduler: Callable[..., A
         InputError: for such a setting.
     """
     parameters = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
-    decays = takes_weight_decay(make_optimizer)
-    groups = [{"name": "head", "params": parameters[:1]}, {"name": "head-no_decay", "params": parameters[1:]}]
-    if decays:
-        groups[1]["weight_decay"] = 0.0  # type: ignore[assignment]
+    no_decay = {"weight_decay": 0.0} if takes_weight_decay(make_optimizer) else {}
+    groups: list[dict[str, Any]] = [
+        {"name": "head", "params": parameters[:1]},
+        {"name": "head-no_decay", "params": parameters[1:], **no_decay},
+    ]
     optimizer = build_optimizer(make_optimizer, groups, fused=False)
 
     def loss() -> torch.Tensor:
@@ -113,11 +110,7 @@ def try_step(make_optimizer: Callable[..., Any], make_scheduler: Callable[..., A
         value.backward()
         return value
 
-    made = (
-        None
-        if make_scheduler is None
-        else build_scheduler(make_scheduler, optimizer, 2, 2, "val/loss", "min")
-    )
+    made = make_scheduler and build_scheduler(make_scheduler, optimizer, 2, 2, "val/loss", "min")
     _called(optimizer.step, "model.optimizer", loss, name=name_of(make_optimizer))
     if made is not None:
         metrics = (1.0,) if isinstance(made["scheduler"], ReduceLROnPlateau) else ()
@@ -155,12 +148,11 @@ def step(
     for epoch in step_epochs:
         check_number("model.scheduler.step_epochs", epoch, positive=True)
     check_number("model.scheduler.step_factor", step_factor, positive=True)
-    return _after_warmup(
-        optimizer,
-        steps_per_epoch,
-        warmup_epochs,
-        lambda epoch: step_factor ** sum(epoch >= at for at in step_epochs),
-    )
+
+    def factor(epoch: float) -> float:
+        return step_factor ** sum(epoch >= at for at in step_epochs)
+
+    return _after_warmup(optimizer, steps_per_epoch, warmup_epochs, factor)
 
 
 def warmup(optimizer: Optimizer, steps_per_epoch: int, warmup_epochs: float = 1.0) -> LambdaLR:
@@ -195,12 +187,6 @@ def check_stage_lr(net: Any, stage_lr: Mapping[str, float] | None) -> dict[str, 
     return rates
 
 
-def name_of(make: Any) -> str:
-    """The dotted name of a class or function, also inside a partial."""
-    make = _inner(make)
-    return f"{getattr(make, '__module__', '')}.{getattr(make, '__qualname__', make)}"
-
-
 def parameters_of(make: Callable[..., Any]) -> Mapping[str, Any]:
     """The parameters of a class or function by name; none where they are not known."""
     try:
@@ -221,14 +207,8 @@ def _after_warmup(
     return LambdaLR(optimizer, at_step)
 
 
-def _inner(make: Any) -> Any:
-    while isinstance(make, partial):
-        make = make.func
-    return make
-
-
 def _is_kind(make: Any, *kinds: type) -> bool:
-    make = _inner(make)
+    make = unwrapped(make)
     return isinstance(make, type) and issubclass(make, kinds)
 
 

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from leukemia.errors import InputError
+from leukemia.errors import check_one_of
 from leukemia.models.network import StagedNetwork
 from leukemia.models.weights import load_weights
 
@@ -38,11 +38,10 @@ def resnet(
     Raises:
         InputError: for another depth or name, or weights that cannot be loaded.
     """
-    if name is None and depth not in DEPTHS:
-        raise InputError(f"model.net.depth={depth} is unknown: use one of {', '.join(map(str, DEPTHS))}")
+    if name is None:
+        check_one_of("model.net.depth", depth, DEPTHS)
     name = name or f"resnet{depth}"
-    if name not in NAMES:
-        raise InputError(f"model.net.name={name} is unknown: use one of {', '.join(NAMES)}")
+    check_one_of("model.net.name", name, NAMES)
     seen = {"pretrained_on": pretrained_on} if pretrained_on else {}
     parts = getattr(torchvision.models, name)(num_classes=1)
     stem = OrderedDict((part, getattr(parts, part)) for part in ("conv1", "bn1", "relu", "maxpool"))

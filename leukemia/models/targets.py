@@ -95,7 +95,7 @@ def check_settings(found: Any, settings: Iterable[str], key: str) -> None:
     if unknown:
         near = did_you_mean(unknown[0], known)
         raise InputError(
-            f"{key} ({_name(found)}) has no setting {unknown[0]}{near}; drop it with ~{key}.{unknown[0]}"
+            f"{key} ({name_of(found)}) has no setting {unknown[0]}{near}; drop it with ~{key}.{unknown[0]}"
         )
 
 
@@ -140,10 +140,8 @@ def network_from_file(node: Any, source: str) -> nn.Module:
         found = locate(target, key)
         settings |= {"weights": "none"} if "weights" in signature(found).parameters else {}
     elif package not in trusted:
-        known = f": if you know where it comes from, set {TRUST}={package}"
-        remedy = (
-            known if package.isidentifier() and package != "leukemia" and not _is_pythons(package) else ""
-        )
+        can_be_trusted = package.isidentifier() and package != "leukemia" and not _is_pythons(package)
+        remedy = f": if you know where it comes from, set {TRUST}={package}" if can_be_trusted else ""
         raise InputError(f"{source} asks for the network {shown}, which is not trusted{remedy}")
     else:
         if package in LIBRARIES and any(part.startswith("_") for part in target.split(".")):
@@ -169,10 +167,26 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ "; did you mean A or B?", or nothing where no known name comes near."""
     known = list(known)
     by_last = {key.rpartition(".")[2]: key for key in known}
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    near += [by_last[key] for key in difflib.get_close_matches(name.rpartition(".")[2], list(by_last), n=2)]
+    last = name.rpartition(".")[2]
+    near = [key for key in known if key.rpartition(".")[2] == last]
+    near += difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near += [by_last[key] for key in difflib.get_close_matches(last, list(by_last), n=2)]
     unique = list(dict.fromkeys(near))[:3]
     return f"; did you mean {' or '.join(unique)}?" if unique else ""
+
+
+def name_of(part: Any) -> str:
+    """The dotted name of a class or function, also inside a partial; of any other object that of its class."""
+    part = unwrapped(part)
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def unwrapped(part: Any) -> Any:
+    """The class or function inside a partial."""
+    while isinstance(part, partial):
+        part = part.func
+    return part
 
 
 class _CurrentFolder:
@@ -205,7 +219,7 @@ def _import(name: str, own: bool) -> Any:
 def _passed_on(found: Any) -> list[str]:
     """The keyword arguments that a class of Lightning passes on; empty where they are not known."""
     for kind in getattr(found, "__mro__", ()):
-        if (to := PASSED_ON.get(_name(kind))) is not None:
+        if (to := PASSED_ON.get(name_of(kind))) is not None:
             try:
                 return list(signature(getattr(import_module(to[0]), to[1])).parameters)
             except ImportError:  # an extra that is not installed
@@ -213,14 +227,9 @@ def _passed_on(found: Any) -> list[str]:
     return []
 
 
-def _name(found: Any) -> str:
-    return f"{found.__module__}.{getattr(found, '__qualname__', type(found).__qualname__)}"
-
-
 def _home(found: Any) -> str:
     """The package in which a class or function is defined."""
-    while isinstance(found, partial):
-        found = found.func
+    found = unwrapped(found)
     owner = getattr(found, "__module__", None)
     if owner is None:  # a method of an object that is compiled
         owner = type(getattr(found, "__self__", None)).__module__

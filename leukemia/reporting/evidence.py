@@ -14,11 +14,11 @@ from leukemia.evaluation.calibration import calibration_metrics
 from leukemia.evaluation.predictions import plain_splits, read_predictions, validate_predictions
 from leukemia.evaluation.selective import selective_metrics
 from leukemia.reporting import words
-from leukemia.reporting.results import combinations, read_settings, results_table
+from leukemia.reporting.results import TABLE_CLASSES, class_names, combinations, read_settings, results_table
 from leukemia.runs import Run, Sweep
 
 POOLED = ("subject_kfold", "image")  # protocols whose folds have test splits of their own
-TABLE_CLASSES = ("negative", "positive")
+
 MOST_PAIRED = 6
 
 
@@ -61,17 +61,10 @@ def setting_results(target: Path, problems: list[str] | None = None) -> list[Set
         InputError: if it is neither, or holds no usable predictions.
     """
     target = Path(target)
-    if target.is_file() or target.suffix.lower() == ".csv":
+    if target.suffix.lower() == ".csv" or (target.is_file() and target.suffix != ".ckpt"):
         return [_of_table(target)]
     sweep = Sweep(target)
-    results = results_table(sweep)
-    by_name = {run.name: run for run in sweep.runs}
-    found, unread = [], []
-    for settings, rows in combinations(results):
-        try:
-            found.append(result_of_setting(settings, rows, by_name))
-        except InputError as problem:
-            unread.append(f"{words.describe(settings)}: {problem}")
+    found, unread = usable_settings(results_table(sweep), sweep.runs)
     if unread and (problems is None or not found):
         raise InputError("; ".join(unread))
     if problems is not None:
@@ -79,6 +72,18 @@ def setting_results(target: Path, problems: list[str] | None = None) -> list[Set
     if not found:
         raise InputError(f"{target} holds no finished run: there are no predictions to evaluate")
     return found
+
+
+def usable_settings(results: pd.DataFrame, runs: Sequence[Run]) -> tuple[list[SettingResult], list[str]]:
+    """The settings of a results table whose predictions can be used, and the errors of the others."""
+    by_name = {run.name: run for run in runs}
+    found, unread = [], []
+    for settings, rows in combinations(results):
+        try:
+            found.append(result_of_setting(settings, rows, by_name))
+        except InputError as problem:
+            unread.append(f"{words.describe(settings)}: {problem}")
+    return found, unread
 
 
 def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dict[str, Run]) -> SettingResult:
@@ -92,11 +97,10 @@ def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dic
     found = [(run, run.baseline) for run in runs]
     checked = [_checked(run, table, "baseline.csv") for run, table in found if table is not None]
     baselines = _replicates(rows, checked) if len(checked) == len(runs) else None
-    names = str(rows["classes"].iloc[0]).split("/")
-    classes = (names[0], names[1]) if len(names) == 2 else TABLE_CLASSES
     several = any(len(set(table["fold"])) > 1 for table in tables if "fold" in table)
     name, marks = words.describe(settings), [*words.marks(rows), *_missing_folds(rows, runs)]
-    return SettingResult(name, tables, baselines, classes, marks, list(rows["run"]), several, _over(rows))
+    runs_of = list(rows["run"])
+    return SettingResult(name, tables, baselines, class_names(rows), marks, runs_of, several, _over(rows))
 
 
 def metrics_of(model: SettingResult) -> dict[str, Any]:
@@ -136,12 +140,10 @@ def comparison(first: SettingResult, second: SettingResult) -> dict[str, Any]:
     if names[0] == names[1] and first.runs != second.runs:
         names = [", ".join(model.runs) for model in (first, second)]
     both = [mark for mark in first.marks if mark in second.marks]
-    alone = [
-        f"{mark} ({name})"
-        for name, model in zip(names, (first, second), strict=True)
-        for mark in model.marks
-        if mark not in both
+    of_each = [
+        (mark, name) for name, model in zip(names, (first, second), strict=True) for mark in model.marks
     ]
+    alone = [f"{mark} ({name})" for mark, name in of_each if mark not in both]
     marks = sorted([*both, *alone], key=lambda mark: not mark.startswith(words.LEAKS))  # a leak first
     differences = compare(first.replicates, second.replicates)
     return {"first": names[0], "second": names[1], "marks": marks, **differences}

@@ -15,9 +15,8 @@ from leukemia.reporting.evidence import (
     comparisons,
     metrics_of,
     predictions_of,
-    result_of_setting,
+    usable_settings,
 )
-from leukemia.reporting.results import combinations
 from leukemia.reporting.text_tables import Printed
 from leukemia.runs import Run, Sweep
 
@@ -51,13 +50,7 @@ class Evidence:
 def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     """The evidence of a sweep's finished runs, by setting; settings whose predictions cannot be used are left out."""
     found = Evidence()
-    by_name = {run.name: run for run in sweep.begun}
-    models = []
-    for settings, rows in combinations(results):
-        try:
-            models.append(result_of_setting(settings, rows, by_name))
-        except InputError:  # the page says which predictions cannot be used
-            continue
+    models, _ = usable_settings(results, sweep.begun)  # the page says which predictions cannot be used
     if len(models) > MOST_SETTINGS:
         found.notes.append(
             f"Intervals of {len(models) - MOST_SETTINGS} more settings: see leukemia evaluate."
@@ -75,9 +68,9 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
         "differences": evidence_tables.differences_table(comparisons(models)),
         "calibration": evidence_tables.calibration_table(metrics),
         "selective": evidence_tables.selective_table(metrics),
+        "gradcam": evidence_tables.gradcam_table(_gradcam(sweep, models, found.problems)),
     }
-    found.tables["gradcam"] = evidence_tables.gradcam_table(_gradcam(sweep, models, found.problems))
-    policies = _policies(sweep, results, models, found.problems)
+    policies = _policies(sweep, models, found.problems)
     if len(models) > MOST_PICTURED:
         found.notes.append(f"Plots are of the first {MOST_PICTURED} of {len(models)} settings.")
     for model, of in list(zip(models, metrics, strict=True))[:MOST_PICTURED]:
@@ -123,20 +116,18 @@ def _notes(models: Sequence[SettingResult], metrics: Sequence[dict[str, Any]]) -
 
 
 def _policies(
-    sweep: Sweep, results: pd.DataFrame, models: Sequence[SettingResult], problems: list[str]
+    sweep: Sweep, models: Sequence[SettingResult], problems: list[str]
 ) -> list[tuple[str, Policy, SettingResult, pd.DataFrame]]:
     """The policies beside the runs and beside the sweep, with the cells that they are shown on."""
     found = []
     for model in models:
         runs = [run for run in sweep.begun if run.name in model.runs]
         for run in runs:
-            policy = _policy(run, problems)
-            if policy is not None:
+            if (policy := _policy(run, problems)) is not None:
                 name = model.name if len(runs) == 1 else f"{model.name}, {run.name}"
                 found.append((name, policy, model, predictions_of(run)))
-    of_sweep = Run(sweep.folder)
     is_run = (sweep.folder / "status.json").is_file()
-    policy = None if is_run else _policy(of_sweep, problems)
+    policy = None if is_run else _policy(Run(sweep.folder), problems)
     if policy is not None and len(models) == 1:
         found.append((models[0].name, policy, models[0], models[0].replicates[0]))
     return found
@@ -159,9 +150,7 @@ def _gradcam(
         try:
             summary = run.gradcam
             if summary is not None and any(run.name in model.runs for model in models):
-                evidence_tables.gradcam_table(
-                    [(run.name, summary)]
-                )  # refuses a summary that cannot be printed
+                evidence_tables.gradcam_table([(run.name, summary)])  # refuses one that cannot be printed
                 found.append((run.name, summary))
         except (InputError, KeyError, TypeError, AttributeError) as problem:
             problems.append(f"{run.name}, gradcam.json: {problem}")
@@ -174,9 +163,7 @@ def _triaged(name: str, policy: Policy, table: pd.DataFrame, classes: tuple[str,
         f"unit: {policy.unit}, confidence {policy.confidence:g}"
     )
     said = [f"Certified: {bounds}." if policy.certified else f"NOT CERTIFIED ({bounds}): {policy.why_not}."]
-    low = "nothing" if policy.low is None else f"logit at or below {policy.low:.4g}"
-    high = "nothing" if policy.high is None else f"logit at or above {policy.high:.4g}"
-    said.append(f"Released as {classes[0]}: {low}; as {classes[1]}: {high}; the rest is reviewed.")
+    said.append(f"{words.released(policy, classes)}; the rest is reviewed.")
     if policy.fitted_on.get("what"):
         said.append(
             f"Thresholds were chosen on {policy.fitted_on['what']}; the table is of the reported cells."

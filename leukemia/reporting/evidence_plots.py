@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from leukemia.evaluation.calibration import cross_fitted, reliability
 from leukemia.evaluation.metrics import decision_confidence
@@ -29,11 +28,8 @@ def subject_bars(
         rows: as `leukemia.evaluation.subjects.by_subject` gives them.
         classes: the names of class 0 and class 1.
     """
-    groups = [
-        (name, [row for row in rows if row["label"] == label])
-        for label, name in ((1, classes[1]), (0, classes[0]))
-    ]
-    groups += [("both classes", [row for row in rows if row["label"] is None])]
+    names = {1: classes[1], 0: classes[0], None: "both classes"}
+    groups = [(name, [row for row in rows if row["label"] == label]) for label, name in names.items()]
     groups = [(name, sorted(of, key=lambda row: row["accuracy"])) for name, of in groups if of]
     heights = [len(of) for _, of in groups]
     figure = drawing.new_figure(drawing.WIDTH, ROW * sum(heights) + 0.55 * len(groups) + 0.5)
@@ -66,10 +62,10 @@ def reliability_diagram(table: pd.DataFrame, title: str, marks: list[str]) -> Fi
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([50, 100], [50, 100], color="#999999", lw=0.8)
     lines = [
-        ("as predicted", logit, drawing.VERMILLION, "o--"),
-        ("recalibrated", cross_fitted(table), drawing.BLUE, "s-"),
+        ("as predicted", logit, drawing.VERMILLION, "o--", "stepfilled"),
+        ("recalibrated", cross_fitted(table), drawing.BLUE, "s-", "step"),
     ]
-    for name, logits, colour, look in lines:
+    for name, logits, colour, look, kind in lines:
         if logits is None:
             continue
         bins = reliability(label, logits)
@@ -79,7 +75,10 @@ def reliability_diagram(table: pd.DataFrame, title: str, marks: list[str]) -> Fi
             100 * bins["confidence"], value, yerr=[below, above], fmt=look, color=colour, ms=3.5, lw=1.2,
             elinewidth=0.7, capsize=1.5, label=name,
         )  # fmt: skip
-        _counts(lower, logits, colour, name)
+        lower.hist(
+            100 * decision_confidence(logits), bins=np.linspace(50, 100, 26), color=colour, histtype=kind, lw=1.2,
+            alpha=0.45 if kind == "stepfilled" else 1,
+        )  # fmt: skip
     drawing.style(upper, "", "Accuracy, %")
     drawing.style(lower, "Confidence of the decision, %", "Cells")
     upper.set(xlim=(49, 101), ylim=(min(45.0, upper.get_ylim()[0]), 101))
@@ -120,12 +119,3 @@ def operating_point(table: pd.DataFrame, policy: Policy) -> tuple[float, float]:
     released = int((rows["cells"] - rows["review"]).sum())
     wrong = int(rows["as_negative"][0] + rows["as_positive"][1])  # positive cells come first
     return released / len(table), wrong / released if released else 0.0
-
-
-def _counts(ax: Any, logits: NDArray[np.float64], colour: str, name: str) -> None:
-    confidence = 100 * decision_confidence(logits)
-    filled = name == "as predicted"
-    ax.hist(
-        confidence, bins=np.linspace(50, 100, 26), color=colour, alpha=0.45 if filled else 1,
-        histtype="stepfilled" if filled else "step", lw=1.2,
-    )  # fmt: skip

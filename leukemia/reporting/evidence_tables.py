@@ -71,15 +71,10 @@ def differences_table(comparisons: Found) -> Printed:
 def calibration_table(found: Found) -> Printed:
     """A row a setting: calibration as predicted and as recalibrated on other subjects."""
     names = {"ece": METRICS["ece"].title, "brier": "Brier score", "loss": "Log loss"}
-    parts = {
-        "miscalibration": "Miscalibration",
-        "discrimination": "Discrimination",
-        "uncertainty": "Uncertainty",
-    }
+    parts = ("miscalibration", "discrimination", "uncertainty")
     columns = [f"{name}, {when}" for name in names.values() for when in ("before", "after")]
-    table = Printed(
-        ["Setting", *columns, *(f"{name}, before" for name in parts.values()), "Slope", "Intercept"], 1
-    )
+    columns += [f"{name.capitalize()}, before" for name in parts]
+    table = Printed(["Setting", *columns, "Slope", "Intercept"], 1)
     for of in found:
         calibration = of["calibration"]
         before, after = calibration["before"], calibration["after"] or {}
@@ -98,10 +93,9 @@ def selective_table(found: Found) -> Printed:
     table = Printed(["Setting", "AURC", "AUGRC", *(f"Coverage % at risk {risk}" for risk in risks)], 1)
     for of in found:
         selective = of["selective"]
+        areas = [fraction(selective[name]) for name in ("aurc", "augrc")]
         shares = [percent(selective["coverage_at_risk"][risk]) for risk in risks]
-        table.add(
-            [of["name"], fraction(selective["aurc"]), fraction(selective["augrc"]), *shares], of["marks"]
-        )
+        table.add([of["name"], *areas, *shares], of["marks"])
     return table
 
 

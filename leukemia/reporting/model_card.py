@@ -33,7 +33,7 @@ def model_card(
     """
     runs = results[results["accuracy"].notna()]
     known = [of for of in settings if of]
-    weights = sorted({words.value(of.get("model.net.weights")) for of in known})
+    weights = sorted({_weights(of) for of in known})
     networks = list(dict.fromkeys(map(words.network, runs["network"])))
     return {
         "Model": f"{', '.join(networks)}, one logit, from weights: {', '.join(weights)}. Weights, and the pictures "
@@ -55,6 +55,12 @@ def model_card(
         "too narrow by about 1/(2n). Every subject of C-NMC has one class, so a difference between subjects can pass "
         "for disease. Cell size alone separates the classes in part: see the handcrafted baseline",
     }
+
+
+def _weights(settings: dict[str, Any]) -> str:
+    """The weights of a run: their name, or their path and the hash of the file."""
+    name, found = "model.net.weights", settings.get("files.model.net.weights")
+    return f"{words.value(settings.get(name))}{f' (SHA-256 {found}...)' if found else ''}"
 
 
 def _data(runs: pd.DataFrame) -> str:

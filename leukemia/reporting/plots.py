@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from leukemia.evaluation.metrics import METRICS, confusion
 from leukemia.reporting import drawing, words
-from leukemia.reporting.results import combinations, stage_order
+from leukemia.reporting.results import class_names, combinations, stage_order
 
 Combination = tuple[dict[str, Any], pd.DataFrame]
 CURVES = ("loss", "accuracy")
@@ -87,15 +87,8 @@ def learning_curves(history: pd.DataFrame, title: str, run: Mapping[Any, Any], m
             ax.axvline(best, color=drawing.GREY, lw=1, ls=":", label=f"best epoch ({best:.0f})")
         drawing.style(ax, "", METRICS[name].title + unit)
     if not pd.isna(best) and not pd.isna(accuracy):
-        axes[1].plot(
-            [best],
-            [100 * accuracy],
-            "D",
-            color=drawing.BLUE,
-            mfc="white",
-            ms=5,
-            label="training, at that epoch",
-        )
+        marker = {"color": drawing.BLUE, "mfc": "white", "ms": 5, "label": "training, at that epoch"}
+        axes[1].plot([best], [100 * accuracy], "D", **marker)
     if not pd.isna(gap):
         axes[1].set_title(f"train–validation gap {words.points(gap)} points", fontsize=drawing.SMALL)
     axes[1].set_xlabel("Epoch", fontsize=drawing.TEXT)
@@ -123,15 +116,8 @@ def _heat_map(others: str, cells: list[Combination], low: float, high: float) ->
     for row, column in np.argwhere(np.isnan(shades)):
         ax.text(column + 0.5, row + 0.5, "–", ha="center", va="center", color=drawing.GREY)
     ax.pcolormesh(np.ma.masked_invalid(shades), cmap="cividis", vmin=0, vmax=1, edgecolors="white", lw=2)
-    ax.set_xticks(
-        np.arange(width) + 0.5, [drawing.plain(words.value(s)) for s in stages], fontsize=drawing.TEXT
-    )
-    names = [drawing.plain(words.network(name)) for name in networks]
-    ax.set_yticks(np.arange(height) + 0.5, names, fontsize=drawing.TEXT)
+    _grid_of_cells(ax, list(map(words.value, stages)), list(map(words.network, networks)))
     ax.set_xlabel("Trains from", fontsize=drawing.TEXT)
-    ax.tick_params(length=0)
-    ax.invert_yaxis()
-    ax.spines[:].set_visible(False)
     marks = words.marks(pd.concat([runs for _, runs in cells]))
     marks = [f"* {mark}" if mark.startswith(words.NOT_BETTER) else mark for mark in marks]
     title = f"{METRICS['accuracy'].title}, %"
@@ -167,10 +153,7 @@ def _roc(
 
 
 def _confusion(title: str, runs: pd.DataFrame, counts: np.ndarray) -> Figure:
-    names = str(runs["classes"].iloc[0]).split("/")
-    names = (
-        [drawing.plain(words.short(name)) for name in names] if len(names) == 2 else ["negative", "positive"]
-    )
+    names = [words.short(name) for name in class_names(runs)]
     figure = drawing.new_figure(2.9, 2.9)
     ax = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -178,16 +161,22 @@ def _confusion(title: str, runs: pd.DataFrame, counts: np.ndarray) -> Figure:
     for row, column in np.ndindex(2, 2):
         ink = drawing.ink("Blues", shares[row, column])
         _two_lines(ax, column, row, f"{counts[row, column]:,}", f"{100 * shares[row, column]:.1f} %", ink)
-    ax.set_xticks([0.5, 1.5], names, fontsize=drawing.TEXT)
-    ax.set_yticks([0.5, 1.5], names, fontsize=drawing.TEXT, rotation=90, va="center")
+    _grid_of_cells(ax, names, names)
+    ax.tick_params(axis="y", labelrotation=90)
     ax.set_xlabel("Called", fontsize=drawing.TEXT)
     ax.set_ylabel("True class", fontsize=drawing.TEXT)
-    ax.tick_params(length=0)
-    ax.invert_yaxis()
-    ax.spines[:].set_visible(False)
     title += f" ({len(runs)} runs)" if len(runs) > 1 else ""
     drawing.set_title(figure, ax, title, words.marks(runs))
     return figure
+
+
+def _grid_of_cells(ax: Any, columns: list[str], rows: list[str]) -> None:
+    """The axes of a table of coloured cells, its first row on top."""
+    ax.set_xticks(np.arange(len(columns)) + 0.5, map(drawing.plain, columns), fontsize=drawing.TEXT)
+    ax.set_yticks(np.arange(len(rows)) + 0.5, map(drawing.plain, rows), fontsize=drawing.TEXT, va="center")
+    ax.tick_params(length=0)
+    ax.invert_yaxis()
+    ax.spines[:].set_visible(False)
 
 
 def _two_lines(ax: Any, column: int, row: int, upper: str, lower: str, colour: str) -> None:

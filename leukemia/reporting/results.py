@@ -1,15 +1,14 @@
-"""A sweep as tables: a row a run, and the grid of mean and spread over seeds and folds."""
+"""A sweep as a table: a row a run; and its rows by setting, seeds and folds together."""
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from leukemia.errors import InputError
 from leukemia.evaluation.metrics import METRICS, SUBJECT_METRICS
-from leukemia.identity import is_identity, network_name
+from leukemia.identity import flatten, is_identity, network_name
 from leukemia.runs import OldRunError, Run, Sweep
 
 WORDS = (
@@ -36,6 +35,7 @@ OWN_COLUMNS = (
     "data.fold",
 )
 NET = "model.net."
+TABLE_CLASSES = ("negative", "positive")  # where the names are not known
 GONE = "its process is gone; it goes on when its job or the same command is started again"
 VALUES_THAT_ARE_DICTS = ("model.unfreeze", "model.stage_lr")
 
@@ -84,21 +84,6 @@ def results_table(sweep: Sweep) -> pd.DataFrame:
     return _typed(pd.DataFrame(rows))
 
 
-def grid(results: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """A row for every combination of settings that has finished runs: the settings that differ (`network` and
-    `trainable_from` always), `mean`, `sd` and `n` of a metric over its seeds and folds.
-
-    `sd` is the standard deviation of the sample (n - 1), missing for a single run; runs in which the metric
-    is undefined do not count.
-    """
-    rows = []
-    for settings, runs in combinations(results):
-        values = runs[metric].dropna().astype(float)
-        rows.append({**settings, "mean": values.mean(), "sd": values.std(ddof=1), "n": len(values)})
-    columns = [*setting_columns(results), "mean", "sd", "n"]
-    return pd.DataFrame(rows, columns=columns)
-
-
 def combinations(results: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     """The finished runs of a results table by their settings, seeds and folds of one combination together:
     pairs of the settings and the rows, by network (ResNets by depth, then others by name), then by other settings,
@@ -125,6 +110,12 @@ def setting_columns(results: pd.DataFrame) -> list[str]:
     others = [*names[names.index("trainable_from") + 1 : names.index("seed")], "protocol"]
     differ = [n for n in others if is_identity(n) and len(set(map(repr, finished[n]))) > 1]
     return ["network", "trainable_from", *(name for name in differ if not _follows(finished, name))]
+
+
+def class_names(rows: pd.DataFrame) -> tuple[str, str]:
+    """The names of class 0 and class 1 in rows of one setting."""
+    names = str(rows["classes"].iloc[0]).split("/")
+    return (names[0], names[1]) if len(names) == 2 else TABLE_CLASSES
 
 
 def stage_order(stage: Any) -> tuple[int, int, str]:
@@ -154,9 +145,10 @@ def read_status(run: Run) -> dict[str, Any]:
 def read_settings(run: Run) -> dict[str, Any]:
     """The configuration of a run by dotted names, values being scalars or text; empty if there is none."""
     try:
-        return _flat(run.config)
+        flat = flatten(run.config, whole=VALUES_THAT_ARE_DICTS)
     except InputError:
         return {}
+    return {name: _shown(value) for name, value in flat.items() if value != {}}
 
 
 def differing(settings: list[dict[str, Any]]) -> list[str]:
@@ -177,7 +169,12 @@ def _once(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _follows(finished: pd.DataFrame, name: str) -> bool:
-    """Whether the network's name tells this part of it; weights are always shown."""
+    """Whether the network's name tells this part of it, or a path its file; weights are always shown."""
+    if name.startswith("files."):
+        path = name.removeprefix("files.")
+        return path in finished and bool(
+            finished[name].map(repr).groupby(finished[path]).nunique().max() == 1
+        )
     if not name.startswith(NET) or name == "model.net.weights":
         return False
     return bool(finished[name].map(repr).groupby(finished["network"]).nunique().max() == 1)
@@ -198,17 +195,10 @@ def _sortable(value: Any) -> tuple[int, float, str]:
     return (0, float(value), "") if number else (1, 0.0, str(value))
 
 
-def _flat(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and name not in VALUES_THAT_ARE_DICTS:
-            flat |= _flat(value, f"{name}.")
-        elif isinstance(value, dict):
-            flat[name] = ", ".join(f"{k}: {v}" for k, v in value.items())
-        else:
-            flat[name] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return flat
+def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {one}" for key, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _reported(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from leukemia.reporting import words
 from leukemia.reporting.results import combinations, differing
 from leukemia.reporting.text_tables import is_cnmc, is_synthetic
 
+HARDWARE = ("machine", "device", "devices", "nodes", "threads")  # of a session
+
 
 def headline(results: pd.DataFrame) -> list[str]:
     """The states of the runs, the highest accuracy, and the gain of fine-tuning for each network."""
@@ -99,14 +101,21 @@ def settings_varied(settings: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def computed_with(statuses: list[dict[str, Any]]) -> dict[str, str]:
-    """Machines and library versions; where runs differ, each value with its number of runs."""
+    """Machines, devices, threads and library versions. Where runs differ, each value stands with its number of runs; a
+    run of several sessions has their values in turn."""
     seen: dict[str, Counter[str]] = {}
     for status in statuses:
-        versions = status.get("versions")
-        found = versions if isinstance(versions, dict) else {}
-        for name, value in {"machine": status.get("machine"), **found}.items():
-            if value is not None:
-                seen.setdefault(str(name), Counter())[str(value)] += 1
+        told: dict[str, dict[str, None]] = {}
+        sessions = status.get("sessions")
+        for session in sessions if isinstance(sessions, list) else [status]:
+            session = session if isinstance(session, dict) else {}
+            versions = session.get("versions")
+            found = versions if isinstance(versions, dict) else {}
+            for name, value in {**{key: session.get(key) for key in HARDWARE}, **found}.items():
+                if value is not None:
+                    told.setdefault(str(name), {})[str(value)] = None
+        for name, values in told.items():
+            seen.setdefault(name, Counter())[", then ".join(values)] += 1
     return {name: _values(values) for name, values in seen.items()}
 
 

@@ -76,12 +76,8 @@ def grid_table(results: pd.DataFrame) -> Printed:
     table = _by_combination(results, [*columns, GAP])
     for row, (settings, runs) in zip(table.rows, combinations(results), strict=True):
         accuracy, majority = runs["accuracy"].mean(), runs["majority_accuracy"].mean()
-        row += [
-            whole(len(runs)),
-            _mean(runs, "accuracy", percent),
-            percent(majority),
-            points(accuracy - majority),
-        ]
+        row += [whole(len(runs)), _mean(runs, "accuracy", percent)]
+        row += [percent(majority), points(accuracy - majority)]
         if with_study:
             study = words.SEED_STUDY.get((settings["network"], settings["trainable_from"]))
             row += [percent(study), points(None if study is None else accuracy - study)]

@@ -1,21 +1,18 @@
 """The report's wording: marks, names of settings and metrics, numbers, and the reference results."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from leukemia.evaluation.intervals import wilson_interval
 from leukemia.evaluation.metrics import Metric
+from leukemia.evaluation.policy import Policy
 
 # Accuracy on C-NMC's preliminary test set after training on the 73 training subjects, the epoch chosen on the
 # same 1,867 cells. "Fine-tuned" there means that the deeper convolutional layers train.
-SEED_STUDY = {
-    ("resnet18", "head"): 0.6577,
-    ("resnet18", "layer4"): 0.7622,
-    ("resnet50", "layer4"): 0.7841,
-}
+SEED_STUDY = {("resnet18", "head"): 0.6577, ("resnet18", "layer4"): 0.7622, ("resnet50", "layer4"): 0.7841}
 SEED_STUDY_GAP = {("resnet50", "layer4"): 0.1139}  # at its best epoch, the seventh
 SEED_STUDY_MAJORITY = 0.6529
 SEED_STUDY_CELLS = 1867
@@ -62,6 +59,13 @@ def study_not_better(accuracy: float) -> list[str]:
     """The same mark for an accuracy of the seed study, whose subjects are unknown."""
     low, high = wilson_interval(round(accuracy * SEED_STUDY_CELLS), SEED_STUDY_CELLS)
     return [not_better(low, high, "cell")] if low <= SEED_STUDY_MAJORITY else []
+
+
+def released(policy: Policy, classes: Sequence[str]) -> str:
+    """The thresholds of a triage policy in words."""
+    low = "nothing" if policy.low is None else f"logit at or below {policy.low:.4g}"
+    high = "nothing" if policy.high is None else f"logit at or above {policy.high:.4g}"
+    return f"Released as {classes[0]}: {low}; as {classes[1]}: {high}"
 
 
 def describe(settings: Mapping[str, Any]) -> str:

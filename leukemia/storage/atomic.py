@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,7 +35,7 @@ def remove_left_behind(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file that replaces the old one only once it is complete and on the disk.
+    """A file that replaces the old one only once it is complete and on the disk. The folder is synced too.
 
     Raises:
         PlaceError: if it cannot be written, or the disk is full. The old file stays.
@@ -56,3 +56,14 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         if reason := unusable_place(error):
             raise PlaceError(f"cannot write {path}: {reason}") from None
         raise
+    with suppress(OSError):  # some file systems sync no folders
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, so that a power cut cannot undo a replaced or renamed file."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

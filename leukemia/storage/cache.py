@@ -30,7 +30,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leukemia"
 
 
-def cached_folder(name: str, build: Callable[[Path], None], max_gb: float | None = None) -> Path:
+def cached_folder(name: str, build: Callable[[Path], object], max_gb: float | None = None) -> Path:
     """The cache folder `name`, filled by `build(folder)` at the first request.
 
     One process builds while others that need the same folder wait. The folder appears under its name only when it
@@ -110,7 +110,7 @@ def _remove_damaged(folder: Path) -> None:
         shutil.rmtree(folder)  # readers that mapped it keep their pages
 
 
-def _build(folder: Path, build: Callable[[Path], None]) -> None:
+def _build(folder: Path, build: Callable[[Path], object]) -> None:
     prefix = f".{folder.name}.tmp-"
     for left_behind in folder.parent.glob(f"{prefix}*"):
         shutil.rmtree(left_behind, ignore_errors=True)

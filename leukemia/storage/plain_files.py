@@ -1,14 +1,30 @@
 """Texts, YAML and JSON from a folder of unknown origin: bounded in size, and read as plain data only."""
 
 import json
+import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, quoted
 
-LARGEST = {".yaml": 1e6, ".json": 1e7, ".csv": 1e9}  # bytes; a table of a million cells has about 1e8
+LARGEST = {".yaml": 3e5, ".json": 1e7, ".csv": 1e9}  # bytes; a table of a million cells has about 1e8
+DEEPEST = 50  # levels of a YAML file
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Refuse a place that a link leads out of a folder, before anything is written there.
+
+    Raises:
+        InputError: if it lies elsewhere.
+    """
+    real = os.path.realpath(path)
+    if not Path(real).is_relative_to(os.path.realpath(folder)):
+        raise InputError(
+            f"{path} is a link that leads out of {folder}, to {quoted(real)}: nothing is written there; remove the link"
+        )
 
 
 def read_text(path: Path) -> str:
@@ -36,15 +52,18 @@ def read_text(path: Path) -> str:
 
 
 def parse_yaml(text: str, name: str) -> dict[str, Any]:
-    """A YAML mapping of plain values. Aliases are refused, because a few lines of them can expand to gigabytes.
+    """A YAML mapping of plain values: JSON's types, `.inf` and `.nan`, and keys that are text or whole numbers.
+
+    Tags, aliases (a few lines of them can expand to gigabytes), sexagesimal numbers and timestamps are not read.
 
     Raises:
         InputError: if it is anything else; `name` says which.
     """
     try:
+        _check_events(text)
         value = yaml.load(text, _PlainLoader)  # a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{name} is not YAML of plain values: {_short(error)}") from None
+        raise InputError(f"{name} is not YAML of plain values: {quoted(error)}") from None
     if not isinstance(value, dict):
         raise InputError(f"{name} does not hold a configuration")
     return value
@@ -59,7 +78,7 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not JSON: {_short(error)}") from None
+        raise InputError(f"{name} is not JSON: {quoted(error)}") from None
     if not isinstance(value, dict):
         raise InputError(f"{name} does not hold a JSON object")
     return value
@@ -70,17 +89,46 @@ def dump_yaml(value: dict[str, Any]) -> str:
     return yaml.dump(value, Dumper=_PlainDumper, sort_keys=False)
 
 
+def _check_events(text: str) -> None:
+    """Refuse what `parse_yaml` does not read, before anything is built; the parser's own recursion is bounded too."""
+    depth = 0
+    for event in yaml.parse(text, _SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError("it refers to a part of itself")
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise yaml.YAMLError(f"it has the tag {quoted(tag)}")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise yaml.YAMLError(f"it is nested more than {DEEPEST} levels deep")
+
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _PlainLoader(_SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        for key in mapping:
+            if not isinstance(key, str | int) or isinstance(key, bool):
+                raise yaml.YAMLError(f"its key {quoted(key)} is neither text nor a whole number")
+        if len(mapping) != len(node.value):
+            raise yaml.YAMLError("it has a key twice")
+        return mapping
+
+
 class _PlainDumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-class _PlainLoader(yaml.SafeLoader):
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it refers to a part of itself")
-        return super().compose_node(parent, index)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+for _type, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]{0,18})", list("-+0123456789")),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+     list("-+0123456789.")),
+):  # fmt: skip
+    for _class in (_PlainLoader, _PlainDumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_type}", re.compile(f"(?:{_pattern})\\Z"), _first)

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import BaseFinetuning, StochasticWeightAveraging, WeightAveraging
+from pytorch_lightning.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
@@ -18,6 +24,8 @@ REFUSED = {
         "it trains one more epoch after the last and swaps in weights that were not validated: use "
         "pytorch_lightning.callbacks.WeightAveraging (the equal average) or EMAWeightAveraging"
     ),
+    LearningRateFinder: "config.yaml would not hold the rate that it finds: search over model.optimizer.lr with -m",
+    BatchSizeFinder: "config.yaml would not hold the size that it finds: choose data.batch_size",
     BaseFinetuning: "it freezes stages behind the feature cache's back: use model.trainable_from and model.unfreeze",
 }
 AFTER_VALIDATION = (
@@ -52,10 +60,8 @@ def adapted(callback: pl.Callback) -> pl.Callback:
     own."""
     kind = type(callback)
     if isinstance(callback, WeightAveraging) and not isinstance(callback, _AveragesTrained):
-        names = {
-            "__module__": kind.__module__,
-            "__qualname__": kind.__qualname__,
-        }  # checkpoints name it by these
+        # Checkpoints name it by these.
+        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
         callback.__class__ = type(kind.__name__, (_AveragesTrained, kind), names)
     return callback
 

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: history.csv, a row an epoch, and pictures in its loggers."""
+"""The display of a run while it trains: history.csv, a row an epoch, and pictures in its loggers."""
 
 import logging
 import sys

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -33,19 +34,34 @@ def checkpoint_to_continue(run: Run, needs_best: bool = True) -> Path:
     try:
         content = read_checkpoint(run.last_checkpoint)
     except InputError as error:
-        epoch = len(_read_best(run)["history"])
+        epoch = len(read_best(run)["history"])
         log.warning("%s: the run goes on from best.ckpt, after epoch %d", error, epoch)
         return run.best_checkpoint
     if content["history"] and needs_best:
-        _read_best(run)  # better refused now than at the end
+        read_best(run)  # better refused now than at the end
     return run.last_checkpoint
 
 
-def _read_best(run: Run) -> dict[str, Any]:
+def read_best(run: Run) -> dict[str, Any]:
+    """The content of best.ckpt.
+
+    Raises:
+        InputError: if it cannot be read, with the remedy.
+    """
     try:
         return read_checkpoint(run.best_checkpoint)
     except InputError as error:
         raise InputError(f"{error}: run again with resume=restart, which moves the run aside") from None
+
+
+def restore_history(run: Run) -> None:
+    """Write history.csv from last.ckpt; where that cannot be read from best.ckpt, which ends at its own epoch."""
+    try:
+        history = read_checkpoint(run.last_checkpoint)["history"]
+    except InputError as error:
+        history = read_best(run)["history"]
+        log.warning("%s: history.csv ends with epoch %d", error, len(history))
+    run.write_table("history.csv", pd.DataFrame(history))
 
 
 def stopped_early(checkpoint: Path) -> int:

@@ -194,9 +194,7 @@ class _RowsByStep(ExperimentWriter):
         assert step is not None
         # An epoch's second message: validation and training metrics come one after the other.
         self._due |= step in self.rows
-        values = {
-            name: getattr(value, "item", lambda value=value: value)() for name, value in metrics_dict.items()
-        }
+        values = {name: v.item() if hasattr(v, "item") else v for name, v in metrics_dict.items()}
         self.rows.setdefault(step, {"step": step}).update(values)
 
     def save(self) -> None:
@@ -219,9 +217,8 @@ class _RowsByStep(ExperimentWriter):
 class ResumableMLFlowLogger(MLFlowLogger):
     """An MLFlowLogger for a run that is started several times: it logs each point and each parameter once."""
 
-    _points: dict[str, set[tuple[int, float]]] | None = (
-        None  # (step, value) by metric, as far as it was asked for
-    )
+    # (step, value) by metric, as far as it was asked for
+    _points: dict[str, set[tuple[int, float]]] | None = None
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

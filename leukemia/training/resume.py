@@ -7,13 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from leukemia.errors import InputError, PlaceError
+from leukemia.errors import InputError, PlaceError, check_one_of
 from leukemia.identity import differences
 from leukemia.runs import Run
 from leukemia.storage.atomic import remove_left_behind
 
 log = logging.getLogger(__name__)
 WRITTEN_FIRST = {"config.yaml", "cells.csv"}
+RESULTS = ("history.csv", "predictions.csv", "baseline.csv", "metrics.json")  # of a finished run
 RESUMES = ("auto", "never", "restart", "extend")
 REMEDY = "choose another folder (hydra.run.dir=DIR or name=NAME), or move it aside with resume=restart"
 
@@ -36,13 +37,13 @@ def claim(run: Run, settings: dict[str, Any], cells: pd.DataFrame, resume: str =
             a run in it, `restart` moves the run that is there aside, `extend` trains a run for more epochs.
 
     Returns:
-        `start`, `continue` or `extend` (from a checkpoint), or `done` (nothing is left to do).
+        `start`, `continue` or `extend` (from a checkpoint), `repair` (a finished run that lacks one of RESULTS), or
+        `done` (nothing is left to do).
 
     Raises:
         InputError: if the folder holds something else; the message says what and the remedy.
     """
-    if resume not in RESUMES:
-        raise InputError(f"resume={resume} is unknown: use one of {', '.join(RESUMES)}")
+    check_one_of("resume", resume, RESUMES)
     remove_left_behind(run.folder)
     remove_left_behind(run.last_checkpoint.parent)
     if not (run.folder / "status.json").is_file():
@@ -63,6 +64,11 @@ def claim(run: Run, settings: dict[str, Any], cells: pd.DataFrame, resume: str =
     done = run.status["status"] == "done"
     if not done and not run.last_checkpoint.is_file() and not run.best_checkpoint.is_file():
         return "start"  # it never finished an epoch: nothing can be lost
+    for name in ("config.yaml", "cells.csv"):
+        if not (run.folder / name).is_file():
+            raise InputError(
+                f"{run.folder} lacks {name}, so it may be another run: bring it back, or {REMEDY}"
+            )
     stored, extended = dict(run.config), False
     if resume == "extend":
         extended = _more_epochs(run, stored, settings, done)
@@ -73,7 +79,14 @@ def claim(run: Run, settings: dict[str, Any], cells: pd.DataFrame, resume: str =
         raise PlaceError(
             f"the data of the run in {run.folder} have changed ({moved}): bring them back, or {REMEDY}"
         )
-    return "extend" if extended else "done" if done else "continue"
+    if extended or not done:
+        return "extend" if extended else "continue"
+    return "repair" if lost_results(run) else "done"
+
+
+def lost_results(run: Run) -> list[str]:
+    """The files of RESULTS that a finished run lacks."""
+    return [name for name in RESULTS if not (run.folder / name).is_file()]
 
 
 def _more_epochs(run: Run, stored: dict[str, Any], settings: dict[str, Any], done: bool) -> bool:

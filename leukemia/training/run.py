@@ -1,8 +1,8 @@
 """Train one run: decide, build, fit, evaluate."""
 
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from leukemia.config import Settings, build, build_data, build_model, compose, resolve
 from leukemia.data.datamodule import CellDataModule
@@ -19,12 +20,18 @@ from leukemia.models.classifier import CellClassifier
 from leukemia.models.optim import depends_on_epochs
 from leukemia.runs import Run
 from leukemia.storage.locks import exclusive_lock
-from leukemia.training.checkpoints import checkpoint_to_continue, is_over, stopped_early
+from leukemia.training.checkpoints import (
+    checkpoint_to_continue,
+    is_over,
+    read_best,
+    restore_history,
+    stopped_early,
+)
 from leukemia.training.distributed import end_after_rank_zero, is_rank_zero, rank_zero_decision
 from leukemia.training.final_metrics import logged_settings, write_final_metrics
 from leukemia.training.loggers import build_loggers, check_loggers, closed_on_failure, log_again, log_settings
 from leukemia.training.memory import keep_freed_memory
-from leukemia.training.resume import claim, stored_settings
+from leukemia.training.resume import claim, lost_results, stored_settings
 from leukemia.training.status import begun_by_this_job, recorded
 from leukemia.training.trainer import build_trainer
 
@@ -93,7 +100,7 @@ def _train(settings: Settings, run: Run, skip_done: bool) -> Run:
     run, data.cache_features = Run(Path(decision["folder"])), decision["cache_features"]
     if decision["state"] == "done":
         return _already_done(run, skip_done)
-    with recorded(run) if is_rank_zero() else nullcontext():
+    with recorded(run, _hardware(trainer)) if is_rank_zero() else nullcontext():
         trainer.loggers = build_loggers(settings["logger"], run.folder, build)
         with closed_on_failure(trainer.loggers):
             log_settings(trainer.loggers, logged_settings(settings))
@@ -107,17 +114,37 @@ def _fit(
     run: Run, data: CellDataModule, model: CellClassifier, trainer: pl.Trainer, state: str, scores_best: bool
 ) -> None:
     """Train from the start or from a checkpoint; nothing is left to do where training had come to its end."""
+    if state == "repair":
+        return _restore(run)
     checkpoint = None if state == "start" else checkpoint_to_continue(run, scores_best)
     if checkpoint is not None:
         log_again(trainer.loggers, checkpoint)
         if is_over(checkpoint, trainer.max_epochs):
-            return
-    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            return _restore(run)
+    with _clear_about_settings():
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     profiler = trainer.profiler  # type: ignore[attr-defined]
     if not isinstance(profiler, PassThroughProfiler):
         log.info("%s", profiler.summary())
     if not scores_best:
         trainer.save_checkpoint(run.best_checkpoint)  # the last epoch is scored
+
+
+def _hardware(trainer: pl.Trainer) -> dict[str, Any]:
+    """The part of a session that the trainer knows."""
+    return {
+        "device": trainer.strategy.root_device.type,
+        "devices": trainer.num_devices,
+        "nodes": trainer.num_nodes,
+        "precision": str(trainer.precision),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _restore(run: Run) -> None:
+    """Write the history of a run that has come to its end, where it was lost; the other results are written anew."""
+    if is_rank_zero() and not (run.folder / "history.csv").is_file():
+        restore_history(run)
 
 
 def _decide(
@@ -131,7 +158,14 @@ def _decide(
         return decision
     if state == "extend":
         _say_whether_equal(run, model)
-    words = {"start": "starts", "continue": "goes on", "extend": f"goes on to epoch {trainer.max_epochs}"}
+    if state == "repair":
+        read_best(run)  # refused before the run is touched
+    words = {
+        "start": "starts",
+        "continue": "goes on",
+        "extend": f"goes on to epoch {trainer.max_epochs}",
+        "repair": f"is done and lacks {', '.join(lost_results(run))}: computed again from best.ckpt",
+    }
     log.info("%s %s\n%s", run.name, words[state], data.describe())
     if "last" not in settings["callbacks"]:
         log.warning("callbacks.last is left out: this run cannot be resumed")
@@ -165,6 +199,18 @@ def _say_whether_equal(run: Run, model: CellClassifier) -> None:
         log.warning(
             "the schedule depends on trainer.max_epochs: the extended run is not equal to a run of as many epochs"
         )
+
+
+@contextmanager
+def _clear_about_settings() -> Iterator[None]:
+    """Refuse in one line settings that Lightning can check only while it trains, as a metric that is not logged."""
+    try:
+        yield
+    except (MisconfigurationException, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, MisconfigurationException) or "conditioned on metric" in text:
+            raise InputError(f"a callback or the trainer cannot work as it is set: {text}") from error
+        raise
 
 
 def _compile(model: CellClassifier, settings: Settings) -> None:

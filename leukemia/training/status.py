@@ -1,4 +1,4 @@
-"""status.json: what a run is doing, or how it ended, and on which machine with which versions."""
+"""status.json: the state of a run, and each session's machine, devices, threads and versions."""
 
 import json
 import os
@@ -19,14 +19,21 @@ PACKAGES = ("leukemia", "torch", "torchvision", "pytorch-lightning", "hydra-core
 
 
 @contextmanager
-def recorded(run: Run) -> Iterator[None]:
-    """Keep status.json true while the run goes on, and when it ends in whatever way."""
-    before = run.status.get("seconds", 0.0) if (run.folder / "status.json").is_file() else 0.0
+def recorded(run: Run, hardware: dict[str, Any]) -> Iterator[None]:
+    """Keep status.json true while the run goes on, and when it ends in whatever way.
+
+    Args:
+        run: that starts or goes on.
+        hardware: that this session trains with, for `sessions`, which tells each start apart.
+    """
+    earlier = run.status if (run.folder / "status.json").is_file() else {}
+    before, sessions = earlier.get("seconds", 0.0), earlier.get("sessions", [])
     started = time.time()
-    facts = {
+    session = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        **hardware,
         "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "job": slurm_job(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -35,7 +42,8 @@ def recorded(run: Run) -> Iterator[None]:
     def write(status: str, error: str | None = None) -> None:
         seconds = round(before + time.time() - started, 1)
         finished = None if status == "running" else time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        told = {"status": status, "error": error, **facts, "finished": finished, "seconds": seconds}
+        told = {"status": status, "error": error, "finished": finished, "seconds": seconds,
+                "sessions": [*sessions, session]}  # fmt: skip
         try:
             run.write_json("status.json", told)
         except InputError:
@@ -64,7 +72,8 @@ def begun_by_this_job(run: Run) -> bool:
     """Whether a run was begun by the SLURM job of this process, which was then queued again."""
     if slurm_job() is None or not (run.folder / "status.json").is_file():
         return False
-    return run.status.get("job") == slurm_job()
+    sessions = run.status.get("sessions") or [{}]
+    return bool(sessions[-1].get("job") == slurm_job())
 
 
 def record_refusal(run: Run, config: dict[str, Any], error: Exception) -> None:

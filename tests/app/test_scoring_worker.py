@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 from PIL import Image
 
@@ -66,3 +68,25 @@ def test_a_folder_is_reviewed_instead_of_the_runs_own_cells(serve, run, tmp_path
     assert len(page.review.cells) == 5
     assert set(page.review.by_subject) == {"P1"}
     assert any("broken.png" in problem and str(folder) not in problem for problem in page.worker.problems)
+
+
+def test_a_name_that_is_not_utf8_is_scored_with_the_rest_of_its_batch(serve, run, tmp_path, decide):
+    folder = tmp_path / "mine" / "P1"
+    folder.mkdir(parents=True)
+    for name in (b"a.png", b"b\xff.png", b"c\xfe.png"):
+        with open(os.fsencode(folder) + b"/" + name, "wb") as file:
+            file.write(b"not a picture" if name.startswith(b"c") else picture(name[0])[1])
+    page = serve(run, tmp_path / "mine")
+    page.wait_for_scores()
+    paths = {cell.path: cell.id for cell in page.review.cells.values()}
+    assert paths.keys() == {"P1/a.png", "P1/b%FF.png"}
+    assert page.ask("GET", f"/api/cell?at={paths['P1/b%FF.png']}")[1]["cell"]["name"] == "b%FF.png"
+    (problem,) = page.ask("GET", "/api/changes")[1]["problems"]
+    assert problem.startswith("P1/c%FE.png")
+    decide(page.review, "Ann", paths["P1/a.png"], "ALL")
+    decide(page.review, "Ann", paths["P1/b%FF.png"], "HEM")
+    status, text, _ = page.ask("GET", "/export/manifest.csv")
+    assert status == 200
+    (copied,) = [line.split(",")[0] for line in text.decode().splitlines() if ",HEM," in line]
+    assert (np.asarray(Image.open(copied)) == picture(ord("b"))[0]).all()
+    assert b"b%FF.png" in page.ask("GET", "/export/decisions.csv")[1]

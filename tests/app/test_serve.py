@@ -120,7 +120,7 @@ def leukemia(*arguments):
 
 def test_a_wrong_run_port_or_folder_is_refused_with_exit_code_2(run, tmp_path, capsys):
     assert leukemia("app", tmp_path / "nowhere", "--port", "0") == 2
-    assert "is it the folder of a finished run?" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
     assert leukemia("app", run.folder, "--port", "70000") == 2
     assert "--port" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:

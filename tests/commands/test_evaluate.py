@@ -260,3 +260,11 @@ class TestAnybodysTable:
         assert (
             "calibration after (cross-fitted): none: a class of a model has fewer than two subjects" in said
         )
+
+
+def test_a_checkpoint_is_not_taken_for_a_table(tmp_path):
+    (tmp_path / "best.ckpt").write_bytes(b"PK\x03\x04\x80")
+    with pytest.raises(
+        InputError, match=r"best.ckpt is not a folder: give the folder of a run or of a sweep"
+    ):
+        evaluated(tmp_path / "best.ckpt")

@@ -1,5 +1,9 @@
 """`leukemia predict`, as it is called."""
 
+import csv
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,6 +84,66 @@ def test_an_unreadable_file_is_a_row_and_the_rest_goes_on(run, demo_root, tmp_pa
     assert table["logit"].isna().tolist() == [True, False]
     assert "not a readable picture" in capsys.readouterr().out
     assert not (tmp_path / "isbi_valid.predict").exists()
+
+
+def test_a_name_that_is_not_utf8_is_scored_and_spelled_in_the_table(run, demo_root, tmp_path, capsys):
+    good = next(demo_root.rglob("*.bmp"))
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    for name in (b"a.bmp", b"b\xff%.bmp"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(good.read_bytes())
+    Path(os.fsdecode(os.fsencode(folder) + b"/c\xfe.bmp")).write_bytes(b"BM and no more")
+    output = tmp_path / "out.csv"
+    assert leukemia("predict", run.folder, folder, "-o", output) == 1
+    table = pd.read_csv(output)
+    assert table["path"].str.removeprefix(f"{folder}/").tolist() == ["a.bmp", "b%FF%.bmp", "c%FE.bmp"]
+    assert table["logit"].notna().tolist() == [True, True, False]
+    assert table["logit"][0] == pytest.approx(table["logit"][1], abs=1e-4)
+    assert "c%FE.bmp" in table["error"][2]
+    assert "c%FE.bmp" in capsys.readouterr().out
+
+
+def test_names_do_not_run_as_formulas_in_a_spreadsheet(run, demo_root, tmp_path, monkeypatch):
+    good = next(demo_root.rglob("*.bmp"))
+    names = ["=cmd().bmp", "+1.bmp", "-1.bmp", "@sum.bmp", "\tx.bmp"]
+    for name in names:
+        (tmp_path / name).write_bytes(good.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert leukemia("predict", run.folder, *[name for name in names if name[0] != "-"], ".",
+                    "--subjects", "([=+@-]).*bmp", "-o", "out.csv") == 0  # fmt: skip
+    with open("out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    texts = [row[name] for row in rows for name in ("path", "subject", "decision", "error") if row[name]]
+    assert not [text for text in texts if text.startswith(tuple("=+-@\t\r"))]
+    assert "'=cmd().bmp" in texts
+    assert "'=" in texts
+    assert all(float(row["logit"]) for row in rows)  # numbers stay numbers, also negative ones
+    with open("out_subjects.csv", newline="") as file:
+        assert {row["subject"][0] for row in csv.DictReader(file)} == {"'"}
+
+
+def test_cells_are_kept_when_predict_dies(run, demo_root, tmp_path, monkeypatch, capsys):
+    from leukemia.commands import predict
+
+    monkeypatch.setattr(predict, "AT_ONCE", 8)
+    calls = []
+
+    def logits(self, pixels):
+        calls.append(len(pixels))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return pixels.mean(axis=(1, 2, 3)).astype(float) - 10
+
+    monkeypatch.setattr("leukemia.inference.torch_predictor.TorchPredictor.logits", logits)
+    output = tmp_path / "out.csv"
+    assert leukemia("predict", run.folder, demo_root, "-o", output) == 130
+    assert not output.exists()
+    partial = pd.read_csv(tmp_path / "out.partial.csv")
+    assert len(partial) == 16
+    assert "16 cells are kept in" in capsys.readouterr().err
+    assert leukemia("predict", run.folder, demo_root, "-o", output) == 0
+    assert not (tmp_path / "out.partial.csv").exists()
+    assert (pd.read_csv(output).iloc[:16][["path", "logit"]] == partial[["path", "logit"]]).all(axis=None)
 
 
 def test_the_challenges_file_has_a_line_an_image_in_the_order_of_their_numbers(run, demo_root, tmp_path):

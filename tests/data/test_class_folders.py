@@ -1,5 +1,6 @@
 """Two classes of one's own cells are read from folders or a manifest, and what is wrong with them is named."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukemia.data.class_folders import class_folders, scan_class_folders
+from leukemia.data.cnmc import scan_cnmc
 from leukemia.data.reader import COLUMNS
 from leukemia.errors import InputError
 
@@ -199,3 +201,19 @@ def test_real_cells_are_read(shared: Path) -> None:
     table, classes, _ = class_folders(shared / "data" / "pbc_cells", "ig")
     assert classes == ("lymphocyte", "ig")
     assert table["label"].value_counts().to_dict() == {1: 2316, 0: 972}
+
+
+@pytest.mark.parametrize("reader", ["class_folders", "cnmc"])
+def test_names_that_are_not_utf8_are_listed(tmp_path, reader):
+    folder = tmp_path / "C-NMC" / "training_data" / "fold_0" / "all" if reader == "cnmc" else tmp_path / "all"
+    folder.mkdir(parents=True)
+    for name in (b"UID_1_1_1_all.bmp", b"UID_1_1_\xff_all.bmp"):
+        with open(os.fsencode(folder) + b"/" + name, "wb"):
+            pass
+    (tmp_path / "hem").mkdir()
+    (tmp_path / "hem" / "b.bmp").touch()
+    scan = scan_cnmc(tmp_path / "C-NMC") if reader == "cnmc" else scan_class_folders(tmp_path, "all")
+    (problem,) = [each for each in scan.problems if "UTF-8" in each.what]
+    (where,) = problem.where
+    assert where.endswith("UID_1_1_%FF_all.bmp")
+    assert "UID_1_1_1_all.bmp" in "".join(scan.table["path"])

@@ -1,6 +1,7 @@
 """Every picture is decoded once, and equal pictures are known as such."""
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,12 @@ from leukemia.data import pixels
 from leukemia.data.pixels import centre_crop, decode, fit, load_pixels, pixel_hash
 from leukemia.errors import InputError
 from leukemia.storage.cache import cache_dir
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Equal pictures of another test would be in the cache already."""
+    monkeypatch.setenv("LEUKEMIA_CACHE", str(tmp_path / "cache"))
 
 
 def write_cells(folder, count=4, size=40):
@@ -58,6 +65,62 @@ def test_the_key_names_what_was_put_in(tmp_path, change):
     else:
         names = names[::-1]
     assert load_pixels(tmp_path / "cells", names, size, resize).key != before
+
+
+def times(folder, names):
+    """Set the times of archives that are unpacked without their own."""
+    for name in names:
+        os.utime(folder / name, (1_000_000_000, 1_000_000_000))
+
+
+def test_two_sets_of_equal_names_sizes_and_times_have_their_own_pixels(tmp_path):
+    for name in ("one", "other one"):
+        names, _ = write_cells(tmp_path / name)
+        times(tmp_path / name, names)
+    one, other = (load_pixels(tmp_path / name, names, size=32) for name in ("one", "other one"))
+    assert one.key != other.key
+    assert not set(one.hashes) & set(other.hashes)
+    assert not np.array_equal(one.images, other.images)
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced"])
+def test_an_edit_that_keeps_size_and_time_is_noticed(tmp_path, how):
+    names, _ = write_cells(tmp_path / "cells")
+    times(tmp_path / "cells", names)
+    before = load_pixels(tmp_path / "cells", names, size=32)
+    changed = fit(decode(tmp_path / "cells" / names[0])[::-1], 40)
+    new = tmp_path / "new.bmp"
+    Image.fromarray(changed).save(new)
+    if how == "in place":
+        (tmp_path / "cells" / names[0]).write_bytes(new.read_bytes())
+    else:
+        new.rename(tmp_path / "cells" / names[0])
+    times(tmp_path / "cells", names)
+    after = load_pixels(tmp_path / "cells", names, size=32)
+    assert after.hashes[0] == pixel_hash(changed) != before.hashes[0]
+    np.testing.assert_array_equal(after.images[0], fit(changed, 32))
+
+
+def test_a_copy_of_a_set_is_compared_and_decoded_once(tmp_path, monkeypatch):
+    names, _ = write_cells(tmp_path / "cells")
+    first = load_pixels(tmp_path / "cells", names, size=32)
+    shutil.copytree(tmp_path / "cells", tmp_path / "copy")
+    monkeypatch.setattr(pixels, "decode", lambda path: pytest.fail("decoded again"))
+    assert load_pixels(tmp_path / "copy", names, size=32).key == first.key
+
+
+def test_pictures_that_change_while_they_are_decoded_are_refused(tmp_path, monkeypatch):
+    names, _ = write_cells(tmp_path / "cells")
+
+    def decode_and_change(path):
+        found = decode(path)
+        Image.fromarray(found[::-1]).save(path)
+        return found
+
+    monkeypatch.setattr(pixels, "decode", decode_and_change)
+    with pytest.raises(InputError, match="changed while they were read"):
+        load_pixels(tmp_path / "cells", names, size=32)
+    assert not list(cache_dir().glob(".pixels-*.tmp-*"))
 
 
 def test_two_at_once_build_one_map(tmp_path, monkeypatch):

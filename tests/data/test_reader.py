@@ -125,3 +125,14 @@ def test_positive_goes_to_a_reader_that_takes_it():
 def test_labels_may_be_booleans():
     table, _, _ = check_reader_result(result(label=[True, False, True]), "mylab.cells")
     assert table["label"].tolist() == [1, 0, 1]
+
+
+def test_a_reader_that_fails_is_named_with_the_line():
+    with pytest.raises(
+        InputError, match=r"data.reader \(.*broken\) fails on here: KeyError: 'site' \(test_reader"
+    ):
+        read_cells(broken, "here")
+
+
+def broken(root):
+    return {}["site"]

@@ -59,7 +59,7 @@ class TestRegistry:
         ]  # fmt: skip
         assert [direction(name) for name in monitored_names()] == ["min"] + ["max"] * 6
         for monitor in ("val/ece", "train/loss", "loss"):
-            with pytest.raises(KeyError):
+            with pytest.raises(InputError):
                 direction(monitor)
 
     @pytest.mark.parametrize("name", METRICS)

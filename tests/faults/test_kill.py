@@ -21,7 +21,7 @@ IN_THE_RUN = (  # in their order
     "before history.csv",
     "before best.ckpt",
     "before last.ckpt",
-    IN_AN_EPOCH,
+    IN_AN_EPOCH.replace(":9", ":3"),  # it goes on from best.ckpt, so this is the second epoch too
     "half best.ckpt",
     "half last.ckpt",
     "before predictions.csv",

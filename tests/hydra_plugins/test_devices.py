@@ -78,7 +78,8 @@ def test_runs_side_by_side_share_the_processor_and_end_in_one_report(
     assert code == 0, err
     assert "2 runs on processor share 1 of 2, processor share 2 of 2" in out
     first, second = (run.status for run in Sweep(tmp_path / "sweep").with_status("done"))
-    assert max(first["started"], second["started"]) < min(first["finished"], second["finished"])
+    started = [status["sessions"][-1]["started"] for status in (first, second)]
+    assert max(started) < min(first["finished"], second["finished"])
     assert (tmp_path / "sweep" / "report.html").is_file()
 
 
@@ -133,7 +134,7 @@ def by_device(sweep: subprocess.Popen, device: str) -> psutil.Process:
 
 
 def assert_alone_on_its_device(runs: list[Run]) -> None:
-    used = pd.DataFrame([run.status for run in runs]).sort_values("started")
+    used = pd.DataFrame([{**run.status["sessions"][-1], **run.status} for run in runs]).sort_values("started")
     assert set(used["visible_devices"]) <= {"5", "7"}
     for _, of_device in used.groupby("visible_devices"):
         started, finished = (pd.to_datetime(of_device[name]) for name in ("started", "finished"))

@@ -147,3 +147,42 @@ def test_a_checkpoint_that_carries_code_is_refused_and_the_code_never_runs(tmp_p
     with pytest.raises(InputError, match=r"evil.ckpt cannot be read"):
         load_network(tmp_path / "evil.ckpt")
     assert not (tmp_path / "executed").exists()
+
+
+def doubled(times=60):
+    value = ["x"]
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "network": {
+                "node": {"_target_": "leukemia.models.resnet.resnet", "depth": doubled()},
+                "native_size": None,
+            }
+        },
+        {"network": {"node": None, "native_size": doubled()}},
+        {"hyper_parameters": {"trainable_from": doubled(), "classes": ["HEM", "ALL"]}},
+        {"hyper_parameters": {"trainable_from": "head", "classes": ["ALL"]}},
+        {"hyper_parameters": {"trainable_from": "head", "classes": list("ABCDE")}},
+        {"hyper_parameters": {"trainable_from": "head", "classes": ["ALL", "ALL"]}},
+        {"hyper_parameters": {"trainable_from": "head", "classes": doubled()}},
+        {"history": doubled()},
+        {"history": [{"epoch": float("inf")}]},
+        {"history": {"a": 1}},
+        {"network": {"node": None, "native_size": float("nan")}},
+    ],
+    ids=range(11),
+)
+def test_a_checkpoint_of_another_shape_is_refused_at_once(tmp_path, changes):
+    file = tmp_path / "x.ckpt"
+    checkpoint(file, **changes)
+    with pytest.raises(InputError) as refusal:
+        load_network(file)
+    assert str(file) in str(refusal.value)
+    assert len(str(refusal.value)) < 500

@@ -294,8 +294,12 @@ def test_balanced_is_refused_where_the_criterion_does_not_take_a_weight(make, cr
 
 
 def test_balanced_needs_cells_of_both_classes(make, tmp_path):
-    with pytest.raises(InputError, match="both classes"):
+    with pytest.raises(
+        InputError, match=r"both classes, and the training split has 0 of HEM and 2 of ALL: use"
+    ):
         trainer(tmp_path).fit(make(class_weights="balanced"), datamodule=Cells((1, 1)))
+    with pytest.raises(InputError, match=r"has 3 of HEM and 0 of ALL"):
+        trainer(tmp_path).fit(make(class_weights="balanced"), datamodule=Cells((0, 0, 0)))
     with pytest.raises(InputError, match="train with datamodule="):
         trainer(tmp_path).fit(make(class_weights="balanced"), cells(), cells())
 

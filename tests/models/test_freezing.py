@@ -51,7 +51,7 @@ def images(seed: int = 0) -> torch.Tensor:
 def one_step(net: nn.Module) -> None:
     """A training step on two pictures of noise."""
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.1)
+    optimizer = torch.optim.SGD(trained, lr=1e-3)
     logits = suffix(net)(prefix(net)(images()))
     torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor([0.0, 1.0])).backward()
     optimizer.step()

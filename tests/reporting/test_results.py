@@ -14,10 +14,22 @@ from leukemia.evaluation.metrics import METRICS
 from leukemia.reporting import summary, text_tables, words
 from leukemia.reporting.evidence_page import Evidence
 from leukemia.reporting.markdown import results_md
-from leukemia.reporting.results import combinations, grid, results_table, setting_columns, stage_order
+from leukemia.reporting.model_card import model_card
+from leukemia.reporting.results import (
+    combinations,
+    read_settings,
+    results_table,
+    setting_columns,
+    stage_order,
+)
 from leukemia.runs import Run, Sweep
 
 Maker = Callable[..., Any]
+
+
+def counts(results: pd.DataFrame) -> list[int]:
+    """The number of runs of each setting."""
+    return [len(runs) for _, runs in combinations(results)]
 
 
 def test_a_row_a_run_with_the_metrics_of_its_metrics_json(tmp_path: Path, make_sweep: Maker) -> None:
@@ -51,6 +63,21 @@ def test_only_settings_that_differ_become_columns(tmp_path: Path, make_run: Make
     assert results["seed"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("second", "shown"), [("/w/b.pth", ["model.net.weights"]), ("/w/a.pth", ["files.model.net.weights"])]
+)
+def test_weights_files_of_one_path_are_told_apart_by_their_hash(
+    tmp_path: Path, make_run: Maker, second: str, shown: list[str]
+) -> None:
+    for name, path, digest in (("a", "/w/a.pth", "0" * 32), ("b", second, "1" * 32)):
+        settings = {"model.net.weights": path, "files": {"model.net.weights": digest}}
+        make_run(tmp_path, name=name, settings=settings)
+    results = results_table(Sweep(tmp_path))
+    assert setting_columns(results)[2:] == shown
+    card = model_card(results, [read_settings(run) for run in Sweep(tmp_path).runs], [])
+    assert f"/w/a.pth (SHA-256 {'0' * 32}...), {second} (SHA-256 {'1' * 32}...)" in card["Model"]
+
+
 def test_the_grid_is_mean_sample_deviation_and_n_over_seeds_and_folds(
     tmp_path: Path, make_run: Maker
 ) -> None:
@@ -61,15 +88,17 @@ def test_the_grid_is_mean_sample_deviation_and_n_over_seeds_and_folds(
             )
     make_run(tmp_path, depth=50, trainable_from="head")
     results = results_table(Sweep(tmp_path)).assign(protocol="subject_kfold")
-    found = grid(results)
     runs = [run for run in Sweep(tmp_path).runs if run.config["model"]["net"]["depth"] == 18]
     accuracy = [run.metrics["accuracy"] for run in runs]
     mean = sum(accuracy) / 6
-    assert found["n"].tolist() == [6, 1]
-    assert found["mean"][0] == pytest.approx(mean)
-    assert found["sd"][0] == pytest.approx(math.sqrt(sum((a - mean) ** 2 for a in accuracy) / 5))
-    assert math.isnan(found["sd"][1])
-    assert grid(results, "auroc")["mean"][0] == pytest.approx(np.mean([r.metrics["auroc"] for r in runs]))
+    sd = math.sqrt(sum((a - mean) ** 2 for a in accuracy) / 5)
+    several, alone = text_tables.grid_table(results).rows
+    assert counts(results) == [6, 1]
+    assert {"6", words.percent(mean, sd)} <= set(several)
+    assert "1" in alone
+    assert not any("±" in text for text in alone)
+    auroc = np.mean([run.metrics["auroc"] for run in runs])
+    assert any(words.fraction(auroc) in text for text in text_tables.grid_metrics_table(results).rows[0])
 
 
 def test_the_grid_is_divided_by_what_a_run_is_and_not_by_where_it_ran(
@@ -90,7 +119,7 @@ def test_the_grid_is_divided_by_what_a_run_is_and_not_by_where_it_ran(
         "ResNet18 from layer4, model.optimizer Adam",
         "ResNet18 from layer4, model.optimizer AdamW",
     ]
-    assert grid(results)["n"].tolist() == [2, 1]
+    assert counts(results) == [2, 1]
 
 
 def test_combinations_come_shallow_first_and_frozen_first(tmp_path: Path, make_sweep: Maker) -> None:
@@ -183,7 +212,7 @@ class TestRunsOfRelease01:
 def test_the_grid_can_be_made_from_a_csv_of_the_results(tmp_path: Path, make_sweep: Maker) -> None:
     results = results_table(make_sweep(tmp_path))
     again = pd.read_csv(io.StringIO(results.to_csv(index=False)))
-    pd.testing.assert_frame_equal(grid(again), grid(results), check_dtype=False)
+    assert text_tables.grid_table(again).rows == text_tables.grid_table(results).rows
 
 
 class TestRunsWithoutMetrics:
@@ -209,7 +238,7 @@ class TestRunsWithoutMetrics:
         results = results_table(Sweep(tmp_path))
         assert results["status"].tolist() == ["done", "unreadable", "unreadable", "done"]
         assert results["network"].isna().tolist() == [False, False, False, True]
-        assert len(grid(results)) == 2
+        assert counts(results) == [1, 1]
 
     def test_metrics_that_are_not_numbers_are_missing(self, tmp_path: Path, make_run: Maker) -> None:
         run = make_run(tmp_path, name="a")
@@ -366,7 +395,7 @@ def test_a_run_that_repeats_a_seed_and_fold_counts_once(tmp_path: Path, make_run
     make_run(tmp_path, name="the-same-again", seed=0, skill=0.5)
     make_run(tmp_path, name="official-has-no-folds", seed=0, fold=1, skill=0.5)
     make_run(tmp_path, name="two", seed=1, skill=0.5)
-    assert grid(results_table(Sweep(tmp_path)))["n"].tolist() == [2]
+    assert counts(results_table(Sweep(tmp_path))) == [2]
 
 
 def test_the_headline_says_how_many_settings_share_the_highest_accuracy(

@@ -26,4 +26,4 @@ def test_the_trials_of_a_search_are_jobs(slurm, small, tmp_path):
     assert len(runs) == 4
     best = sorted(run.history["val/loss"].min() for run in runs)
     assert sorted(trial.value for trial in study.trials) == pytest.approx(best)
-    assert len({run.status["job"] for run in runs}) == 4
+    assert len({run.status["sessions"][-1]["job"] for run in runs}) == 4

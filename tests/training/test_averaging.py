@@ -5,7 +5,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
     BackboneFinetuning,
+    BatchSizeFinder,
     EMAWeightAveraging,
+    LearningRateFinder,
     ModelCheckpoint,
     StochasticWeightAveraging,
     WeightAveraging,
@@ -238,6 +240,8 @@ def test_other_callbacks_are_left_as_they_are():
     [
         (StochasticWeightAveraging(swa_lrs=1e-2), "one more epoch"),
         (BackboneFinetuning(), "model.unfreeze"),
+        (LearningRateFinder(), "search over model.optimizer.lr"),
+        (BatchSizeFinder(), "choose data.batch_size"),
         (EMAWeightAveraging(update_starting_at_epoch=3), "update_starting_at_step"),
         (EachEpoch(), "after that epoch was validated"),
     ],

@@ -6,7 +6,7 @@ import pytest
 from leukemia.errors import InputError
 from leukemia.identity import differences
 from leukemia.runs import Run, Sweep
-from leukemia.training.resume import claim
+from leukemia.training.resume import RESULTS, claim
 
 CONFIG = {
     "seed": 0,
@@ -47,13 +47,51 @@ def test_an_empty_folder_starts(tmp_path):
 
 def test_an_unfinished_run_of_the_same_settings_continues_and_a_finished_one_is_done(run):
     assert claim(run, CONFIG, CELLS) == "continue"
-    run.write_json("status.json", {"status": "done"})
+    finish(run)
     assert claim(Run(run.folder), CONFIG, CELLS) == "done"
 
 
 def test_a_run_that_never_finished_an_epoch_starts_again(run):
     run.last_checkpoint.unlink()
     assert claim(run, wanted(seed=1), CELLS) == "start"
+
+
+def test_where_only_the_best_checkpoint_is_left_the_run_continues_or_is_refused_by_name(run):
+    run.last_checkpoint.rename(run.best_checkpoint)
+    assert claim(run, CONFIG, CELLS) == "continue"
+    with pytest.raises(InputError, match=r"seed is 0 there and 1 here.*resume=restart"):
+        claim(run, wanted(seed=1), CELLS)
+
+
+@pytest.mark.parametrize("name", ["history.csv", "predictions.csv", "baseline.csv", "metrics.json"])
+def test_a_finished_run_that_lacks_a_result_is_repaired_unless_it_is_another_one(run, name):
+    finish(run)
+    (run.folder / name).unlink()
+    assert claim(run, CONFIG, CELLS) == "repair"
+    with pytest.raises(InputError, match="seed is 0 there"):
+        claim(run, wanted(seed=1), CELLS)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "cells.csv"])
+@pytest.mark.parametrize("status", ["interrupted", "failed", "running", "done"])
+def test_a_run_that_cannot_be_compared_is_refused_with_the_remedy(run, name, status):
+    run.write_json("status.json", {"status": status})
+    (run.folder / name).unlink()
+    with pytest.raises(InputError, match=rf"lacks {name}.*bring it back, or .*resume=restart"):
+        claim(Run(run.folder), CONFIG, CELLS)
+
+
+def test_a_changed_global_batch_is_refused_and_other_hardware_is_not(run):
+    two = wanted(trainer={**CONFIG["trainer"], "devices": 2})
+    with pytest.raises(InputError, match=r"the global batch is 1 x .* there and 2 x .* here.*resume=restart"):
+        claim(run, two, CELLS)
+    assert claim(run, wanted(trainer={**CONFIG["trainer"], "accelerator": "cuda"}), CELLS) == "continue"
+
+
+def finish(run):
+    run.write_json("status.json", {"status": "done"})
+    for name in RESULTS:
+        (run.folder / name).write_text("")
 
 
 def test_other_settings_are_refused_by_name_with_the_remedy(run):
@@ -79,7 +117,7 @@ def test_never_refuses_any_run_and_restart_moves_it_aside_whole(run):
     (aside,) = [path for path in run.folder.parent.iterdir() if path != run.folder]
     assert (aside / "checkpoints" / "last.ckpt").is_file()
     with pytest.raises(InputError, match="holds no run"):
-        _ = Sweep(run.folder.parent).runs  # what was moved aside is no run of the sweep
+        _ = Sweep(run.folder.parent).runs  # a run that was moved aside is not one of the sweep
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

@@ -1,6 +1,7 @@
 """One run: the same settings give the same numbers, a killed run ends as an undisturbed one, frozen is frozen."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from leukemia.models.freezing import stage_names
 from leukemia.models.metrics import EpochMetrics
 from leukemia.models.resnet import resnet
 from leukemia.runs import Run
+from leukemia.storage.contents import file_hash
 from leukemia.training.run import train
 
 
@@ -254,7 +256,7 @@ def test_where_both_checkpoints_are_damaged_the_run_is_refused_with_the_remedy(s
     run = Run(tmp_path / "run")
     run.best_checkpoint.write_bytes(run.best_checkpoint.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"best\.ckpt cannot be read .*resume=restart"):
-        train(compose(settings), tmp_path / "run")  # the figures would be of that one
+        train(compose(settings), tmp_path / "run")  # the metrics would be of that one
     run.last_checkpoint.write_bytes(run.last_checkpoint.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"best\.ckpt cannot be read .*resume=restart"):
         train(compose(settings), tmp_path / "run")
@@ -279,6 +281,18 @@ def test_the_optimizer_holds_from_the_start_what_a_schedule_will_thaw(finished):
     assert {group["name"].removesuffix("-no_decay") for group in groups} == {"layer3", "layer4", "head"}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["trainer.limit_val_batches=0"], "Early stopping conditioned on metric `val/loss`"),
+        (["callbacks.best.monitor=val/los"], "monitor='val/los'"),
+    ],
+)
+def test_a_metric_that_is_not_logged_is_refused_in_one_line(small, tmp_path, overrides, named):
+    with pytest.raises(InputError, match="cannot work as it is set: .*" + named):
+        train(compose([*small, *overrides]), tmp_path / "run")
+
+
 def test_a_loss_that_is_not_a_number_stops_with_the_step_and_the_rate(small, tmp_path):
     with pytest.raises(InputError, match=r"not finite at step \d+ \(epoch 1, learning rate 1e\+30\)"):
         train(compose([*small, "model.optimizer.lr=1e30", "model.trainable_from=stem"]), tmp_path / "run")
@@ -296,6 +310,69 @@ def test_a_finished_run_is_refused_or_skipped_but_never_overwritten(small, tmp_p
     assert run.last_checkpoint.stat().st_mtime_ns == before
     with pytest.raises(InputError, match="seed is 0 there and 1 here"):
         train(compose([*settings, "seed=1"]), tmp_path / "run")
+
+
+def test_a_finished_run_that_lost_results_is_repaired_from_its_best_checkpoint(
+    finished, demo_root, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
+    names = ("history.csv", "predictions.csv", "baseline.csv", "metrics.json")
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    for name in names:
+        (folder / name).unlink()
+    (folder / "triage.json").write_text("a later command wrote this")
+    monkeypatch.setattr(CellClassifier, "training_step", lambda *arguments: pytest.fail("trained again"))
+    assert train(compose(everything_on(demo_root)), folder).status["status"] == "done"
+    for name in names:
+        assert (folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
+    assert (folder / "triage.json").read_text() == "a later command wrote this"
+    assert "lacks history.csv, predictions.csv, baseline.csv, metrics.json" in caplog.text
+
+
+def test_a_finished_run_without_results_and_best_checkpoint_is_refused_and_stays(
+    finished, demo_root, tmp_path
+):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    (folder / "metrics.json").unlink()
+    Run(folder).best_checkpoint.unlink()
+    with pytest.raises(InputError, match=r"best\.ckpt cannot be read .*resume=restart"):
+        train(compose(everything_on(demo_root)), folder)
+    assert Run(folder).status == finished.status
+
+
+def test_where_the_last_checkpoint_is_missing_the_best_one_ends_in_the_same_metrics(
+    finished, demo_root, tmp_path, caplog
+):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    run = Run(folder)
+    run.last_checkpoint.unlink()
+    run.write_json("status.json", {**run.status, "status": "running"})
+    with pytest.raises(InputError, match="seed is 0 there and 1 here"):
+        train(compose([*everything_on(demo_root), "seed=1"]), folder)
+    run = train(compose(everything_on(demo_root)), folder)
+    assert f"goes on from best.ckpt, after epoch {finished.metrics['best_epoch']}" in caplog.text
+    pd.testing.assert_frame_equal(run.history, finished.history)
+    pd.testing.assert_frame_equal(run.predictions, finished.predictions)
+    assert run.metrics == finished.metrics
+    assert len(run.status["sessions"]) == 2
+
+
+def test_changed_weights_under_the_same_path_make_another_run(small, tmp_path):
+    weights = tmp_path / "weights.pth"
+    settings = [*small, f"model.net.weights={weights}", "trainer.max_epochs=1", "model.trainable_from=head"]
+    torch.manual_seed(1)
+    torch.save(resnet(18, weights="none").state_dict(), weights)
+    run = train(compose(settings), tmp_path / "run")
+    assert run.config["files"] == {"model.net.weights": file_hash(weights)}
+    shutil.copy(weights, tmp_path / "copy.pth")
+    shutil.move(tmp_path / "copy.pth", weights)  # the same content in another file
+    assert train(compose(settings), tmp_path / "run", skip_done=True).status == run.status
+    torch.save(resnet(18, weights="none").state_dict(), weights)
+    with pytest.raises(InputError, match=r"files\.model\.net\.weights is \w{32} there and \w{32} here"):
+        train(compose(settings), tmp_path / "run", skip_done=True)
 
 
 def test_bf16_learns_as_fp32_does(small, tmp_path):

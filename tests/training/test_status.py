@@ -1,9 +1,11 @@
-"""The time that a sweep still takes."""
+"""What a run tells of its sessions, and the time that a sweep still takes."""
+
+from importlib.metadata import version
 
 import pytest
 
 from leukemia.runs import Run, Sweep
-from leukemia.training.status import time_left
+from leukemia.training.status import recorded, time_left
 
 
 def test_the_time_left_is_that_of_the_runs_to_come_at_the_pace_of_those_done(tmp_path):
@@ -22,3 +24,17 @@ def test_the_time_left_is_that_of_the_runs_to_come_at_the_pace_of_those_done(tmp
     # c and e are to come and d is done already; b failed before, and x is of another sweep.
     assert time_left(Sweep(tmp_path), 2) == pytest.approx(2 * 20)
     assert time_left(Sweep(tmp_path), 5) == 0
+
+
+def test_each_session_is_told_with_its_hardware_and_versions(tmp_path):
+    run = Run(tmp_path)
+    with pytest.raises(SystemExit), recorded(run, {"devices": 1, "threads": 4}):
+        raise SystemExit(143)
+    with recorded(run, {"devices": 1, "threads": 8}):
+        assert [session["threads"] for session in run.status["sessions"]] == [4, 8]
+    assert run.status["status"] == "done"
+    assert [session["threads"] for session in run.status["sessions"]] == [4, 8]
+    for session in run.status["sessions"]:
+        assert {"started", "machine", "devices", "job", "visible_devices", "versions"} <= set(session)
+        assert session["versions"]["torch"] == version("torch")
+    assert set(run.status) == {"status", "error", "finished", "seconds", "sessions"}

@@ -20,6 +20,7 @@ let picked = false; // whether the reviewer opened the cell by hand
 let unsent = null; // a decision whose answer was lost; it is sent again with its own id
 let undoing = null; // the id of an undo whose answer was lost
 const who = $("who").textContent; // the reviewer in this window
+let stopped = null; // the reason why the server cannot save decisions
 let last = Number(page.last); // id of the newest decision that this window knows
 let overlayOn = false;
 let lighter = false;
@@ -30,7 +31,8 @@ function show(state) {
   showProgress(state.progress);
   const changed = cell?.id !== state.cell?.id;
   cell = state.cell;
-  for (const button of [...labels, $("next")]) button.disabled = !cell;
+  for (const button of labels) button.disabled = !cell || Boolean(stopped);
+  $("next").disabled = !cell;
   if (!cell) return showEnd(state.progress);
   sessionStorage.setItem(`at-${page.queue}`, cell.id);
   $("viewer-text").hidden = true;
@@ -325,6 +327,15 @@ async function asking(work) {
   }
 }
 
+// Decisions cannot be saved any more, or can be again.
+function showStopped(problem) {
+  if (problem === stopped) return;
+  stopped = problem;
+  for (const button of labels) button.disabled = !cell || Boolean(stopped);
+  $("error").textContent = stopped ?? "";
+  $("error").hidden = !stopped;
+}
+
 function say(text) {
   $("status").textContent = text;
 }
@@ -344,6 +355,7 @@ async function poll() {
     const news = await get(`api/changes?queue=${page.queue}&since=${last}`);
     last = news.last;
     if (news.reviewer !== who) return location.reload(); // another window of this browser changed the reviewer
+    showStopped(news.stopped);
     showScoring(news.pending, news.problems);
     if (actions === before && !busy) {
       const grown = cell?.position && news.progress.total !== cell.of;

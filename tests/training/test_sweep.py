@@ -1,0 +1,106 @@
+"""The end of a sweep: its exit code, its report, and what is left of refused runs."""
+
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from leukemia.errors import DivergedError, InputError
+from leukemia.runs import Run, Sweep
+from leukemia.training import sweep as module
+from leukemia.training.sweep import SweepCallback, end_sweep
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    monkeypatch.setattr(module, "finish_sweep", lambda folder: folder / "report.html")
+
+
+def ended(folder, **statuses):
+    """A sweep folder whose planned runs have these statuses."""
+    Sweep(folder).plan(list(statuses), len(statuses))
+    for name, (status, error) in statuses.items():
+        run = Run(folder / name)
+        run.write_config({"seed": 0})
+        run.write_json("status.json", {"status": status, "error": error})
+    return folder
+
+
+def test_a_sweep_of_finished_runs_exits_with_0(tmp_path, capsys):
+    assert end_sweep(ended(tmp_path, a=("done", None)), {}, ExitStack()) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+
+
+def test_failures_of_this_process_and_of_others_are_listed_with_exit_1(tmp_path, capsys):
+    folder = ended(
+        tmp_path, a=("done", None), b=("failed", "DivergedError: the loss"), c=("interrupted", None)
+    )
+    assert end_sweep(folder, {folder / "d": RuntimeError("a bug")}, ExitStack()) == 1
+    said = capsys.readouterr().err
+    assert "failed: b: the loss" in said
+    assert "failed: c: interrupted" in said
+    assert "failed: d: a bug" in said
+
+
+def test_a_sweep_of_refused_runs_is_refused_whole_and_leaves_nothing(tmp_path):
+    folder = ended(
+        tmp_path / "sweep",
+        a=("failed", "InputError: no such folder"),
+        b=("failed", "InputError: no such folder"),
+    )
+    with pytest.raises(InputError, match=r"^no such folder$"):
+        end_sweep(folder, {}, ExitStack())
+    assert not folder.exists()
+
+
+def test_a_run_that_diverged_was_not_refused(tmp_path):
+    folder = ended(tmp_path, a=("failed", "DivergedError: the loss"))
+    assert end_sweep(folder, {folder / "a": DivergedError("the loss")}, ExitStack()) == 1
+    assert (folder / "a").is_dir()
+
+
+def job(folder, mode):
+    return OmegaConf.create(
+        {
+            "seed": 0,
+            "hydra": {
+                "mode": mode,
+                "runtime": {"output_dir": str(folder)},
+                "sweep": {"dir": str(folder.parent)},
+            },
+        }
+    )
+
+
+def test_a_failed_job_of_a_sweep_is_kept_and_the_sweep_goes_on(tmp_path, capsys):
+    callback, result = SweepCallback(), JobReturn()
+    result.status, result._return_value = JobStatus.FAILED, InputError("data.root=x: no such folder")
+    callback.on_job_end(job(tmp_path / "run", RunMode.MULTIRUN), result)
+    assert result.status == JobStatus.COMPLETED
+    assert result.return_value is None
+    assert str(callback.failures[tmp_path / "run"]) == "data.root=x: no such folder"
+    assert Run(tmp_path / "run").status["error"] == "InputError: data.root=x: no such folder"
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(InputError("no"), 2), (RuntimeError("a bug"), 1)])
+def test_a_single_run_ends_with_the_code_of_its_failure(tmp_path, capsys, error, code):
+    result = JobReturn()
+    result.status, result._return_value = JobStatus.FAILED, error
+    (tmp_path / "run").mkdir()
+    with pytest.raises(SystemExit) as stop:
+        SweepCallback().on_job_end(job(tmp_path / "run", RunMode.RUN), result)
+    assert stop.value.code == code
+    assert ("Traceback" in capsys.readouterr().err) == (code == 1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_sweeps_never_share_a_folder(tmp_path, capsys):
+    config = SimpleNamespace(hydra=SimpleNamespace(sweep=SimpleNamespace(dir=str(tmp_path / "sweep"))))
+    with module.exclusive_lock(tmp_path / "sweep"), pytest.raises(SystemExit) as stop:
+        SweepCallback().on_multirun_start(config)
+    assert stop.value.code == 2
+    assert "in the hands of another process" in capsys.readouterr().err
