@@ -16,8 +16,9 @@ STAGES = ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_the_network_is_torchvisions_with_its_names_and_its_forward(name):
+    torch.manual_seed(0)
     net = check_network(resnet(name=name, weights="none")).eval()
-    theirs = getattr(torchvision.models, name)(num_classes=1).eval()
+    theirs = getattr(torchvision.models, name)(num_classes=1).eval().to(memory_format=torch.channels_last)
     assert list(published_state(net)) == list(theirs.state_dict())
     theirs.load_state_dict(published_state(net))
     images = torch.randn(2, 3, 64, 64)
