@@ -42,7 +42,10 @@ def write_run(folder, stage, seed, fold, protocol="subject_kfold", shift=0.0):
     })  # fmt: skip
     run.write_table("predictions.csv", table)
     run.write_table(
-        "cells.csv", table.assign(group=table["subject"])[["path", "subject", "group", "label", "split"]]
+        "cells.csv",
+        table.assign(group=table["subject"], pixel_hash=table["path"])[
+            ["path", "subject", "group", "label", "split", "pixel_hash"]
+        ],
     )
     return table
 

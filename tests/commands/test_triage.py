@@ -25,7 +25,17 @@ def write_run(folder, split="test", subjects=60, leaks=0, **config):
     run.write_config(
         {
             "seed": 0,
-            "data": {"protocol": "holdout", "fold": 0, "tta": "none", **config},
+            "data": {
+                "protocol": "holdout",
+                "fold": 0,
+                "tta": "none",
+                "image_size": 64,
+                "resize": "squash",
+                "native_size": None,
+                "classes": ["HEM", "ALL"],
+                "root": "nowhere",
+                **config,
+            },  # fmt: skip
             "model": {
                 "net": {"_target_": "leukemia.models.resnet.resnet", "depth": 18},
                 "trainable_from": "head",
@@ -41,7 +51,10 @@ def write_run(folder, split="test", subjects=60, leaks=0, **config):
     trained = cells(5, prefix="T").assign(split="train")
     known = pd.concat([table, trained], ignore_index=True)
     run.write_table(
-        "cells.csv", known.assign(group=known["subject"])[["path", "subject", "group", "label", "split"]]
+        "cells.csv",
+        known.assign(group=known["subject"], pixel_hash=known["path"])[
+            ["path", "subject", "group", "label", "split", "pixel_hash"]
+        ],
     )
     return run
 
