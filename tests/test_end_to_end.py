@@ -43,6 +43,7 @@ def test_a_sweep_skips_what_is_done_survives_a_failure_and_ends_in_a_report(leuk
     assert len(pd.read_csv(tmp_path / "sweep" / "results.csv")) == 5
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_started_again_goes_on_where_it_was_cut(leukemia_train, small, tmp_path):
     sweep = [
         *small,
@@ -165,6 +166,7 @@ def test_a_sweep_that_asks_for_several_devices_is_refused_with_the_remedy(leukem
     assert "a launcher that gives each job a device" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )

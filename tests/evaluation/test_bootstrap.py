@@ -81,6 +81,7 @@ def test_cells_of_one_subject_widen_the_interval():
     assert by_cell["subjects"] is by_cell["by_subject"] is None
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
     covered = 0

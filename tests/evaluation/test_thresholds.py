@@ -207,6 +207,7 @@ def test_a_policy_survives_its_json():
     assert Policy.from_json(policy.to_json()) == policy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effect", [0.0, 0.6])
 def test_true_rates_exceed_their_bounds_no_more_often_than_allowed(effect):
     """200 studies of 30 subjects a class; the true rate at a threshold is known in closed form."""

@@ -12,6 +12,7 @@ from leukemia.runs import Run, Sweep
 from leukemia.training.run import train
 
 
+@pytest.mark.slow
 def test_a_second_sweep_into_the_same_folder_is_refused_and_the_first_one_never_notices(
     start, run_with, command, tmp_path
 ):

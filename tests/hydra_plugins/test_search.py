@@ -40,6 +40,7 @@ def study_in(tmp_path) -> optuna.Study:
     return optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/search/study.db")
 
 
+@pytest.mark.slow
 def test_trials_are_drawn_from_their_ranges_and_a_study_continues_to_a_larger_number(
     leukemia_train, search, tmp_path
 ):
@@ -102,6 +103,7 @@ def test_a_killed_study_resumes_the_run_that_was_cut_off(leukemia_train, search,
     assert len(Sweep(tmp_path / "search").runs) == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_falls_behind_the_finished_ones_is_pruned_and_the_study_continues(
     leukemia_train, search, tmp_path
 ):
@@ -192,6 +194,7 @@ def test_a_run_that_is_not_pruned_after_all_does_not_say_so(leukemia_train, sear
     assert [trial.state for trial in study_in(tmp_path).trials] == [STATE.COMPLETE]
 
 
+@pytest.mark.slow
 def test_trials_without_a_usable_folder_wait_for_the_same_command(
     leukemia_train, search, tmp_path, monkeypatch
 ):

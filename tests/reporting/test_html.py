@@ -269,6 +269,7 @@ def test_settings_and_versions_are_listed(tmp_path: Path, make_run: Maker) -> No
     assert "torch2.10.0 (1 run); 2.11.0 (1 run)" in text
 
 
+@pytest.mark.slow
 def test_many_runs_keep_the_page_small_and_say_what_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_sweep: Maker
 ) -> None:

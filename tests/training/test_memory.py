@@ -22,6 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 def test_large_blocks_are_kept_between_steps():
     def faults(mode):
         return subprocess.run(

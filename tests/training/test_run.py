@@ -140,6 +140,7 @@ def test_a_killed_run_continues_to_the_bit(finished, demo_root, tmp_path, epoch)
     assert_same_run(finished, train(compose(everything_on(demo_root)), folder))
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_epoch_only_predicts(finished, demo_root, tmp_path, monkeypatch):
     folder = tmp_path / "late"
     monkeypatch.setattr("leukemia.training.run.write_final_metrics", lambda *arguments: sys.exit(143))
@@ -212,6 +213,7 @@ def test_a_run_moved_between_start_and_resume_keeps_its_best_epoch(small, tmp_pa
     assert train(compose(settings), tmp_path / "after").metrics["best_epoch"] == 1
 
 
+@pytest.mark.slow
 def test_where_the_last_checkpoint_is_damaged_the_best_one_ends_in_the_same_metrics(
     small, tmp_path, monkeypatch, caplog
 ):

@@ -85,7 +85,7 @@ def test_a_profile_is_shown(head, tmp_path, caplog):
         ("trainer.enable_checkpointing=false", "callbacks.best=null"),
         ("trainer.precision=64-true", "bf16-mixed"),
         ("trainer.gradient_clip_algorithm=some", "refuses its settings"),
-        ("callbacks.early_stopping.mode=up", "refuses its settings"),
+        ("callbacks.early_stopping.mode=up", "mode"),
         ("model.optimizer.lr=-1", "model.optimizer.lr"),
         ("trainer.num_nodes=2", "torchrun or srun"),
     ],
