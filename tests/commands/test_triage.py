@@ -35,7 +35,7 @@ def write_run(folder, split="test", subjects=60, leaks=0, **config):
                 "classes": ["HEM", "ALL"],
                 "root": "nowhere",
                 **config,
-            },  # fmt: skip
+            },
             "model": {
                 "net": {"_target_": "leukemia.models.resnet.resnet", "depth": 18},
                 "trainable_from": "head",
