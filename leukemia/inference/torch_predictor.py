@@ -102,5 +102,5 @@ def mean_logits(logits_of: Callable[[Tensor], Tensor], values: Tensor, tta: str)
 
 def predictions_table(cells: pd.DataFrame, logits: NDArray[np.float64]) -> pd.DataFrame:
     """`path, subject, split, label, logit, probability` of cells and their logits, (cells,) both."""
-    table = cells[["path", "subject", "split", "label"]].assign(logit=logits)
+    table = cells[["path", "subject", "split", "label"]].assign(logit=np.asarray(logits, dtype=np.float64))
     return table.assign(probability=sigmoid(table["logit"]))

@@ -67,12 +67,7 @@ def train(config: DictConfig, folder: Path, skip_done: bool = False) -> Run:
     """
     run = Run(folder)
     settings = resolve(config, stored_settings(run, str(config.get("resume"))))
-    batch_size, image_size = settings["data"]["batch_size"], settings["data"]["image_size"]
-    less_memory = (
-        f"take a smaller data.batch_size (it is {batch_size}) or data.image_size (it is {image_size}), "
-        "or a machine with more; finished epochs are kept"
-    )
-    with clear_about_limits(folder, less_memory):
+    with clear_about_limits(folder, _less_memory(settings)):
         if is_rank_zero():
             with exclusive_lock(folder):
                 return _train(settings, run, skip_done)
@@ -100,7 +95,8 @@ def _train(settings: Settings, run: Run, skip_done: bool) -> Run:
     run, data.cache_features = Run(Path(decision["folder"])), decision["cache_features"]
     if decision["state"] == "done":
         return _already_done(run, skip_done)
-    with recorded(run, _hardware(trainer)) if is_rank_zero() else nullcontext():
+    limits = clear_about_limits(run.folder, _less_memory(settings))  # status.json has its words
+    with recorded(run, _hardware(trainer)) if is_rank_zero() else nullcontext(), limits:
         trainer.loggers = build_loggers(settings["logger"], run.folder, build)
         with closed_on_failure(trainer.loggers):
             log_settings(trainer.loggers, logged_settings(settings))
@@ -108,6 +104,14 @@ def _train(settings: Settings, run: Run, skip_done: bool) -> Run:
             if is_rank_zero():
                 write_final_metrics(run, data, model, trainer)
     return run
+
+
+def _less_memory(settings: Settings) -> str:
+    data = settings["data"]
+    return (
+        f"take a smaller data.batch_size (it is {data['batch_size']}) or data.image_size (it is {data['image_size']}), "
+        "or a machine with more; finished epochs are kept"
+    )
 
 
 def _fit(
