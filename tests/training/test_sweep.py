@@ -1,5 +1,6 @@
 """The end of a sweep: its exit code, its report, and what is left of refused runs."""
 
+import logging
 from contextlib import ExitStack
 from types import SimpleNamespace
 
@@ -76,6 +77,7 @@ def job(folder, mode):
 
 
 def test_a_failed_job_of_a_sweep_is_kept_and_the_sweep_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "log", logging.Logger("silent", logging.CRITICAL))
     monkeypatch.setattr(
         module.traceback, "print_exception", lambda error: pytest.fail("a refusal is not a bug")
     )
