@@ -66,15 +66,20 @@ def restore_history(run: Run) -> None:
 
 def stopped_early(checkpoint: Path) -> int:
     """The epoch (from 1) at which a callback ended training; 0 where none did."""
-    callbacks = read_checkpoint(checkpoint)["callbacks"].values()
-    stopped = [state.get("stopped_epoch") for state in callbacks if isinstance(state, dict)]
-    return len(read_checkpoint(checkpoint)["history"]) if any(stopped) else 0
+    return _stopped_early(read_checkpoint(checkpoint))
 
 
 def is_over(checkpoint: Path, max_epochs: int | None) -> bool:
     """Whether training had come to its end when the checkpoint was written."""
-    epochs = len(read_checkpoint(checkpoint)["history"])
-    return bool(stopped_early(checkpoint)) or epochs >= (max_epochs or float("inf"))
+    content = read_checkpoint(checkpoint)
+    return bool(_stopped_early(content)) or len(content["history"]) >= (max_epochs or float("inf"))
+
+
+def _stopped_early(content: dict[str, Any]) -> int:
+    stopped = [
+        state.get("stopped_epoch") for state in content["callbacks"].values() if isinstance(state, dict)
+    ]
+    return len(content["history"]) if any(stopped) else 0
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
