@@ -489,4 +489,3 @@ _register("leukemia.slug", lambda overrides: slug(list(overrides)))
 _register(
     "leukemia.mode", lambda monitor: direction(monitor)
 )  # without annotations, which OmegaConf 2.4 checks
-_register("leukemia.direction", lambda monitor: f"{direction(monitor)}imize")
