@@ -10,12 +10,12 @@ from typing import Any
 
 from leukemia import __version__
 from leukemia.errors import InputError, exit_readably
-from leukemia.terminal import emphasised
+from leukemia.terminal import emphasised, ends_on_signals
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command: exit 0 done, 1 done with failures listed, 2 refused."""
-    with exit_readably():
+    """Run a command: exit 0 done, 1 done with failures listed, 2 refused, 130 / 143 interrupted."""
+    with ends_on_signals(), exit_readably():
         options = _parser().parse_args(arguments)
         sys.exit(options.run(options))
 

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from leukemia.data.loader import CellLoader
 from leukemia.runs import Run
+from leukemia.terminal import leave
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def install() -> None:
 
 def leave_if_asked() -> None:
     """End the program if a signal came and did not end it: an exit that is raised while Python clears away an object
-    is lost."""
+    is lost. The next run of a sweep asks."""
     if _State.received:
         _State.waits = False
         sys.exit(128 + _State.received)
@@ -97,6 +98,6 @@ def _receive(number: int, frame: FrameType | None) -> None:
     waits = _State.waits and not _State.received
     _State.received = number
     if not waits:
-        sys.exit(128 + number)
+        leave(number, frame)
     name = signal.Signals(number).name
     log.info("%s: the run is left after this step, and at once when the signal comes again", name)
