@@ -1,7 +1,9 @@
 """Pictures of cells as PNG files, found by the id of a cell alone."""
 
 import io
-from functools import lru_cache
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -12,7 +14,7 @@ from leukemia.app.review import Review
 from leukemia.data.pixels import centre_crop
 
 THUMB = 96  # pixels
-KEPT = 256  # pictures of each kind
+MOST_BYTES = 50_000_000  # of PNG files in memory, of each kind: 300 pictures of C-NMC
 FAST = 1  # zlib's level
 
 
@@ -26,9 +28,7 @@ class Pictures:
 
     def __init__(self, review: Review, network: NetworkProcess) -> None:
         self.review, self.network = review, network
-        self.full = lru_cache(KEPT)(self._full)
-        self.thumb = lru_cache(4 * KEPT)(self._thumb)
-        self.overlay = lru_cache(KEPT)(self._overlay)
+        self.full, self.thumb, self.overlay = map(_Kept, (self._full, self._thumb, self._overlay))
 
     def _full(self, cell_id: str) -> bytes:
         return png_bytes(self._picture(cell_id), FAST)
@@ -55,6 +55,28 @@ class Pictures:
 
     def _picture(self, cell_id: str) -> Image.Image:
         return Image.fromarray(self.review.picture(self.review.cells[cell_id]))
+
+
+class _Kept:
+    """The last pictures that a function drew, by the id of their cell: at most MOST_BYTES of them."""
+
+    def __init__(self, draw: Callable[[str], bytes]) -> None:
+        self._draw, self._lock = draw, threading.Lock()
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self.size = 0
+
+    def __call__(self, cell_id: str) -> bytes:
+        with self._lock:
+            if cell_id in self._kept:
+                self._kept.move_to_end(cell_id)
+                return self._kept[cell_id]
+        drawn = self._draw(cell_id)
+        with self._lock:
+            self.size += len(drawn) - len(self._kept.pop(cell_id, b""))
+            self._kept[cell_id] = drawn
+            while self.size > MOST_BYTES:
+                self.size -= len(self._kept.popitem(last=False)[1])
+        return drawn
 
 
 def _undo_centre_crop(heat: np.ndarray, height: int, width: int) -> np.ndarray:
