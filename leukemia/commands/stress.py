@@ -26,7 +26,9 @@ from leukemia.runs import Run
 from leukemia.storage.contents import file_hash
 from leukemia.storage.plain_files import check_inside, read_text
 
-SCORES = "stress.csv"  # a row a cell, two columns a shift and strength
+SCORES = "stress.csv"  # a row a cell, a column a shift and strength, and with a gate a second one
+UNLIKE = " unlike"  # the end of that column's name
+Scores = dict[str, NDArray[np.float64]]
 IN_MEMORY = 1e9  # bytes of pictures; the others are decoded again for each strength
 
 
@@ -51,22 +53,25 @@ def stress(run: Run, names: Sequence[str] = (), device: str = "auto") -> int:
     pictures = _Pictures(run, table["path"].tolist())
     predictor = TorchPredictor(run, device)
     scores = _Scores(run, table["path"], predictor)
-    todo = [(shift, s) for shift in chosen for s in shift.strengths if _column(shift, s) not in scores.table]
+    todo = [(shift, strength) for shift in chosen for strength in shift.strengths]
+    todo = [each for each in [(None, 0.0), *todo] if _column(*each) not in scores.table]
     with tqdm(desc="stress", total=len(todo) * len(table), unit="cell", disable=None) as bar:
         for shift, strength in todo:
             scores.keep(shift, strength, _score(predictor, pictures, shift, strength, bar))
     policy = predictor.policy
-    plain = table.assign(stopped=False)
+    plain = scores.of(table, None, 0.0).assign(logit=table["logit"])
     found = [
         _measured(shift, plain, scores, policy) for shift in tqdm(chosen, desc="intervals", disable=None)
     ]
     result = {
         "model": run.model,
         "version": __version__,
-        "what": f"{len(table):,} cells of the {run.metrics.get('split')} split",
+        "what": f"{len(table):,} cells of the {table['split'].iloc[0]} split",
         "certified": policy is not None and policy.certified,
         "policy": None if policy is None else policy.to_json(),
-        "none": measured(plain, plain, policy),
+        "gate": scores.has_gate,
+        "none": _entry(plain, plain, policy, scores.has_gate),
+        "rescored": float((scores.of(table, None, 0.0)["logit"] - table["logit"]).abs().max()),
         "shifts": found,
     }
     result["sentence"] = sentence(result)
@@ -77,39 +82,44 @@ def stress(run: Run, names: Sequence[str] = (), device: str = "auto") -> int:
 
 
 def _score(
-    predictor: TorchPredictor, pictures: "_Pictures", shift: Shift, strength: float, bar: Any
-) -> NDArray[np.float64]:
-    """The logit of each cell under a shift."""
+    predictor: TorchPredictor, pictures: "_Pictures", shift: Shift | None, strength: float, bar: Any
+) -> Scores:
+    """The logit of each cell under a shift, and with a gate how unlike the training cells it is."""
 
-    def shifted(file: Path) -> NDArray[np.uint8]:
-        picture = shift(pictures.read(file), strength)
-        return fit(picture, predictor.image_size, predictor.resize)
+    def pixels(file: Path) -> NDArray[np.uint8]:
+        picture = pictures.read(file)
+        return fit(
+            picture if shift is None else shift(picture, strength), predictor.image_size, predictor.resize
+        )
 
-    logits = []
-    for _, items in decoded(shifted, pictures.files):
+    parts = []
+    for _, items in decoded(pixels, pictures.files):
         if problem := next((item for item in items if isinstance(item, InputError)), None):
             raise problem
-        logits.append(predictor.logits(np.stack(items)))
+        parts.append(predictor.scores(np.stack(items)))
         bar.update(len(items))
-    return np.concatenate(logits)
+    known = [name for name in ("logit", "unlike_by") if name in parts[0]]
+    return {name: np.concatenate([part[name] for part in parts]) for name in known}
 
 
 def _measured(shift: Shift, plain: pd.DataFrame, scores: "_Scores", policy: Policy | None) -> dict[str, Any]:
-    entries = []
-    for strength in shift.strengths:
-        shifted = plain.assign(logit=scores.table[_column(shift, strength)])
-        entries.append({"strength": strength, **measured(plain, shifted, policy)})
-    found = {
-        "name": shift.name,
-        "title": shift.title,
-        "unit": shift.unit,
-        "none": shift.none,
-        "strengths": entries,
-    }
+    entries = [
+        {"strength": strength, **_entry(plain, scores.of(plain, shift, strength), policy, scores.has_gate)}
+        for strength in shift.strengths
+    ]
     holds = all_hold if policy is not None and policy.certified else not_shown_to_fall
-    found["until"] = safe_until(
-        shift.ways, {entry["strength"]: holds(entry) for entry in entries}.__getitem__
-    )
+    until = safe_until(shift.ways, {entry["strength"]: holds(entry) for entry in entries}.__getitem__)
+    named = {name: getattr(shift, name) for name in ("name", "title", "unit", "none")}
+    return {**named, "strengths": entries, "until": until}
+
+
+def _entry(
+    plain: pd.DataFrame, shifted: pd.DataFrame, policy: Policy | None, has_gate: bool
+) -> dict[str, Any]:
+    found = measured(plain, shifted, policy)
+    if has_gate and policy is not None:
+        alone = measured(plain.assign(stopped=False), shifted.assign(stopped=False), policy)
+        found["without_gate"] = {name: alone[name] for name in ("missed", "false_alarm", "released", "holds")}
     return found
 
 
@@ -147,42 +157,48 @@ class _Scores:
         self._key = _key(run, paths, predictor)
         self.table = self._read(paths)
 
-    def keep(self, shift: Shift, strength: float, logits: NDArray[np.float64]) -> None:
-        self.table = self.table.assign(**{_column(shift, strength): logits})
+    @property
+    def has_gate(self) -> bool:
+        return f"{_column(None, 0)}{UNLIKE}" in self.table
+
+    def keep(self, shift: Shift | None, strength: float, scores: Scores) -> None:
+        column = _column(shift, strength)
+        found = {column: scores["logit"]}
+        if "unlike_by" in scores:
+            found[column + UNLIKE] = scores["unlike_by"]
+        self.table = self.table.assign(**found)
         self._run.write_table(SCORES, self.table)
 
+    def of(self, table: pd.DataFrame, shift: Shift | None, strength: float) -> pd.DataFrame:
+        """The table of cells with the logits under a shift, and whether the gate stops a cell."""
+        column = _column(shift, strength)
+        stopped = ~(self.table[column + UNLIKE] <= 1) if self.has_gate else False
+        return table.assign(logit=self.table[column], stopped=stopped)
+
     def _read(self, paths: pd.Series) -> pd.DataFrame:
+        place = self._run.folder / SCORES
         fresh = pd.DataFrame({"path": paths, "of": self._key})
         try:
-            table = parse_table(read_text(self._run.folder / SCORES), str(self._run.folder / SCORES))
+            table = parse_table(read_text(place), str(place))
         except FileNotFoundError:
             return fresh
         if "of" not in table or not table["of"].eq(self._key).all():
-            print(f"NOTE: {self._run.folder / SCORES} is of another model, version or data: scored again")
+            print(f"NOTE: {place} is of another model, version or data: scored again")
             return fresh
-        logits = table.drop(columns=["path", "of"], errors="ignore")
-        whole = all(pd.api.types.is_numeric_dtype(of) for of in logits.dtypes) and np.isfinite(logits).all(
-            axis=None
-        )
+        numbers = table.drop(columns=["path", "of"], errors="ignore")
+        whole = all(map(pd.api.types.is_numeric_dtype, numbers.dtypes)) and numbers.notna().all(axis=None)
         if not whole or not table.get("path", pd.Series()).equals(paths):
-            raise InputError(
-                f"{self._run.folder / SCORES} is damaged: remove it, and the cells are scored again"
-            )
+            raise InputError(f"{place} is damaged: remove it, and the cells are scored again")
         return table
 
 
-def _column(shift: Shift, strength: float) -> str:
-    return f"{shift.name} {strength:g}"
+def _column(shift: Shift | None, strength: float) -> str:
+    return "none" if shift is None else f"{shift.name} {strength:g}"
 
 
 def _key(run: Run, paths: pd.Series, predictor: TorchPredictor) -> str:
-    """Names what logits depend on: code, model, cells, device and precision."""
-    parts = [
-        __version__,
-        str(shifts.VERSION),
-        run.model,
-        file_hash(run.best_checkpoint),
-        str(predictor.device),
-    ]
+    """Names all that scores depend on: code, model, gate, cells, device and precision."""
+    files = [file for file in (run.best_checkpoint, run.folder / "gate.npz") if file.is_file()]
+    parts = [__version__, str(shifts.VERSION), run.model, *map(file_hash, files), str(predictor.device)]
     parts += [predictor.precision, predictor.tta, *paths]
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=12).hexdigest()

@@ -72,7 +72,7 @@ def sentence(results: Results) -> str:
     rest = f"; at no tried strength of {', '.join(nowhere)}" if reached and nowhere else ""
     if results["certified"]:
         policy = results["policy"]
-        with_gate = " and its gate" if results.get("gate") else ""
+        with_gate = " and its gate" if results["gate"] else ""
         return (
             f"With its triage policy{with_gate} this model is shown to keep its certified bounds (missed at most "
             f"{policy['max_missed']:g}, false alarm at most {policy['max_false_alarm']:g}) {ranges}{rest}, on "
@@ -86,10 +86,12 @@ def sentence(results: Results) -> str:
 
 def stress_table(results: Results) -> Printed:
     """A row a shift and strength: the metrics, and the differences from the same cells without the shift."""
-    rates = [name for name in RATES if name in results["none"]]
+    rates = [name for name in RATES if name in results["none"] and (name != "stopped" or results["gate"])]
+    gated = ("missed", "false_alarm") if "without_gate" in results["none"] else ()
     names = [words.heading(METRICS[name]) for name in ("accuracy", "auroc", "ece")]
     differences = [f"{METRICS['accuracy'].title}, points", *(f"{name}, difference" for name in names[1:])]
     columns = ["Shift", "Strength", names[0], *differences, *(f"{RATES[name]} %" for name in rates)]
+    columns += [f"{RATES[name]} without the gate %" for name in gated]
     table = Printed([*columns, *(["Bounds"] if results["certified"] else [])], 2)
     none = {"strength": None, **results["none"]}
     for shift, entry in [(None, none)] + [
@@ -100,6 +102,7 @@ def stress_table(results: Results) -> Printed:
         row += [percent(entry["accuracy"]["value"]), _apart(entry["accuracy"], points)]
         row += [_apart(entry[name], words.signed) for name in ("auroc", "ece")]
         row += [f"{percent(entry[name]['value'])} ({_apart(entry[name], points)})" for name in rates]
+        row += [percent(entry["without_gate"][name]["value"]) for name in gated]
         if results["certified"]:
             failed = [RATES[name].lower() for name, holds in entry["holds"].items() if holds is False]
             row.append(f"not shown: {', '.join(failed)}" if failed else "hold")
@@ -118,6 +121,8 @@ def stress_figure(results: Results, title: str) -> Figure:
     if policy is not None:
         lines["missed"] = ("Missed", drawing.VERMILLION, "--", "s")
         lines["false_alarm"] = ("False alarm", drawing.COLOURS[5], "-.", "^")
+    if policy is not None and results["gate"]:
+        lines["stopped"] = ("Stopped by the gate", drawing.GREY, ":", "")
     for ax, shift in zip(axes, shifts, strict=False):
         _panel(ax, shift, results, lines)
         if policy is not None:
@@ -148,6 +153,9 @@ def _panel(
         ax.plot(place, values, color=colour, ls=dash, marker=marker, ms=3, lw=1.1, label=label)
         ends = [_interval(entry[name], results["none"][name]["value"]) for entry in entries]
         ax.fill_between(place, *zip(*ends, strict=True), color=colour, alpha=0.15, lw=0)
+        if name in entries[0].get("without_gate", {}):
+            values = [100 * entry["without_gate"][name]["value"] for entry in entries]
+            ax.plot(place, values, color=colour, ls=":", lw=0.9, label=f"{label} without the gate")
     ax.set_xticks(
         list(place), ["none" if at == middle else f"{value:g}" for at, value in enumerate(strengths)]
     )

@@ -40,7 +40,9 @@ def test_the_further_a_strength_is_from_none_the_more_it_changes(cell, name):
     assert list(shift.strengths) == sorted(shift.strengths)
     assert sorted(strength for way in shift.ways for strength in way) == list(shift.strengths)
     for way in shift.ways:
-        changes = [difference(cell, shift(cell, strength)) for strength in way]
+        # JPEG rounds black itself up or down, by another amount at each quality.
+        part = ~is_background(cell) if name == "jpeg" else slice(None)
+        changes = [difference(cell[part], shift(cell, strength)[part]) for strength in way]
         assert changes[0] > 0
         assert changes == sorted(changes)
 
