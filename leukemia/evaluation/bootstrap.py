@@ -111,10 +111,11 @@ def compare(
     draws: int = DRAWS,
     confidence: float = 0.95,
     seed: int = 0,
+    of: Callable[[pd.DataFrame], Weighted] = weighted_cell_metrics,
 ) -> dict[str, dict[str, float | None]]:
-    """The differences of two models on the same cells, second minus first: `difference`, `low`, `high` for each
-    metric over cells. Both are evaluated on the same draws, so that a subject that is hard for both cancels. As many
-    replicates of both are paired in their order; otherwise all have to be of the same cells.
+    """The differences of two models on the same cells, second minus first: `difference`, `low`, `high` for each metric
+    of `of`, by default those over cells. Both are evaluated on the same draws, so that a subject that is hard for both
+    cancels. As many replicates of both are paired in their order; otherwise all have to be of the same cells.
 
     Raises:
         InputError: if their cells or labels are not the same.
@@ -126,10 +127,7 @@ def compare(
     for one, other in pairs:
         _same_cells(one, other)
     resampling = _Resampling([*first, *second], draws, seed)
-    means = [
-        _mean([resampling.values(table, weighted_cell_metrics) for table in model])
-        for model in (first, second)
-    ]
+    means = [_mean([resampling.values(table, of) for table in model]) for model in (first, second)]
     apart = {name: means[1][name] - means[0][name] for name in means[0]}
     differences = resampling.summary([apart], confidence)
     return {
