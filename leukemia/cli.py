@@ -144,6 +144,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the run's pictures where they moved to, or others to review",
     )
+    argument(
+        "--blind", action="store_true", help="show the model's opinion of a cell after its decision only"
+    )
     argument("--host", default="127.0.0.1", metavar="H", help="any but this machine needs a token")
     argument("--port", type=int, default=8765, metavar="P", help="default 8765; 0 for any")
     return parser
@@ -329,7 +332,7 @@ def _app(options: argparse.Namespace) -> int:
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
-    return serve(run.folder, options.images, options.host, options.port)
+    return serve(run.folder, options.images, options.host, options.port, options.blind)
 
 
 if __name__ == "__main__":

@@ -136,6 +136,29 @@ def compare(
     }
 
 
+def paired_rates(
+    tables: Sequence[pd.DataFrame], draws: int = DRAWS, confidence: float = 0.95, seed: int = 0
+) -> tuple[list[Summary], list[Summary]]:
+    """Sensitivity, specificity and accuracies of several sets of decisions on the same cells, and the differences of
+    the later ones to the first, on the same draws.
+
+    Args:
+        tables: as `metrics` takes them; the sign of a logit is the decision.
+        draws, confidence, seed: as of `evaluate`.
+
+    Raises:
+        InputError: if their cells or labels are not the same.
+    """
+    for table in tables[1:]:
+        _same_cells(tables[0], table)
+    resampling = _Resampling(tables, draws, seed)
+    share = float(arrays(tables[0])[0].mean())
+    found = [resampling.values(table, weighted_rates) for table in tables]
+    apart = [{name: values[name] - found[0][name] for name in values} for values in found[1:]]
+    rates = [resampling.summary([values], confidence, share) for values in found]
+    return rates, [resampling.summary([values], confidence) for values in apart]
+
+
 class _Resampling:
     """Draws of the independent units of some tables, and the metrics of each draw."""
 
