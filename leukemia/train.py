@@ -67,7 +67,9 @@ def run_hydra_job(config: "DictConfig") -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from leukemia.config import asks_for_several_devices, resolve
+    from leukemia.config import asks_for_several_devices, checked, resolve
+
+    checked(config)  # a mistyped setting is answered before PyTorch and Lightning are loaded
     from leukemia.reporting.words import duration
     from leukemia.runs import Sweep
     from leukemia.training import signals

@@ -182,22 +182,20 @@ def test_no_request_ends_in_an_error_of_the_server(serve, run):
     assert page.ask("GET", "/")[0] == 200
 
 
-def test_pictures_are_kept_by_their_bytes(run, review, monkeypatch):
-    monkeypatch.setattr(pictures, "MOST_BYTES", 100_000)
-    kept, drawn = pictures.Pictures(review, None), []
-    monkeypatch.setattr(
-        kept.review, "picture", lambda cell: drawn.append(cell.id) or np.zeros((96, 96, 3), np.uint8)
-    )
-    first, *others = list(review.cells)[:30]
-    monkeypatch.setattr(pictures, "png_bytes", lambda picture, level: bytes(9_000))
-    for _ in range(2):
-        kept.full(first)
-    assert drawn == [first]
-    for cell in others:
-        kept.full(cell)
-    assert kept.full.size <= 100_000
-    kept.full(first)
-    assert drawn.count(first) == 2
-    monkeypatch.setattr(pictures, "png_bytes", lambda picture, level: bytes(200_000))
-    assert len(kept.thumb(first)) == 200_000
-    assert kept.thumb.size == 0
+def test_pictures_are_kept_by_their_bytes():
+    drawn = []
+    kept = pictures._Kept(lambda cell: drawn.append(cell) or bytes(10 * len(cell)), len, most=100)
+    for cell in (
+        "aaa",
+        "bbb",
+        "ccc",
+        "aaa",
+        "ddd",
+    ):  # 30 bytes each: the fourth puts out bbb, unused for longest
+        assert len(kept(cell)) == 30
+    assert drawn == ["aaa", "bbb", "ccc", "ddd"]
+    kept("aaa"), kept("bbb")
+    assert drawn == ["aaa", "bbb", "ccc", "ddd", "bbb"]
+    assert kept.size == 90
+    assert len(kept("e" * 20)) == 200  # larger than all: given, not kept
+    assert kept.size == 0

@@ -23,7 +23,7 @@ def handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    signals._State.waits, signals._State.received = False, 0
+    signals.State.waits, signals.State.received = False, 0
 
 
 @pytest.fixture(scope="module")
