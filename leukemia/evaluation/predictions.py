@@ -56,8 +56,9 @@ def parse_table(text: str, name: str) -> pd.DataFrame:
 def plain_subjects(table: pd.DataFrame) -> pd.Series:
     """The subject of each row `[n]` as the index of cells spells it: upper case without blanks at its ends, missing
     where nothing is left. A name that is not text stays as it is."""
+    names = table["subject"].unique()  # a subject has many cells
     return table["subject"].map(
-        lambda name: (name.strip().upper() or None) if isinstance(name, str) else name
+        {name: (name.strip().upper() or None) if isinstance(name, str) else name for name in names}
     )
 
 
