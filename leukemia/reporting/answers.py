@@ -20,6 +20,7 @@ from leukemia.reporting.results import combinations
 from leukemia.runs import Sweep
 
 FROZEN = "head"
+TRAINING = ("model.optimizer", "model.scheduler", "model.stage_lr", "model.unfreeze", "trainer", "callbacks")
 SHOWN, NOT_SHOWN, WORSE = "Shown", "Not shown", "Shown to be worse"
 UNKNOWN = "Not known"
 LEAKS = "Leaks?"
@@ -131,22 +132,32 @@ def _handcrafted(of: dict[str, Any]) -> Answer:
 
 
 def _frozen(best: SettingResult, results: pd.DataFrame, models: Sequence[SettingResult]) -> list[Answer]:
-    """The answer where a setting has a frozen baseline: equal but for `trainable_from`."""
+    """The answer where a setting has a frozen baseline: equal but for `trainable_from` and the way of training; of
+    several the best."""
     question = f"{BETTER}the frozen baseline?"
     settings = {name: of for of, rows in combinations(results) for name in rows["run"]}
     ours = settings[best.runs[0]]
     if ours["trainable_from"] == FROZEN:
         itself = "The best setting is the frozen baseline itself."
         return [Answer(question, NOT_SHOWN, itself, "doubt")] if len(models) > 1 else []
-    wanted = repr({**ours, "trainable_from": FROZEN})
-    for model in models:
-        if repr(settings[model.runs[0]]) == wanted:
+    for model in models:  # the best first
+        theirs = settings[model.runs[0]]
+        if theirs["trainable_from"] == FROZEN and _fixed(theirs) == _fixed(ours):
             try:
                 found = comparison(model, best)
             except InputError:
                 return [Answer(question, UNKNOWN, "The two report on different cells.", "doubt")]
             return [_paired(question, found, f"The baseline: {model.name}.")]
     return []
+
+
+def _fixed(settings: dict[str, Any]) -> dict[str, str]:
+    """The settings of a model that are not its way of training."""
+    return {
+        name: repr(value)
+        for name, value in settings.items()
+        if name != "trainable_from" and not name.startswith(TRAINING)
+    }
 
 
 def _paired(question: str, differences: dict[str, Any], said: str) -> Answer:
@@ -179,7 +190,7 @@ def _epoch(results: pd.DataFrame) -> Answer:
     if statement := summary.chosen_statement(results):
         verdict, _, rest = statement.partition(": ")
         return Answer(question, verdict, rest[0].upper() + rest[1:], "doubt")
-    return Answer(question, "Others", "Cells that are not reported here chose the epoch.", "fine")
+    return Answer(question, "Other cells", "The reported cells neither trained the model nor chose its epoch.", "fine")
 
 
 def _triage(sweep: Sweep, model: SettingResult, of: dict[str, Any]) -> Answer:
@@ -198,7 +209,8 @@ def _triage(sweep: Sweep, model: SettingResult, of: dict[str, Any]) -> Answer:
     bounds = (
         f"At most {100 * policy.max_missed:g} % of the {of['classes'][1]} cells are missed and at most "
         f"{100 * policy.max_false_alarm:g} % of the {of['classes'][0]} cells are false alarms, with "
-        f"{100 * policy.confidence:g} % confidence (mean over {policy.unit}s). The rest goes to review."
+        f"{100 * policy.confidence:g} % confidence (mean over {policy.unit}s), if the setting was not picked on these "
+        "cells. The rest goes to review."
     )
     return Answer(TRIAGE, f"{100 * policy.released:.1f} % of the cells", bounds, "fine")
 
