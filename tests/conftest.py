@@ -1,6 +1,5 @@
 """Shared by the tests: their own cache, a small synthetic set, and real samples where they exist."""
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -120,15 +119,11 @@ def leukemia_train(monkeypatch, capfd):
 
     def call(*overrides: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["leukemia-train", *map(str, overrides)])
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         code = 0
         try:
             main()
         except SystemExit as stop:
             code = stop.code or 0
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         return (code, *capfd.readouterr())
 
     return call

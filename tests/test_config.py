@@ -749,7 +749,9 @@ def test_the_command_line_takes_the_users_own_yaml(conf, monkeypatch, capsys):
     from leukemia.train import main
 
     seen = {}
-    monkeypatch.setattr("leukemia.train.train", lambda config, folder, skip_done: seen.update(config=config))
+    monkeypatch.setattr(
+        "leukemia.training.run.train", lambda config, folder, skip_done: seen.update(config=config)
+    )
     monkeypatch.setattr("leukemia.train.prepare_process", lambda: None)
     for place in (["--config-dir", str(conf)], [f"hydra.searchpath=[file://{conf}]"]):
         run_dir = f"hydra.run.dir={conf.parent / 'run'}"

@@ -1,7 +1,8 @@
-"""The queues of a review: which cells each one holds, and which comes next."""
+"""The queues of a review: which cells each one holds, and which come next."""
 
 import hashlib
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import chain, islice
 
 import numpy as np
 
@@ -35,13 +36,14 @@ def build_queues(
     }
 
 
-def next_cell(queue: Sequence[str], done: Container[str], after: str | None = None) -> str | None:
-    """The first cell of a queue that is not done: first those after a given cell, then from the start.
+def following(queue: Sequence[str], done: Container[str], after: str | None = None) -> Iterator[str]:
+    """The cells of a queue that are not done: first those after a given cell, then from the start.
 
     The given cell itself comes last.
     """
     start = queue.index(after) + 1 if after in queue else 0
-    return next((cell for cell in [*queue[start:], *queue[:start]] if cell not in done), None)
+    order = chain(islice(queue, start, None), islice(queue, start))
+    return (cell for cell in order if cell not in done)
 
 
 def triage(logit: np.ndarray, policy: Policy | None, classes: tuple[str, str]) -> np.ndarray:

@@ -167,7 +167,7 @@ class CellDataModule(pl.LightningDataModule):
         return with_train_subjects(cells, self.train_subjects, self.split_seed)
 
     def handcrafted(self, split: str) -> np.ndarray:
-        """Size, colour and roundness of the cells of a split, (n, 5); see `handcrafted_features`."""
+        """The handcrafted features of the cells of a split, (n, F); see `leukemia.data.handcrafted.measure`."""
         return handcrafted_features(self.pixels, self.max_gb)[self._rows(split)]
 
     @property

@@ -111,10 +111,11 @@ def compare(
     draws: int = DRAWS,
     confidence: float = 0.95,
     seed: int = 0,
+    of: Callable[[pd.DataFrame], Weighted] = weighted_cell_metrics,
 ) -> dict[str, dict[str, float | None]]:
-    """The differences of two models on the same cells, second minus first: `difference`, `low`, `high` for each
-    metric over cells. Both are evaluated on the same draws, so that a subject that is hard for both cancels. As many
-    replicates of both are paired in their order; otherwise all have to be of the same cells.
+    """The differences of two models on the same cells, second minus first: `difference`, `low`, `high` for each metric
+    of `of`, by default those over cells. Both are evaluated on the same draws, so that a subject that is hard for both
+    cancels. As many replicates of both are paired in their order; otherwise all have to be of the same cells.
 
     Raises:
         InputError: if their cells or labels are not the same.
@@ -126,16 +127,36 @@ def compare(
     for one, other in pairs:
         _same_cells(one, other)
     resampling = _Resampling([*first, *second], draws, seed)
-    means = [
-        _mean([resampling.values(table, weighted_cell_metrics) for table in model])
-        for model in (first, second)
-    ]
+    means = [_mean([resampling.values(table, of) for table in model]) for model in (first, second)]
     apart = {name: means[1][name] - means[0][name] for name in means[0]}
     differences = resampling.summary([apart], confidence)
     return {
         name: {"difference": found["value"], "low": found["low"], "high": found["high"]}
         for name, found in differences.items()
     }
+
+
+def paired_rates(
+    tables: Sequence[pd.DataFrame], draws: int = DRAWS, confidence: float = 0.95, seed: int = 0
+) -> tuple[list[Summary], list[Summary]]:
+    """Sensitivity, specificity and accuracies of several sets of decisions on the same cells, and the differences of
+    the later ones to the first, on the same draws.
+
+    Args:
+        tables: as `metrics` takes them; the sign of a logit is the decision.
+        draws, confidence, seed: as of `evaluate`.
+
+    Raises:
+        InputError: if their cells or labels are not the same.
+    """
+    for table in tables[1:]:
+        _same_cells(tables[0], table)
+    resampling = _Resampling(tables, draws, seed)
+    share = float(arrays(tables[0])[0].mean())
+    found = [resampling.values(table, weighted_rates) for table in tables]
+    apart = [{name: values[name] - found[0][name] for name in values} for values in found[1:]]
+    rates = [resampling.summary([values], confidence, share) for values in found]
+    return rates, [resampling.summary([values], confidence) for values in apart]
 
 
 class _Resampling:

@@ -7,18 +7,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leukemia.evaluation.metrics import METRICS, confidence_bins, decision_confidence, subject_table
-from leukemia.evaluation.predictions import arrays, plain_subjects
+from leukemia.evaluation.predictions import arrays, clusters, plain_subjects
 
 Values = dict[str, NDArray[np.float64]]  # of each metric and draw, NaN where undefined
 Weighted = tuple[NDArray[np.intp], Callable[[NDArray[np.float64]], Values]]
 
 
 def weighted_rates(table: pd.DataFrame) -> Weighted:
-    """The rows of a table (all), and a function from their weights `[draws, rows]` to the rates of their decisions:
-    accuracy, balanced accuracy, sensitivity, specificity."""
+    """A row of each independent unit (see `clusters`), and a function from their weights `[draws, units]` to the rates
+    of their decisions: accuracy, balanced accuracy, sensitivity, specificity."""
     label, logit = arrays(table)
-    counts = _confusion(label, logit >= 0)
-    return np.arange(len(table)), lambda weights: _rates(weights @ counts)
+    _, rows, unit = np.unique(clusters(table)[1].astype(str), return_index=True, return_inverse=True)
+    counts = np.stack([np.bincount(unit, of) for of in _confusion(label, logit >= 0).T], axis=1)
+    return rows, lambda weights: _rates(weights @ counts)
 
 
 def weighted_cell_metrics(table: pd.DataFrame) -> Weighted:

@@ -17,7 +17,7 @@ from leukemia.evaluation.metrics import direction
 from leukemia.models import freezing, optim
 from leukemia.models.metrics import MONITORED, EpochMetrics
 from leukemia.models.network import check_network
-from leukemia.models.targets import name_of
+from leukemia.models.targets import name_of, parameters_of
 
 CLASS_WEIGHTS = ("none", "balanced")
 
@@ -228,7 +228,7 @@ class CellClassifier(pl.LightningModule):
         if self.make_scheduler is None:
             return optimizer
         epochs = steps = 1
-        if {"epochs", "steps_per_epoch"} & set(optim.parameters_of(self.make_scheduler)):
+        if {"epochs", "steps_per_epoch"} & set(parameters_of(self.make_scheduler)):
             epochs, steps = self._length()
         monitor = str(self.hparams["monitor"])
         mode = direction(monitor)
@@ -290,7 +290,7 @@ class CellClassifier(pl.LightningModule):
                 free = getattr(self.criterion, "pos_weight", 0) is None
             else:
                 given = getattr(self.criterion, "keywords", {}).get("pos_weight")
-                free = given is None and "pos_weight" in optim.parameters_of(self.criterion)
+                free = given is None and "pos_weight" in parameters_of(self.criterion)
             if not free:
                 raise InputError(
                     f"model.class_weights=balanced sets `pos_weight`, and model.criterion ({name}) does not take it or "

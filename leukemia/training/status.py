@@ -10,8 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from leukemia.errors import InputError
 from leukemia.runs import Run, Sweep
 
@@ -27,6 +25,8 @@ def recorded(run: Run, hardware: dict[str, Any]) -> Iterator[None]:
         hardware: that this session trains with, for `sessions`, which tells each start apart.
     """
     earlier = run.status if (run.folder / "status.json").is_file() else {}
+    import torch  # here, because a sweep's callback needs the rest without
+
     before, sessions = earlier.get("seconds", 0.0), earlier.get("sessions", [])
     started = time.time()
     session = {
