@@ -74,6 +74,7 @@ function showProgress(progress) {
   $("progress-text").textContent = progress.total
     ? `${progress.done} of ${progress.total} decided${unsure}`
     : "";
+  $("progress").hidden = !progress.total;
   $("progress").max = Math.max(1, progress.total);
   $("progress").value = progress.done;
   $("undo").disabled = !progress.can_undo;
