@@ -91,13 +91,10 @@ class Review:
     def added_folder(self) -> Path:
         return self.folder / "pictures"
 
-    @cached_property
+    @property
     def model(self) -> str:
         """The run's name and a hash of its settings and predictions."""
-        digest = hashlib.blake2b(digest_size=6)
-        for name in ("config.yaml", "predictions.csv"):
-            digest.update((self.run.folder / name).read_bytes())
-        return f"{self.run.name}@{digest.hexdigest()}"
+        return self.run.model
 
     def _open_store(self) -> Store:
         """The run's decisions. The folder may come from others: nothing is written through a link that leaves it."""

@@ -43,6 +43,7 @@ def test_logits_are_those_of_the_run_and_overlays_are_pngs(leukemia_train, small
         assert seconds < 2
         np.testing.assert_allclose(network.logits(pixels), [cell.logit for cell in cells], atol=1e-4)
         (folder / "checkpoints" / "best.ckpt").unlink()
+        network.overlay(pixels[1], False)  # the network is in memory, once
         other = NetworkProcess(folder)
         with pytest.raises(InputError, match=r"best\.ckpt"):
             other.logits(pixels)
