@@ -217,7 +217,7 @@ async function showOverlay() {
 function toggleOverlay() {
   overlayOn = !overlayOn;
   if (overlayOn && cell && !visible()) {
-    say("The heat map is part of the model's opinion. It appears once you have decided, or when the model is not hidden.");
+    say(`The heat map is part of the model's opinion. It appears once you have decided${blind ? "" : ", or when the model is not hidden"}.`);
   }
   showOverlay();
 }
