@@ -67,7 +67,7 @@ def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
     except InputError as error:
         raise InputError(f"{run.folder / 'predictions.csv'}: {error}") from None
     known = run.cells.set_index("path")
-    rows = known.index.get_indexer(predictions["path"])
+    rows = known.index.get_indexer(pd.Index(predictions["path"]))
     unknown = predictions["path"][rows < 0]
     if len(unknown):
         raise InputError(
@@ -185,9 +185,9 @@ def training_root(run: Run, reviewed: Path | None, paths: pd.Series | None = Non
         reviewed: the folder of the run's reported cells, if those are under review.
         paths: of some of these cells, if not all are needed.
     """
-    paths = (used_cells(run)["path"] if paths is None else paths).tolist()
+    wanted = (used_cells(run)["path"] if paths is None else paths).tolist()
     places = [run.data.folder] if reviewed is None else [reviewed, run.data.folder]
-    return next((place for place in places if _holds(place, paths)), None)
+    return next((place for place in places if _holds(place, wanted)), None)
 
 
 def reference_cells(run: Run, classes: tuple[str, str], reviewed: Path | None, number: int) -> list[Cell]:
