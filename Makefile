@@ -21,8 +21,11 @@ setup: .venv/.ready  ## .venv with the project and the packages of its tests
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup  ## the depth x freezing grid on a synthetic set, to a report
+demo: outputs/pretrain/metrics.json  ## frozen against fine-tuned on synthetic cells, to a report
 	$(BIN)/python -m leukemia.train --multirun experiment=demo
+
+outputs/pretrain/metrics.json: | setup
+	$(BIN)/python -m leukemia.train experiment=pretrain
 
 test: setup  ## the quick tests: every feature, the same examples in every run, some minutes
 	$(PYTEST) -m 'not (slow or slurm or chromium)'

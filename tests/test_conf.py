@@ -69,7 +69,7 @@ def test_every_group_of_design_has_its_files():
         "callbacks": {"default", "none"},
         "logger": {"tensorboard", "csv", "mlflow", "wandb", "many", "none"},
         "debug": {"fast", "overfit", "profile"},
-        "experiment": {"demo", "paper", "challenge", "cv", "search"},
+        "experiment": {"demo", "pretrain", "paper", "challenge", "cv", "search"},
     }
     assert set(groups) == set(expected)
     for group, names in expected.items():
