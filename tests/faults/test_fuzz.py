@@ -506,7 +506,7 @@ def test_a_damaged_run_is_evaluated_certified_and_reviewed_or_refused(run_folder
 
 
 @pytest.mark.slow
-@few
+@settings(few, max_examples=max(6, settings.default.max_examples // 40))  # plots take seconds
 @given(damage=damages)
 def test_a_report_of_a_damaged_run_is_written_or_refused(run_folder, damage):
     run = run_folder(*damage)
