@@ -1,5 +1,6 @@
 """The cells under review: identity, data label, logit, and picture file."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from PIL import Image
 from leukemia.app.decoding import decode
 from leukemia.data.pixels import FORMATS, at_native_size, pixel_hash
 from leukemia.errors import InputError
+from leukemia.evaluation.ensemble import NoSharedCells
 from leukemia.evaluation.predictions import validate_predictions
-from leukemia.runs import Run
+from leukemia.runs import Ensemble, Run
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Cell:
         logit: of the positive class.
         used_in: the split, `train` or `val`, in which the model used the cell; None for a new cell.
         added: whether a reviewer added it to the page, or it is in a folder given with --images.
+        probability_sd: the standard deviation of the probabilities of an ensemble's members; NaN for one network.
     """
 
     id: str
@@ -38,9 +41,10 @@ class Cell:
     logit: float
     used_in: str | None = None
     added: bool = False
+    probability_sd: float = math.nan
 
 
-def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
+def run_cells(run: Run | Ensemble, classes: tuple[str, str], root: Path) -> list[Cell]:
     """The cells in a run's predictions, in their order.
 
     Args:
@@ -66,6 +70,7 @@ def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
             "files belong to this run?"
         )
     cells: dict[str, Cell] = {}
+    deviations = predictions.set_index("path").get("probability_sd", pd.Series(dtype=float)).to_dict()
     columns = (predictions[name] for name in ("path", "subject", "label", "logit"))
     for path, subject, label, logit in zip(*columns, strict=True):
         cell = Cell(
@@ -75,6 +80,7 @@ def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
             subject=subject if isinstance(subject, str) else None,
             label=classes[int(label)] if label in (0, 1) else None,
             logit=float(logit),
+            probability_sd=deviations.get(path, math.nan),
         )
         cells.setdefault(cell.id, cell)
     return list(cells.values())
@@ -106,18 +112,18 @@ def picture_size(file: Path) -> tuple[int, int]:
         raise InputError(f"{file} cannot be read any more ({reason}): put the file back") from None
 
 
-def used_cells(run: Run) -> pd.DataFrame:
+def used_cells(run: Run | Ensemble) -> pd.DataFrame:
     """The rows of a run's cells that the model used: training and validation."""
     return run.cells[run.cells["split"].isin(["train", "val"])]
 
 
-def used_splits(run: Run) -> Callable[[str], str | None]:
+def used_splits(run: Run | Ensemble) -> Callable[[str], str | None]:
     """A function from a pixel hash to the split, `train` or `val`, in which the model used that cell, else None."""
     used = used_cells(run)
     return dict(zip(used["pixel_hash"], used["split"], strict=True)).get
 
 
-def data_root(run: Run, moved: Path | None) -> Path | None:
+def data_root(run: Run | Ensemble, moved: Path | None) -> Path | None:
     """The folder that the paths of a run's reported cells are relative to.
 
     Args:
@@ -129,7 +135,12 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
     Raises:
         InputError: if the cells are not in the run's own folder.
     """
-    paths = run.predictions["path"]
+    try:
+        paths = run.predictions["path"]
+    except NoSharedCells:
+        if moved is None:
+            raise
+        return None
     if moved is not None:
         return moved if _holds(moved, paths) else None
     root = run.data.folder
@@ -140,7 +151,7 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
     return root
 
 
-def training_root(run: Run, reviewed: Path | None) -> Path | None:
+def training_root(run: Run | Ensemble, reviewed: Path | None) -> Path | None:
     """The folder that holds the run's training and validation cells; None where it is unknown.
 
     Args:

@@ -9,7 +9,7 @@ from leukemia.app.cells import Cell
 from leukemia.app.decisions import UNSURE
 from leukemia.app.queues import next_cell
 from leukemia.app.review import Review
-from leukemia.app.texts import leaning, meaning, triage_text
+from leukemia.app.texts import disagreement, leaning, meaning, triage_text
 
 MOST_IN_STRIP = 24
 AHEAD = 2  # pictures that the browser fetches in advance
@@ -39,7 +39,8 @@ def cell_payload(review: Review, cell: Cell, reviewer: str, queue: str) -> dict[
         "of": len(cell_ids),
         "probability": opinion.probability,
         "leaning": leaning(opinion.probability, review.classes),
-        "meaning": meaning(opinion.probability, review.classes, review.is_calibrated),
+        "meaning": meaning(opinion.probability, review.classes, review.is_calibrated)
+        + disagreement(cell.probability_sd, len(review.run.members)),
         "triage": triage_text(opinion.triage, review.policy),
         "mine": mine,
         "others": [{"reviewer": name, "label": label} for name, label in others.items() if name != reviewer],

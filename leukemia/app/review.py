@@ -20,7 +20,7 @@ from leukemia.app.uploads import tells_class
 from leukemia.data.files import is_utf8
 from leukemia.data.pixels import fit
 from leukemia.errors import InputError, quoted
-from leukemia.runs import Run
+from leukemia.runs import Ensemble, Run
 from leukemia.storage.plain_files import check_inside
 
 FOLDER = "review"  # in the run folder
@@ -42,10 +42,10 @@ class Opinion:
 
 
 class Review:
-    """A run whose cells are reviewed.
+    """A run or an ensemble whose cells are reviewed.
 
     Args:
-        run: finished.
+        run: finished; or an ensemble.
         images: a folder of pictures. If it holds the run's own cells, they are read from there. Otherwise its pictures
             are reviewed instead of the run's cells.
 
@@ -53,7 +53,12 @@ class Review:
         InputError: if the run is not finished, its pictures are missing, or decisions cannot be written.
     """
 
-    def __init__(self, run: Run, images: Path | None = None) -> None:
+    def __init__(self, run: Run | Ensemble, images: Path | None = None) -> None:
+        if len(places := {str(member.folder.parent) for member in run.members}) > 1:
+            raise InputError(
+                f"the members lie in several folders ({', '.join(sorted(places))}), and decisions are saved beside "
+                "them: put the runs into one"
+            )
         self.run = run
         self.classes = run.data.classes
         self.image_size, self.resize, self.native_size = (
@@ -86,8 +91,9 @@ class Review:
     def model(self) -> str:
         """The run's name and a hash of its settings and predictions."""
         digest = hashlib.blake2b(digest_size=6)
-        for name in ("config.yaml", "predictions.csv"):
-            digest.update((self.run.folder / name).read_bytes())
+        for run in self.run.members:
+            for name in ("config.yaml", "predictions.csv"):
+                digest.update((run.folder / name).read_bytes())
         return f"{self.run.name}@{digest.hexdigest()}"
 
     def _open_store(self) -> Store:

@@ -1,5 +1,7 @@
 """Texts of the page about a probability, a triage decision, and a policy."""
 
+import math
+
 from leukemia.evaluation.policy import REVIEW, Policy
 
 NOTICE = "Research software, not a medical device. Not for diagnosis."
@@ -25,6 +27,13 @@ def meaning(probability: float, classes: tuple[str, str], calibrated: bool) -> s
     return (
         f"Of 100 cells with this score, {count} are {named}, if they are like the cells of the calibration."
     )
+
+
+def disagreement(probability_sd: float, members: int) -> str:
+    """How far the members of an ensemble disagree, as a further sentence; empty for one network."""
+    if math.isnan(probability_sd):
+        return ""
+    return f" The {members} networks of the ensemble differ by {100 * probability_sd:.0f} points (standard deviation)."
 
 
 def triage_text(decision: str, policy: Policy | None) -> str:

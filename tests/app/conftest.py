@@ -114,8 +114,8 @@ class MeanRed:
     """Stands in for a run's network. The logit and the heat map of the positive class are a cell's red; the heat map of
     the negative class is the opposite."""
 
-    def logits(self, pixels: np.ndarray) -> np.ndarray:
-        return pixels[..., 0].mean(axis=(1, 2)).astype(float) / 10 - 1
+    def scores(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        return {"logit": pixels[..., 0].mean(axis=(1, 2)).astype(float) / 10 - 1}
 
     def overlay(self, pixels: np.ndarray, positive: bool) -> bytes:
         from leukemia.app.network_process import coloured
@@ -167,7 +167,7 @@ def serve() -> Iterator[Callable[..., Page]]:
     def start(run: Run, images: Path | None = None, token: str | None = None) -> Page:
         review = Review(run, images)
         network: Any = MeanRed()
-        worker = ScoringWorker(review, network.logits)
+        worker = ScoringWorker(review, network.scores)
         worker.restore()
         if images is not None and review.root is None:
             worker.scan(images)
