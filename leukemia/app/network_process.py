@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from PIL import Image
 
 from leukemia.app.png import png_bytes
 from leukemia.errors import InputError
-from leukemia.runs import Run, open_model
+from leukemia.runs import open_model
 
 OPACITY = 0.7  # of the overlay at the highest value of the heat map
-_loaded: dict[str, Any] = {}  # in the network's process: run, predictor, net
+_loaded: dict[str, Any] = {}  # in the network's process: folders, predictor
 
 
 class NetworkProcess:
@@ -51,7 +52,7 @@ class NetworkProcess:
         """The Grad-CAM heat map of one cell, of an ensemble the mean of its members' maps, as a PNG to lay over it.
 
         Args:
-            pixels: uint8 (s, s, 3), as the network sees them; the PNG has this size.
+            pixels: uint8 (s, s, 3), as the network sees them. The PNG has a pixel for each place of the heat map.
             positive: whether to explain the positive or the negative class.
 
         Raises:
@@ -59,6 +60,12 @@ class NetworkProcess:
         """
         found: bytes = self._call(_overlay, pixels, positive)
         return found
+
+    def prepare(self) -> None:
+        """Start the process and load the network for heat maps, so that the first one comes at once."""
+        if self._pool is None:
+            with suppress(InputError):  # told when a heat map is asked for
+                self._call(_prepare)
 
     def close(self) -> None:
         with self._lock:
@@ -106,24 +113,31 @@ def _start(folders: tuple[Path, ...]) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _scores(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+def _predictor() -> Any:
+    """The networks, read from their checkpoints once."""
     if "predictor" not in _loaded:
         from leukemia.inference.torch_predictor import TorchPredictor
 
         _loaded["predictor"] = TorchPredictor(open_model(_loaded["folders"]))
-    scores: dict[str, NDArray[np.float64]] = _loaded["predictor"].scores(pixels)
+    return _loaded["predictor"]
+
+
+def _scores(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    scores: dict[str, NDArray[np.float64]] = _predictor().scores(pixels)
     return scores
 
 
 def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:
     from leukemia.inference.gradcam import heat_maps
 
-    if "nets" not in _loaded:
-        from leukemia.models.checkpoint import load_network
-
-        _loaded["nets"] = [load_network(Run(folder).best_checkpoint).net for folder in _loaded["folders"]]
-    maps = [heat_maps(net, pixels[None], [positive])[0] for net in _loaded["nets"]]
+    nets = _predictor().nets
+    maps = [heat_maps(net, pixels[None], [positive], enlarge=len(nets) > 1)[0] for net in nets]
     return coloured(np.mean(maps, axis=0))
+
+
+def _prepare() -> None:
+    size = _predictor().image_size
+    _overlay(np.zeros((size, size, 3), np.uint8), positive=True)
 
 
 def coloured(heat: NDArray[np.float32]) -> bytes:

@@ -24,7 +24,11 @@ SHORTEST_TOKEN = 16
 
 
 def serve(
-    model: Run | Ensemble, images: Path | None = None, host: str = "127.0.0.1", port: int = PORT
+    model: Run | Ensemble,
+    images: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    blind: bool = False,
 ) -> int:
     """Serve the review page of a run or an ensemble until Ctrl-C, and print its address.
 
@@ -34,6 +38,7 @@ def serve(
         host: the address to bind to. Any address but this machine's own needs a token: from LEUKEMIA_APP_TOKEN, else a
             random one, which is printed.
         port: to bind to; 0 for any free port.
+        blind: see `Review`.
 
     Raises:
         InputError: if the run, the pictures, the address or the token cannot be used.
@@ -42,7 +47,7 @@ def serve(
     listening = _listen(host, port)
     with listening:
         port = listening.getsockname()[1]
-        review = Review(model, images)
+        review = Review(model, images, blind)
         network = NetworkProcess(*(run.folder for run in model.members))
         worker = ScoringWorker(review, network.scores)
         try:

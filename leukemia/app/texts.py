@@ -4,6 +4,9 @@ import math
 
 from leukemia.evaluation.policy import REVIEW, Policy
 
+USUAL = {"max_missed": 0.10, "max_false_alarm": 0.20}  # the defaults of `leukemia triage`
+CONFIDENCE = 0.95
+MEANINGS = {"HEM": "normal precursor", "ALL": "leukemic blast"}  # of C-NMC's classes
 NOTICE = "Research software, not a medical device. Not for diagnosis."
 
 
@@ -29,11 +32,14 @@ def meaning(probability: float, classes: tuple[str, str], calibrated: bool) -> s
     )
 
 
-def disagreement(probability_sd: float, members: int) -> str:
-    """How far the members of an ensemble disagree, as a further sentence; empty for one network."""
+def disagreement(probability_sd: float, members: int) -> list[str]:
+    """How far the members of an ensemble disagree, in a sentence; none for one network."""
     if math.isnan(probability_sd):
-        return ""
-    return f" The {members} networks of the ensemble differ by {100 * probability_sd:.0f} points (standard deviation)."
+        return []
+    points = f"{100 * probability_sd:.0f} points"
+    return [
+        f"The {members} networks of the ensemble differ by {points} (standard deviation of the probability)."
+    ]
 
 
 def triage_text(decision: str, policy: Policy | None) -> str:
@@ -46,8 +52,11 @@ def triage_text(decision: str, policy: Policy | None) -> str:
 
 
 def policy_text(policy: Policy | None, classes: tuple[str, str]) -> tuple[str, str, bool]:
-    """Headline and explanation of a policy, and whether it is certified."""
-    negative, positive = classes
+    """Headline and explanation of a policy, and whether it is certified with bounds that are not loose.
+
+    A bound is loose where it is weaker than the default of `leukemia triage`, or rests on independent cells although
+    some are of one subject.
+    """
     if policy is None:
         return (
             "No triage policy is certified.",
@@ -61,13 +70,34 @@ def policy_text(policy: Policy | None, classes: tuple[str, str]) -> tuple[str, s
             f"{policy.why_not or 'no reason is given'}. Its releases have no guarantee.",
             False,
         )
-    return (
-        "Certified triage policy.",
-        f"With {100 * policy.confidence:g} % confidence, at most {100 * policy.max_missed:g} % of {positive} cells "
-        f"are released as {negative}, and at most {100 * policy.max_false_alarm:g} % of {negative} cells are released "
-        f"as {positive} (unit: {policy.unit}). This holds for new {policy.unit}s like those of the certification.",
-        True,
-    )
+    negative, positive = classes
+    missed = _bound(policy.max_missed, positive, negative)
+    false_alarm = _bound(policy.max_false_alarm, negative, positive)
+    headline = f"{missed[0].upper()}{missed[1:]}, {false_alarm}, {100 * policy.confidence:g} % confidence."
+    remarks = []
+    if any(getattr(policy, name) > usual for name, usual in USUAL.items()) or policy.confidence < CONFIDENCE:
+        usual = " and ".join(f"{100 * share:g} %" for share in USUAL.values())
+        remarks.append(f"This is loose: the usual bounds are {usual} with {100 * CONFIDENCE:g} % confidence.")
+    if assumed := policy.fitted_on.get("assumed"):
+        remarks.append(f"It assumes {assumed}: the true shares can be larger.")
+    basis = f"Certified for new {policy.unit}s like those of the certification (unit: {policy.unit})."
+    return headline, " ".join([*remarks, basis]), not remarks
+
+
+def _bound(share: float, named: str, other: str) -> str:
+    if share == 0:
+        return f"no {named} cell is released as {other}"
+    if share == 1:
+        return f"no bound on {named} cells released as {other}"
+    return f"at most {100 * share:g} % of {named} cells released as {other}"
+
+
+def size_text(diameter: float | None, um_per_pixel: float | None) -> str:
+    """The size of a cell in a few words; empty where it is unknown."""
+    if diameter is None:
+        return ""
+    pixels = f"{diameter:.0f} pixels"
+    return pixels if um_per_pixel is None else f"{pixels}, {diameter * um_per_pixel:.1f} µm"
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from leukemia.errors import InputError
 from leukemia.evaluation.bootstrap import accuracy_interval, compare, evaluate
 from leukemia.evaluation.calibration import calibration_metrics
 from leukemia.evaluation.ensemble import mean_predictions
-from leukemia.evaluation.predictions import plain_splits, read_predictions, validate_predictions
+from leukemia.evaluation.predictions import checked, plain_splits, read_predictions, validate_predictions
 from leukemia.evaluation.selective import selective_metrics
 from leukemia.reporting import words
 from leukemia.reporting.results import TABLE_CLASSES, class_names, combinations, read_settings, results_table
@@ -101,8 +101,8 @@ def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dic
     runs = [by_name[name] for name in rows["run"]]
     tables = _replicates(rows, [predictions_of(run) for run in runs])
     found = [(run, run.baseline) for run in runs]
-    checked = [_checked(run, table, "baseline.csv") for run, table in found if table is not None]
-    baselines = list(_replicates(rows, checked).values()) if len(checked) == len(runs) else None
+    known = [_checked(run, table, "baseline.csv") for run, table in found if table is not None]
+    baselines = list(_replicates(rows, known).values()) if len(known) == len(runs) else None
     several = any(len(set(table["fold"])) > 1 for table in tables.values() if "fold" in table)
     name, marks = words.describe(settings), [*words.marks(rows), *_missing_folds(rows, runs)]
     runs_of = list(rows["run"])
@@ -255,10 +255,7 @@ def _over(rows: pd.DataFrame) -> str:
 
 
 def _checked(run: Run, table: pd.DataFrame, name: str) -> pd.DataFrame:
-    try:
-        validate_predictions(table)
-    except InputError as error:
-        raise InputError(f"{run.folder / name}: {error}") from None
+    checked(table, run.folder / name)
     if not (run.folder / "cells.csv").is_file():
         return table
     groups = run.cells.set_index("path")["group"]

@@ -35,14 +35,15 @@ def test_the_page_shows_the_mean_and_the_deviation_of_the_members(ensemble, fini
     shown = page.ask("GET", f"/api/cell?at={cell.id}&queue=review")[1]["cell"]
     ends = [1 / (1 + np.exp(-(cell.logit + side))) for side in (-1, 1)]
     points = 100 * (ends[1] - ends[0]) / np.sqrt(2)
-    assert f"The 2 networks of the ensemble differ by {points:.0f} points" in shown["meaning"]
+    (note,) = shown["opinion"]["notes"]
+    assert note.startswith(f"The 2 networks of the ensemble differ by {points:.0f} points")
     assert (ensemble.folder / "review" / "review.sqlite").is_file()
 
 
 def test_one_network_is_not_said_to_differ(run, serve):
     page = serve(run)
     shown = page.ask("GET", f"/api/cell?at={page.review.queues['review'][0]}&queue=review")[1]["cell"]
-    assert "differ" not in shown["meaning"]
+    assert shown["opinion"]["notes"] == []
 
 
 def test_an_added_picture_has_a_deviation_also_after_a_restart(ensemble, serve, cells_root):
