@@ -77,7 +77,7 @@ def monitor(run: Run, files: Sequence[Path], on: Path | None = None, as_json: bo
     if as_json:
         print(json.dumps({**found.to_json(), "notes": notes}, indent=2))
     else:
-        print("\n".join([*_told(found, policy, run), *(f"NOTE: {note}" for note in notes)]))
+        print("\n".join([*_told(found, run), *(f"NOTE: {note}" for note in notes)]))
     return int(found.verdict in (BROKEN, DRIFTING))
 
 
@@ -212,13 +212,13 @@ def _check_columns(table: pd.DataFrame, needed: Sequence[str], file: Path, what:
         raise InputError(f"{file} is not {what}: it has no column {', '.join(missing)}")
 
 
-def _told(found: Monitoring, policy: Policy, run: Run) -> list[str]:
+def _told(found: Monitoring, run: Run) -> list[str]:
     lines = [f"{run.name}: {found.verdict.upper()}"]
     if not any(test.is_of_a_bound for test in found.tests):
         lines.append(
             "NOTE: no cell has a known label, so the bounds are not watched: spot-check released cells"
         )
-    return [*lines, *map(_line, found.tests), _what_to_do(found, policy)]
+    return [*lines, *map(_line, found.tests), _what_to_do(found)]
 
 
 def _line(test: Test) -> str:
@@ -234,13 +234,13 @@ def _line(test: Test) -> str:
     return f"{said}; {evidence}{found}"
 
 
-def _what_to_do(found: Monitoring, policy: Policy) -> str:
+def _what_to_do(found: Monitoring) -> str:
     if found.verdict == BROKEN:
         return "A certified bound does not hold any more: review all cells, and certify again on new labelled cells."
     if found.verdict == DRIFTING:
         return (
-            "New subjects are unlike those that certified the policy. This breaks no bound (another share of subjects of "
-            "a class does it too), but look for the reason: stain, camera, age group, referral."
+            "New subjects are unlike those that certified the policy. This breaks no bound (another share of subjects "
+            "of a class does it too), but look for the reason: stain, camera, age group, referral."
         )
     return (
         "Nothing speaks against the certified bounds, with 5 % error over all tests and all times together."
