@@ -10,12 +10,12 @@ from typing import Any
 
 from leukemia import __version__
 from leukemia.errors import InputError, exit_readably
-from leukemia.terminal import emphasised
+from leukemia.terminal import emphasised, ends_on_signals
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command: exit 0 done, 1 done with failures listed, 2 refused."""
-    with exit_readably():
+    """Run a command: exit 0 done, 1 done with failures listed, 2 refused, 130 / 143 interrupted."""
+    with ends_on_signals(), exit_readably():
         options = _parser().parse_args(arguments)
         sys.exit(options.run(options))
 
@@ -58,9 +58,21 @@ def _parser() -> argparse.ArgumentParser:
     argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
     argument("--images", type=int, default=400, metavar="N", help="how many (default 400)")
     argument("--seed", type=int, default=0, metavar="S")
+    argument(
+        "--set",
+        dest="kind",
+        choices=["cnmc", "study", "others"],
+        default="cnmc",
+        help="study: more test subjects than C-NMC has; others: two other kinds of cells",
+    )
 
     argument = _verb(verbs, _report)
     argument("folder", type=Path, metavar="SWEEP|RUN", help="as outputs/paper")
+    argument(
+        "--checklist",
+        choices=["tripod-ai"],
+        help="write tripod-ai.md too: the reporting guideline, filled in from the run folders",
+    )
 
     argument = _verb(verbs, _evaluate)
     argument("target", type=Path, metavar="RUN|SWEEP|TABLE.csv", help="path, subject, label, logit")
@@ -144,6 +156,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the run's pictures where they moved to, or others to review",
     )
+    argument(
+        "--blind", action="store_true", help="show the model's opinion of a cell after its decision only"
+    )
     argument("--host", default="127.0.0.1", metavar="H", help="any but this machine needs a token")
     argument("--port", type=int, default=8765, metavar="P", help="default 8765; 0 for any")
     return parser
@@ -200,7 +215,7 @@ def _demo(options: argparse.Namespace) -> int:
     """
     from leukemia.data.demo import write_demo
 
-    print(write_demo(options.folder, images=options.images, seed=options.seed))
+    print(write_demo(options.folder, options.images, options.seed, kind=options.kind))
     return 0
 
 
@@ -210,14 +225,17 @@ def _report(options: argparse.Namespace) -> int:
     example:
       leukemia report outputs/paper
     """
-    from leukemia.reporting.html import write_report
+    from leukemia.reporting.checklist import write_checklist
+    from leukemia.reporting.html import written_report
     from leukemia.reporting.results import results_table
     from leukemia.reporting.summary import states
     from leukemia.runs import Sweep
 
-    page = write_report(options.folder)
-    print(states(results_table(Sweep(options.folder))))
-    print(page)
+    report = written_report(options.folder)
+    print("\n".join([states(results_table(Sweep(options.folder))), *report.said]))
+    if options.checklist:
+        print(write_checklist(options.folder))
+    print(report.page)
     return 0
 
 
@@ -329,7 +347,7 @@ def _app(options: argparse.Namespace) -> int:
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
-    return serve(run.folder, options.images, options.host, options.port)
+    return serve(run.folder, options.images, options.host, options.port, options.blind)
 
 
 if __name__ == "__main__":
