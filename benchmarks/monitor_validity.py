@@ -86,8 +86,8 @@ def verdict(correlation: float, number: int) -> str:
 
 
 def doubled(correlation: float, share: float, number: int) -> tuple[float, float]:
-    """How many new positive subjects it takes until the bound of missed is found broken, and how many new subjects until
-    a drift is found, where the rate of missed is twice its bound; inf where it is not found."""
+    """How many new positive subjects until the bound of missed is found broken, and how many new subjects until a drift
+    is found, where the rate of missed is twice its bound; inf where it is not found."""
     rng = np.random.default_rng([number, round(100 * correlation), 2])
     policy, moved = policy_at(BOUNDS), norm.isf(BOUNDS[0]) - norm.isf(2 * BOUNDS[0])
     new = cells(LONG, correlation, rng)
