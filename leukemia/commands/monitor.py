@@ -131,14 +131,14 @@ def _batch(table: pd.DataFrame, file: Path, run: Run, policy: Policy) -> pd.Data
     names = {classes[0]: "0", classes[1]: "1"}
     given = table["label"] if "label" in table else pd.Series(np.nan, table.index)
     label = given.map({0: 0.0, 1: 1.0, "0": 0.0, "1": 1.0, classes[0]: 0.0, classes[1]: 1.0})
-    if (strange := given[given.notna() & label.isna()]).any():
+    if len(strange := given[given.notna() & label.isna()]):
         raise InputError(
             f"{file}: label {quoted(strange.iloc[0])} is unknown: use {', '.join(classes)}, 0 or 1"
         )
     cells = pd.DataFrame({
         "path": table["path"].astype(str), "subject": plain_subjects(table), "logit": logit,
-        "decision": table["decision"].map(names).fillna(REVIEW), "label": label, "batch": str(file), "sampled": False,
-        "probability": table.get("sampling_probability", np.nan),
+        "decision": table["decision"].map(names).fillna(REVIEW), "label": label, "given": label.notna(),
+        "batch": str(file), "sampled": False, "probability": table.get("sampling_probability", np.nan),
     })  # fmt: skip
     probability = pd.to_numeric(cells["probability"], "coerce")
     if (cells["probability"].notna() & ~((probability > 0) & (probability <= 1))).any():
@@ -172,7 +172,7 @@ def _add_labels(cells: pd.DataFrame, labels: pd.DataFrame) -> int:
     rows: dict[str, list[int]] = {}
     for row, path in enumerate(cells["path"]):
         rows.setdefault(_name(path), []).append(row)
-    lost = 0
+    lost, known, checked = 0, cells["label"].tolist(), [False] * len(cells)
     for path, label, sampled in zip(
         labels["path"].astype(str), labels["label"], labels["sampled"], strict=True
     ):
@@ -182,10 +182,10 @@ def _add_labels(cells: pd.DataFrame, labels: pd.DataFrame) -> int:
                 f"{quoted(path)} is {count(len(same), 'cell')} of the predictions: give each file a name"
             )
         lost += not same
-        if same:
-            cells.loc[same[0], "sampled"] = bool(sampled)
-            if pd.isna(cells.loc[same[0], "label"]):
-                cells.loc[same[0], "label"] = label
+        for row in same:
+            checked[row] = bool(sampled)
+            known[row] = label if np.isnan(known[row]) else known[row]
+    cells["label"], cells["sampled"] = known, checked
     return lost
 
 
@@ -203,7 +203,7 @@ def _weights(cells: pd.DataFrame) -> pd.Series:
     weight = pd.Series(1.0, cells.index)
     for _, batch in cells.groupby("batch"):
         of_sample = spot_check_weights(batch["subject"], batch["decision"] != REVIEW, batch["sampled"])
-        weight[batch.index] = np.where(batch["sampled"], of_sample, 1.0)
+        weight[batch.index] = np.where(batch["sampled"] & ~batch["given"], of_sample, 1.0)
     return weight.where(cells["probability"].isna(), 1 / cells["probability"])
 
 

@@ -96,7 +96,7 @@ def watch(certified: pd.DataFrame, cells: pd.DataFrame, policy: Policy, error: f
         losses = losses_by_subject(checked, 1 if bound == BOUNDS[0] else 0, pure)
         tests.append(_bound_test(bound.removeprefix("max_"), losses, getattr(policy, bound), each))
     for name, values in drifts.items():
-        before, after = _means(values, certified), _means(now[name], cells)
+        before, after = _means(np.asarray(values), certified), _means(np.asarray(now[name]), cells)
         wealth = conformal_wealth(conformal_p_values(before, after))
         tests.append(_test(name, after, float(before.mean()), wealth, each))
     return Monitoring(tests)
