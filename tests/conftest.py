@@ -50,8 +50,8 @@ def untrained_run(demo_root):
 
     def write(folder, net=None, *, trainable_from="last", **settings):
         from leukemia.data.datamodule import CellDataModule
-        from leukemia.inference.torch_predictor import predict_logits, predictions_table
-        from leukemia.models.network import pixel_logits
+        from leukemia.inference.torch_predictor import predict_outputs, predictions_table
+        from leukemia.models.network import pixel_outputs
         from leukemia.models.resnet import resnet
         from leukemia.runs import Run
 
@@ -63,10 +63,10 @@ def untrained_run(demo_root):
         net.train()
         with torch.no_grad():
             for batch in data.batches("train"):
-                pixel_logits(net, batch["pixels"])  # BatchNorm statistics, so that logits are of usual size
+                pixel_outputs(net, batch["pixels"])  # BatchNorm statistics, so that logits are of usual size
         net.eval()
-        logits = predict_logits(
-            lambda batch: pixel_logits(net, batch["pixels"]), data.batches("test"), tta=data.tta
+        logits, _ = predict_outputs(
+            lambda batch: pixel_outputs(net, batch["pixels"]), data.batches("test"), tta=data.tta
         )
         run = Run(Path(folder))
         plain = {"root": str(demo_root), "protocol": "holdout", "resize": data.resize, "tta": data.tta}

@@ -1,9 +1,12 @@
 """The gate stops what is unlike the training cells, and no more of the like ones than it says."""
 
+import json
+
 import numpy as np
 import pytest
 
-from leukemia.evaluation.gate import HANDCRAFTED, NETWORK, fit_gate
+from leukemia.errors import InputError
+from leukemia.evaluation.gate import CHECKS, HANDCRAFTED, Gate, fit_gate, strictest
 
 F, D = len(HANDCRAFTED), 12
 
@@ -46,7 +49,7 @@ def test_a_cell_far_out_in_one_feature_is_stopped_by_that_check(check, place, by
     shape[:, place] += by
     found = fitted().unlike(shape, deep)
     assert found.stopped.all()
-    assert set(found.check) == {check}
+    assert {CHECKS[number] for number in found.check} == {check}
 
 
 def test_pooled_features_in_a_direction_that_training_cells_never_take_are_stopped_by_the_network():
@@ -54,7 +57,7 @@ def test_pooled_features_in_a_direction_that_training_cells_never_take_are_stopp
     deep[:, 3] += 30
     found = fitted().unlike(shape, deep)
     assert found.stopped.all()
-    assert set(found.check) == {NETWORK}
+    assert {CHECKS[number] for number in found.check} == {"network"}
 
 
 def test_a_feature_that_never_varies_stops_no_cell_within_its_least_difference():
@@ -71,12 +74,51 @@ def test_values_that_are_not_numbers_are_stopped():
     deep[0, 0] = np.nan
     found = fitted().unlike(shape, deep)
     assert found.stopped.tolist() == [True, False]
-    assert found.check[0] == NETWORK
+    assert CHECKS[found.check[0]] == "network"
 
 
 def test_every_check_has_words():
     gate = fitted()
-    said = [gate.words(f"{name}{sign}") for name in HANDCRAFTED for sign in "+-"]
-    assert len(set(said)) == 2 * F
+    said = [gate.words(number) for number in range(len(CHECKS))]
+    assert len(set(said)) == len(CHECKS)
     assert said[0] == "larger than 99 % of the training cells"
-    assert gate.words(NETWORK).startswith("farther than 99 %")
+    assert said[-1].startswith("farther than 99 %")
+
+
+def test_of_several_networks_the_strictest_counts():
+    shape, deep, _ = drawn(50, 1)
+    found = [fitted(seed=seed).unlike(shape, deep) for seed in (1, 2)]
+    both = strictest(found)
+    np.testing.assert_array_equal(both.by, np.maximum(found[0].by, found[1].by))
+    assert set(both.check) <= {*found[0].check, *found[1].check}
+
+
+def test_a_gate_written_and_read_stops_the_same_cells():
+    gate = fitted()
+    arrays = {name: getattr(gate, name) for name in ("centre", "whitening", "cells")}
+    again = Gate.from_json(json.loads(json.dumps(gate.to_json())), arrays)
+    shape, deep, _ = drawn(50, 1)
+    np.testing.assert_array_equal(again.unlike(shape, deep).by, gate.unlike(shape, deep).by)
+    assert again.about == gate.about
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"limit": float("nan")},
+        {"limit": "high"},
+        {"share": 2},
+        {"n_units": None},
+        {"unit": 3},
+        {"checks": {}},
+        {"checks": None},
+        {"centre": np.zeros(D + 1, np.float32)},
+        {"whitening": np.full((D, D), np.inf, np.float32)},
+        {"cells": np.zeros(3)},
+    ],
+)
+def test_a_damaged_gate_is_refused(change):
+    gate = fitted()
+    arrays = {name: getattr(gate, name) for name in ("centre", "whitening", "cells")}
+    with pytest.raises(InputError, match="not a gate as training writes it"):
+        Gate.from_json({**gate.to_json(), **change}, {**arrays, **change})
