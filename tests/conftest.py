@@ -46,9 +46,10 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def untrained_run(demo_root):
     """A function that writes the run folder of an untrained network on the synthetic set: config.yaml, cells.csv,
-    predictions.csv, status.json and best.ckpt. It takes the folder, a network, and settings of the data."""
+    predictions.csv, status.json and best.ckpt, with `gate` also gate.json. It takes the folder, a network, and settings
+    of the data."""
 
-    def write(folder, net=None, *, trainable_from="last", **settings):
+    def write(folder, net=None, *, trainable_from="last", gate=False, **settings):
         from leukemia.data.datamodule import CellDataModule
         from leukemia.inference.torch_predictor import predict_outputs, predictions_table
         from leukemia.models.network import pixel_outputs
@@ -92,6 +93,13 @@ def untrained_run(demo_root):
             "network": {"node": net.node, "native_size": data.native_size},
             "history": [{"epoch": 1}],
         }, run.best_checkpoint)  # fmt: skip
+        if gate:
+            from leukemia.training.final_metrics import gate_of
+
+            outputs = predict_outputs(
+                lambda batch: pixel_outputs(net, batch["pixels"]), data.batches("train")
+            )
+            run.write_gate(gate_of(data, outputs[1]))
         return run
 
     return write

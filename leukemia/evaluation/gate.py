@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from leukemia.errors import InputError, quoted
 from leukemia.evaluation.policy import REVIEW
+from leukemia.evaluation.predictions import has_subjects, plain_subjects
 
 Floats = NDArray[np.float64]
 SHARE = 0.01  # of cells like the training cells that may be stopped, mean over subjects
@@ -162,6 +164,33 @@ def gated_decisions(decisions: ArrayLike, by: ArrayLike) -> NDArray[np.str_]:
     """Decisions (N,) with the stopped cells (see `Unlike`) sent to review. No cell is released for it, so no rate of
     missed cells and of false alarms can rise."""
     return np.where(np.asarray(by, dtype=np.float64) <= 1, np.asarray(decisions), REVIEW)
+
+
+def stopped_cells(table: pd.DataFrame) -> dict[str, Any] | None:
+    """The stopped cells of a predictions table with the column `unlike_by` (see `Unlike.by`), for reports.
+
+    Returns:
+        `n_cells`, `stopped`, `why` (how many for each reason in the column `unlike`) and, where subjects are known,
+        `subjects`: the name, `stopped` and `n` of each subject with a stopped cell, the most affected first. None
+        without the column.
+    """
+    if "unlike_by" not in table:
+        return None
+    by = pd.to_numeric(table["unlike_by"], "coerce")
+    if by.isna().all():
+        return None
+    stopped = ~(by <= 1)
+    why = table["unlike"][stopped].fillna("unknown") if "unlike" in table else pd.Series(dtype=object)
+    found = {"n_cells": len(table), "stopped": int(stopped.sum()), "why": why.value_counts().to_dict()}
+    if not has_subjects(table):
+        return {**found, "subjects": None}
+    groups = stopped.groupby(plain_subjects(table).to_numpy()).agg(["sum", "size"])
+    worst = groups[groups["sum"] > 0].sort_values("sum", ascending=False, kind="stable")
+    subjects = [
+        {"subject": str(name), "stopped": int(of["sum"]), "n": int(of["size"])}
+        for name, of in worst.iterrows()
+    ]
+    return {**found, "subjects": subjects}
 
 
 def fit_gate(

@@ -68,6 +68,7 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
         "differences": evidence_tables.differences_table(comparisons(models)),
         "calibration": evidence_tables.calibration_table(metrics),
         "selective": evidence_tables.selective_table(metrics),
+        "gate": evidence_tables.gate_table(metrics),
         "gradcam": evidence_tables.gradcam_table(_gradcam(sweep, models, found.problems)),
     }
     policies = _policies(sweep, models, found.problems)

@@ -41,7 +41,7 @@ def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, t
     split = data.reported_split
     table, features = predictions(split, data.tta)
     of_train, of_training = predictions("train")
-    gate = _gate(data, of_training)
+    gate = gate_of(data, of_training)
     run.write_gate(gate)
     unlike = gate.unlike(data.handcrafted(split), features)
     why = pd.Series(unlike.words(gate.share), table.index, dtype=object)
@@ -89,8 +89,8 @@ def logged_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _gate(data: CellDataModule, features: NDArray[np.float32]) -> Gate:
-    """The gate of the training cells, whose pooled features were computed for their metrics anyway."""
+def gate_of(data: CellDataModule, features: NDArray[np.float32]) -> Gate:
+    """The gate of the training cells, from their pooled features, (cells, D), in the order of `data.cells`."""
     cells = data.cells[data.cells["split"] == "train"]
     unit, units = clusters(cells)
     if len(set(units)) < 2:
