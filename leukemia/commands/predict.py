@@ -97,7 +97,7 @@ def score(
     scores = {name: np.full(len(files), np.nan) for name in SCORES}
     errors: list[str | None] = [None] * len(files)
     with tqdm(desc="predicting", total=len(files), unit="cell", disable=None) as bar:
-        for start, items in decoded(predictor, files):
+        for start, items in decoded(predictor.pixels, files):
             good, pixels = [], []
             for place, item in enumerate(items, start):
                 if isinstance(item, InputError):
@@ -146,7 +146,7 @@ def _table(
 
 
 def decoded(
-    predictor: Predictor, files: Sequence[str]
+    read: Callable[[Path], NDArray[np.uint8]], files: Sequence[str]
 ) -> Iterator[tuple[int, list[NDArray[np.uint8] | InputError]]]:
     """Each AT_ONCE files as pixels, or as the reason why one cannot be read, with the number of the first.
 
@@ -155,7 +155,7 @@ def decoded(
 
     def one(file: str) -> NDArray[np.uint8] | InputError:
         try:
-            return predictor.pixels(Path(file))
+            return read(Path(file))
         except InputError as error:
             return error
 

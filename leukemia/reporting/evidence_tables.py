@@ -133,6 +133,23 @@ def gate_table(found: Found) -> Printed:
     return table
 
 
+def covariates_table(found: Mapping[str, Mapping[str, dict[str, Any]]], marks: list[str]) -> Printed:
+    """A row a value of each covariate: metrics over its cells with their intervals.
+
+    Args:
+        found: for each column, what `leukemia.evaluation.covariates.by_covariate` gives.
+    """
+    metrics = [
+        METRICS[name] for name in ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity")
+    ]
+    table = Printed(["Column", "Value", *map(words.heading, metrics), "Cells", "Subjects"], 2)
+    for column, values in found.items():
+        for value, of in values.items():
+            shown = [_interval(of["cells"][metric.name], metric) for metric in metrics]
+            table.add([column, value, *shown, whole(of["n_images"]), whole(of["n_subjects"])], marks)
+    return table
+
+
 def gradcam_table(found: list[tuple[str, dict[str, Any]]]) -> Printed:
     """Two rows a run with a Grad-CAM summary: the share of its heat maps on the black background, by the decided class,
     beside that of a map of the cell alone and of an even map.
