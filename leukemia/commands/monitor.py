@@ -61,6 +61,8 @@ def monitor(run: Run, files: Sequence[Path], on: Path | None = None, as_json: bo
             "decisions of the review page alone do not say which cells came in: add the predictions"
         )
     cells = pd.concat(batches, ignore_index=True)
+    if "stopped" in cells and cells["stopped"].isna().any():
+        cells = cells.drop(columns="stopped")  # a table of a time before the gate
     again = cells.groupby("subject")["batch"].transform("first") != cells["batch"]
     cells, notes = cells[~again].reset_index(drop=True), []
     if again.any():
@@ -101,7 +103,7 @@ def _certified_cells(run: Run, policy: Policy, on: Path | None) -> pd.DataFrame:
             f"the triage policy was certified on {policy.fitted_on.get('what', 'other cells')}: give that table with "
             "its subjects by --on TABLE.csv"
         )
-    return table
+    return table.assign(stopped=_stopped(table)) if "unlike_by" in table else table
 
 
 def _read(file: Path) -> pd.DataFrame:
@@ -143,7 +145,13 @@ def _batch(table: pd.DataFrame, file: Path, run: Run, policy: Policy) -> pd.Data
     probability = pd.to_numeric(cells["probability"], "coerce")
     if (cells["probability"].notna() & ~((probability > 0) & (probability <= 1))).any():
         raise InputError(f"{file}: sampling_probability has to lie above 0, and at 1 at most")
-    return cells.assign(probability=probability)
+    cells = cells.assign(probability=probability)
+    return cells.assign(stopped=_stopped(table)) if "unlike_by" in table else cells
+
+
+def _stopped(table: pd.DataFrame) -> pd.Series:
+    """Whether the gate stops each cell."""
+    return ~(pd.to_numeric(table["unlike_by"], "coerce") <= 1)
 
 
 def _labels(table: pd.DataFrame, file: Path, run: Run) -> pd.DataFrame:

@@ -21,14 +21,16 @@ from leukemia.data.pixels import fit
 from leukemia.data.synthetic import Traits, draw_cell
 from leukemia.data.transforms import d4
 from leukemia.errors import InputError
+from leukemia.evaluation.gate import Gate
 from leukemia.evaluation.policy import TTA, Policy
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.identity import network_name
-from leukemia.inference.onnx_predictor import FORMAT, needs
-from leukemia.inference.predictor import ONNX, Predictor
-from leukemia.inference.torch_predictor import TorchPredictor, mean_logits
+from leukemia.inference.onnx_predictor import FORMAT, encoded, needs
+from leukemia.inference.predictor import NO_GATE, ONNX, Predictor
+from leukemia.inference.torch_predictor import TorchPredictor, mean_outputs
 from leukemia.models.checkpoint import load_network
-from leukemia.models.network import pixel_logits
+from leukemia.models.freezing import pooled
+from leukemia.models.network import pixel_outputs
 from leukemia.models.weights import published_state
 from leukemia.runs import Run
 from leukemia.storage.atomic import atomic_write
@@ -41,7 +43,8 @@ def export(run: Run, output: Path | None = None, form: str = "onnx") -> Path:
     """Write the best checkpoint of a run as one file.
 
     `onnx`: from pixels, uint8 (N, S, S, 3) as `leukemia.data.pixels.fit` gives them, to `logit` and calibrated
-    `probability` of the positive class, float32 (N,). Normalisation, test-time augmentation and calibration are in the
+    `probability` of the positive class, and with a gate the `distance` of the pooled features (see `Gate.distance`),
+    float32 (N,) each. Normalisation, test-time augmentation and calibration are in the
     graph; the metadata hold all else that a prediction needs. It computes in full precision whatever the run did, and
     is kept only if onnxruntime and torch agree on IMAGES pictures to TOLERANCE.
 
@@ -70,29 +73,43 @@ def export(run: Run, output: Path | None = None, form: str = "onnx") -> Path:
 
 
 class FromPixels(nn.Module):
-    """The exported graph: pixels, uint8 (N, S, S, 3), to logits and calibrated probabilities, float32 (N,) each.
+    """The exported graph: pixels, uint8 (N, S, S, 3), to logits, calibrated probabilities and, with a gate, the
+    distances of pooled features, float32 (N,) each.
 
     Args:
         net: a network of the seam.
         tta: `none` or `d4`.
         slope, intercept: of the calibration.
+        gate: of the network.
     """
 
-    def __init__(self, net: Any, tta: str, slope: float = 1.0, intercept: float = 0.0) -> None:
+    def __init__(
+        self, net: Any, tta: str, slope: float = 1.0, intercept: float = 0.0, gate: Gate | None = None
+    ) -> None:
         super().__init__()
-        self.stages, self.transforms = net.stages, TTA[tta]
+        self.has_gate = gate is not None
+        if gate is not None:
+            self.register_buffer("centre", torch.from_numpy(gate.centre))
+            self.register_buffer("whitening", torch.from_numpy(gate.whitening))
+        self.body, self.head, self.transforms = net.stages[:-1], net.stages[-1], TTA[tta]
         self.slope, self.intercept = slope, intercept
         self.offset: Tensor
         self.scale: Tensor
+        self.centre: Tensor
+        self.whitening: Tensor
         for name, values in zip(("offset", "scale"), net.normalisation, strict=True):
             self.register_buffer(name, 255 * torch.tensor(values, dtype=torch.float32))
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         seen = torch.cat([d4(pixels, n) for n in range(self.transforms)]) if self.transforms > 1 else pixels
         # The stages as one sequence: `prefix` and `suffix` switch gradients and autocast, and the graph has neither.
-        values = self.stages(((seen.float() - self.offset) / self.scale).permute(0, 3, 1, 2))
-        logit = values.reshape(self.transforms, -1).mean(dim=0)
-        return logit, torch.sigmoid(self.slope * logit + self.intercept)
+        values = self.body(((seen.float() - self.offset) / self.scale).permute(0, 3, 1, 2))
+        logit = self.head(values).reshape(self.transforms, -1).mean(dim=0)
+        found = logit, torch.sigmoid(self.slope * logit + self.intercept)
+        if not self.has_gate:
+            return found
+        features = pooled(values)[: pixels.shape[0]]
+        return (*found, torch.linalg.vector_norm((features - self.centre) @ self.whitening, dim=1))
 
 
 def policy_in_full_precision(policy: Policy | None, precision: str) -> Policy | None:
@@ -119,14 +136,22 @@ def _onnx(run: Run) -> bytes:
     if policy is not None and policy.slope is not None and policy.intercept is not None:
         slope, intercept, source = policy.slope, policy.intercept, "triage.json"
     pixels, of_run = _pictures(run, predictor)
-    proto = _graph(FromPixels(predictor.net, predictor.tta, slope, intercept).eval(), pixels)
+    (gate,) = predictor.gates
+    proto = _graph(FromPixels(predictor.net, predictor.tta, slope, intercept, gate).eval(), pixels)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    given = session.run(["logit", "probability"], {"pixels": pixels})
+    given = session.run(None, {"pixels": pixels})
     with torch.inference_mode():
-        expected = mean_logits(partial(pixel_logits, predictor.net), torch.from_numpy(pixels), predictor.tta)
-    apart = _largest_difference(given, (expected, sigmoid(slope * expected + intercept)))
+        outputs = partial(pixel_outputs, predictor.net)
+        expected, features = mean_outputs(outputs, torch.from_numpy(pixels), predictor.tta)
+    known = [expected, sigmoid(slope * expected + intercept)]
+    if gate is not None:  # in units of the training cells' own distances
+        given[2], far = (gate.network_check(values) for values in (given[2], gate.distance(features)))
+        known.append(far)
+    apart = _largest_difference(given, known)
     checked = {"images": IMAGES, "of_the_run": of_run, "largest_difference": apart}
     said = [f"onnxruntime agrees with torch on {IMAGES} pictures ({of_run} of them the run's) to {apart:.1e}"]
+    if gate is None:
+        said.append(f"WARNING: {run.name} {NO_GATE}")
     if source == "identity":
         said.append("The probability is the plain sigmoid: no triage.json calibrates it (`leukemia triage`)")
     if predictor.precision != "32-true":
@@ -152,6 +177,7 @@ def _onnx(run: Run) -> bytes:
         "calibration": {"slope": slope, "intercept": intercept, "source": source},
         "thresholds": None if policy is None else {"low": policy.low, "high": policy.high},
         "policy": None if policy is None else policy.to_json(),
+        "gate": None if gate is None else gate.to_json() | {"cells": encoded(gate.cells)},
         "precision": "32-true",
         "run_precision": predictor.precision,
         "checked": checked,
@@ -191,7 +217,7 @@ def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
                 module,
                 (torch.from_numpy(pixels[:2].copy()),),
                 input_names=["pixels"],
-                output_names=["logit", "probability"],
+                output_names=["logit", "probability", *["distance"] * module.has_gate],
                 dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
                 dynamo=True,
                 verbose=False,

@@ -1,5 +1,6 @@
 """An exported model as a predictor: onnxruntime and numpy, no torch."""
 
+import base64
 import json
 from importlib import import_module
 from pathlib import Path
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from leukemia.data.run_files import run_data
 from leukemia.errors import InputError, quoted
+from leukemia.evaluation.gate import Gate
 from leukemia.evaluation.policy import Policy
-from leukemia.inference.predictor import Predictor
+from leukemia.inference.predictor import Outputs, Predictor
 
 FORMAT = "leukemia.onnx.2"
 
@@ -56,16 +58,18 @@ class OnnxPredictor(Predictor):
             )
         super().__init__(**about)
 
-    def member_logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def member_outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        names = ["logit", *["distance"] * self.has_gate]
         try:
-            logit = np.asarray(self.session.run(["logit"], {"pixels": pixels})[0], dtype=np.float64)
+            found = [np.asarray(values, np.float64) for values in self.session.run(names, {"pixels": pixels})]
         except Exception as error:  # as above
             raise InputError(f"{self.path} cannot score cells ({quoted(error)}): export it again") from None
-        if logit.shape != (len(pixels),):
-            raise InputError(
-                f"{self.path} gives {quoted(logit.shape)} logits for {len(pixels)} cells: export it again"
-            )
-        return logit[None]
+        for name, values in zip(names, found, strict=True):
+            if values.shape != (len(pixels),):
+                raise InputError(
+                    f"{self.path} gives {quoted(values.shape)} {name}s for {len(pixels)} cells: export it again"
+                )
+        return [(found[0], found[1] if self.has_gate else None)]
 
 
 def needs(name: str) -> Any:
@@ -78,6 +82,20 @@ def needs(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise InputError(f"exported models need {name} ({error}): pip install 'leukemia[onnx]'") from None
+
+
+def encoded(cells: NDArray[np.uint64]) -> str:
+    """Hashes as a text."""
+    return base64.b64encode(cells.astype("<u8").tobytes()).decode("ascii")
+
+
+def _gate(content: Any) -> Gate | None:
+    """The gate in the metadata, without the arrays that the graph holds."""
+    if content is None:
+        return None
+    cells = np.frombuffer(base64.b64decode(content["cells"], validate=True), dtype="<u8").astype(np.uint64)
+    nothing = np.zeros((0, 0), np.float32)
+    return Gate.from_json(content, {"centre": nothing.ravel(), "whitening": nothing, "cells": cells})
 
 
 def _metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
@@ -99,6 +117,12 @@ def _metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
             "resize": data.resize,
             "native_size": data.native_size,
             "tta": texts["tta"],
+            "gates": [_gate(json.loads(texts.get("gate", "null")))],  # an older file has none
         }
-    except (KeyError, ValueError, RecursionError) as error:  # InputError and JSONDecodeError among them
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # InputError and JSONDecodeError among them
         raise InputError(f"{path}: its metadata are damaged ({quoted(error)}): export it again") from None

@@ -11,6 +11,7 @@ import pandas as pd
 from leukemia.errors import InputError
 from leukemia.evaluation.bootstrap import compare, evaluate
 from leukemia.evaluation.calibration import calibration_metrics
+from leukemia.evaluation.gate import stopped_cells
 from leukemia.evaluation.predictions import plain_splits, read_predictions, validate_predictions
 from leukemia.evaluation.selective import selective_metrics
 from leukemia.reporting import words
@@ -126,6 +127,7 @@ def metrics_of(model: SettingResult) -> dict[str, Any]:
         "baseline": baseline,
         "calibration": calibration_metrics(first),
         "selective": selective_metrics(first),
+        "unlike": stopped_cells(first),
     }
 
 

@@ -87,6 +87,7 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
         "differences": evidence_tables.differences_table(pairs[:MOST_PAIRS]),
         "calibration": evidence_tables.calibration_table(metrics),
         "selective": evidence_tables.selective_table(metrics),
+        "gate": evidence_tables.gate_table(metrics),
         "covariates": _covariates(sweep, kept[0]),
         "gradcam": evidence_tables.gradcam_table(_gradcam(sweep, models, found.problems)),
     }

@@ -170,6 +170,11 @@ def _covariates(of: Material) -> list[Block]:
     return [Text(said), Table("covariates", of.proof.tables["covariates"])]
 
 
+def _gate(of: Material) -> list[Block]:
+    said = "Cells that the gate sends to review, because they are unlike the training cells. The metrics count them."
+    return tables(Table("gate", of.proof.tables["gate"], said)) if of.proof.tables else []
+
+
 def _gradcam(of: Material) -> list[Block]:
     if not of.proof.tables or not of.proof.tables["gradcam"].rows:
         return []
@@ -358,6 +363,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Material], list[Block]], bool], ...] =
     ("decision", "Decision curves", _decision, False),
     ("covariates", "Metrics by covariate", _covariates, False),
     ("triage", "Review and triage", _review, False),
+    ("gate", "Cells unlike the training cells", _gate, False),
     ("stress", "Shifts of optics, camera, stain and crop", _stress, False),
     ("gradcam", "Grad-CAM", _gradcam, False),
     ("training", "Training", _training_of_all, False),

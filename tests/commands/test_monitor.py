@@ -136,6 +136,21 @@ def test_another_share_of_all_subjects_is_drifting_and_not_a_broken_bound(run, t
     assert "DRIFTING" in capsys.readouterr().out
 
 
+def test_more_stopped_cells_are_a_drift_where_the_gate_is_known_of_both(run, tmp_path, capsys):
+    run.write_table("predictions.csv", run.predictions.assign(unlike_by=0.5))
+    new = cells(40, "N", seed=1)
+    by = np.where(np.random.default_rng(0).random(len(new)) < 0.3, 1.5, 0.5)
+    files = [
+        predicted(run, new, tmp_path / "new.csv", unlike_by=by),
+        predicted(run, cells(2, "O"), tmp_path / "old.csv"),
+    ]
+    assert leukemia("monitor", run.folder, files[0], "--json") == 1
+    stopped = json.loads(capsys.readouterr().out)["tests"][-1]
+    assert (stopped["name"], stopped["certified"]) == ("stopped", 0)
+    assert stopped["value"] == pytest.approx(0.3, abs=0.05)
+    assert leukemia("monitor", run.folder, *files) == 0  # of the second table nothing is known
+
+
 def test_a_subject_counts_once_and_the_order_of_tables_is_that_of_time(run, tmp_path, capsys):
     first, second = cells(10, "N", seed=1), cells(14, "N", seed=2)
     files = [predicted(run, first, tmp_path / "a.csv"), predicted(run, second, tmp_path / "b.csv")]
