@@ -6,7 +6,7 @@ HYDRA14 := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1
 ROUNDS ?= 3
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test test-all test-hydra14 fuzz lint types bench bench-quick soak audit notebook docs
+.PHONY: help setup demo pictures test test-all test-hydra14 fuzz lint types bench bench-quick soak audit notebook docs
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -25,6 +25,9 @@ demo: outputs/pretrain/metrics.json  ## frozen against fine-tuned on synthetic c
 
 outputs/pretrain/metrics.json: | setup
 	$(BIN)/python -m leukemia.train experiment=pretrain
+
+pictures: demo  ## docs/report.png and docs/review.png, from the demo's outputs (needs Chromium)
+	$(BIN)/python .ci/pictures.py
 
 test: setup  ## the quick tests: every feature, the same examples in every run, some minutes
 	$(PYTEST) -m 'not (slow or slurm or chromium)'

@@ -43,7 +43,7 @@ def answers(sweep: Sweep, results: pd.DataFrame, proof: Evidence) -> list[Answer
             *_frozen(best, results, proof.settings),
             *given,
             _triage(sweep, best, of),
-            *_gate(sweep, best),
+            *_gate(best),
         ]
     return sorted(given, key=lambda answer: answer.question != LEAKS or answer.tone != "alarm")
 
@@ -190,7 +190,9 @@ def _epoch(results: pd.DataFrame) -> Answer:
     if statement := summary.chosen_statement(results):
         verdict, _, rest = statement.partition(": ")
         return Answer(question, verdict, rest[0].upper() + rest[1:], "doubt")
-    return Answer(question, "Other cells", "The reported cells neither trained the model nor chose its epoch.", "fine")
+    return Answer(
+        question, "Other cells", "The reported cells neither trained the model nor chose its epoch.", "fine"
+    )
 
 
 def _triage(sweep: Sweep, model: SettingResult, of: dict[str, Any]) -> Answer:
@@ -226,9 +228,16 @@ def _policy(sweep: Sweep, model: SettingResult) -> Policy | None:
     return None
 
 
-def _gate(sweep: Sweep, model: SettingResult) -> list[Answer]:
-    """The cells that the input gate stops; nothing where no gate is known."""
-    return []
+def _gate(model: SettingResult) -> list[Answer]:
+    """The reported cells that the gate stops; nothing where no gate is known."""
+    table = model.replicates[0]
+    if "unlike_by" not in table:
+        return []
+    stopped = ~(table["unlike_by"] <= 1)  # as in `evaluation.gate`: a value that is unknown is stopped too
+    said = "They are unlike the training cells and go to review, whatever the network says of them."
+    share = words.percent(float(stopped.mean()))
+    verdict = f"{int(stopped.sum()):,} of {words.count(len(table), 'cell')} ({share} %)"
+    return [Answer("Stopped by the gate?", verdict, said)]
 
 
 def _with_interval(found: dict[str, Any], name: str) -> str:

@@ -20,6 +20,7 @@ from leukemia.reporting.evidence import (
     predictions_of,
     usable_settings,
 )
+from leukemia.reporting.stress import StressPage, stress_page
 from leukemia.reporting.text_tables import Printed
 from leukemia.runs import Run, Sweep
 
@@ -55,6 +56,7 @@ class Evidence:
     risk_coverage: list[Figure] = field(default_factory=list)
     decision: list[Figure] = field(default_factory=list)
     triaged: list[Triaged] = field(default_factory=list)
+    stress: list[tuple[str, StressPage]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -107,6 +109,19 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     for name, policy, model, table in policies:
         found.triaged.append(_triaged(name, policy, table, model.classes))
         found.risk_coverage.append(evidence_plots.risk_coverage_plot(table, policy, name, model.marks))
+    found.stress = _stress(sweep, found.problems)
+    return found
+
+
+def _stress(sweep: Sweep, problems: list[str]) -> list[tuple[str, StressPage]]:
+    """What `leukemia stress` found, of at most MOST_PICTURED runs."""
+    found = []
+    for run in sweep.begun:
+        try:
+            if len(found) < MOST_PICTURED and (page := stress_page(run)) is not None:
+                found.append((run.name, page))
+        except InputError as problem:
+            problems.append(f"{run.name}, {problem}")
     return found
 
 

@@ -198,6 +198,15 @@ def _review(of: Material) -> list[Block]:
     return found
 
 
+def _stress(of: Material) -> list[Block]:
+    """Of each run for which `leukemia stress` was called."""
+    found: list[Block] = []
+    for number, (name, page) in enumerate(of.proof.stress, start=1):
+        found += [Heading(name)] if len(of.proof.stress) > 1 else []
+        found += [Text(page.sentence), *pictures([page.figure], 1), Table(f"stress-{number}", page.table)]
+    return found
+
+
 def _runs(of: Material) -> list[Block]:
     if not of.is_finished:
         return []
@@ -340,6 +349,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Material], list[Block]], bool], ...] =
     ("decision", "Decision curves", _decision, False),
     ("covariates", "Metrics by covariate", _covariates, False),
     ("triage", "Review and triage", _review, False),
+    ("stress", "Shifts of optics, camera, stain and segmentation", _stress, False),
     ("gradcam", "Grad-CAM", _gradcam, False),
     ("training", "Training", _training_of_all, False),
     ("roc", "ROC curves", _roc, False),
