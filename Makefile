@@ -4,6 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 HYDRA14 := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1
 ROUNDS ?= 3
+EXAMPLES ?= 1000
 .DEFAULT_GOAL := help
 
 .PHONY: help setup demo pictures test test-all test-hydra14 fuzz lint types bench bench-quick soak audit notebook docs
@@ -45,9 +46,9 @@ test-hydra14: setup .hydra14/.ready  ## the tests of configuration and sweeps on
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .hydra14 $(HYDRA14)
 	@touch $@
 
-fuzz: setup  ## the property tests with fresh examples, ROUNDS=3 times
+fuzz: setup  ## the property tests with EXAMPLES=1000 fresh examples each, ROUNDS=3 times
 	@for round in $$(seq $(ROUNDS)); do \
-	  $(PYTEST) --timeout 3600 -m hypothesis --hypothesis-profile fuzz -p no:cacheprovider || { \
+	  EXAMPLES=$(EXAMPLES) $(PYTEST) --timeout 3600 -m hypothesis --hypothesis-profile fuzz -p no:cacheprovider || { \
 	    echo 'A finding: write its "Falsifying example" as @example(...) above the test, mend the code, commit both.'; \
 	    exit 1; }; \
 	done
@@ -66,7 +67,7 @@ bench-quick: setup  ## the same in minutes, ResNet18 and few images; writes outp
 	$(BIN)/python benchmarks/run.py --data synthetic --depths 18 --head-images 320 --images 64 --plain-epochs 1 \
 	  --output outputs/bench-quick.md
 
-soak: setup  ## 200 short runs in one sweep that is killed every few seconds; writes outputs/soak/soak.json
+soak: setup  ## half an hour of sweeps that are killed at random; writes outputs/soak/soak.json and soak.md
 	$(BIN)/python benchmarks/soak.py
 
 audit: setup  ## known vulnerabilities of the pinned packages; skips offline

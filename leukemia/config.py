@@ -127,10 +127,17 @@ def with_appended(overrides: Sequence[str]) -> list[str]:
     """The overrides, with each argument of Lightning's Trainer accepted without `+`.
 
     Raises:
-        InputError: for an argument that a group gives.
+        InputError: for an argument that a group gives, or a group that is added although it is chosen.
     """
     found = []
     for override in overrides:
+        chosen = override.partition("=")[0].lstrip("+")
+        if (
+            override.startswith("+") and (Path(conf_dir()) / chosen).is_dir()
+        ):  # beside another, Hydra leaves it out
+            raise InputError(
+                f"{override}: a file of {chosen} is chosen already; write {override.lstrip('+')}"
+            )
         key = override.partition("=")[0].lstrip("+~")
         group, name = [*key.split("."), ""][:2]
         if remedy := GIVEN_ELSEWHERE.get(f"{group}.{name}"):

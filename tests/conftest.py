@@ -1,5 +1,6 @@
 """Shared by the tests: their own cache, a small synthetic set, and real samples where they exist."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from hypothesis import settings
 
 torch.set_num_threads(1)  # tiny networks; threads would wait for each other
 settings.register_profile("ci", derandomize=True, deadline=None)  # the same examples in every run
+examples = int(os.environ.get("EXAMPLES", "1000"))
 settings.register_profile(
-    "fuzz", max_examples=1000, deadline=None, print_blob=True
-)  # make fuzz: fresh examples
+    "fuzz", max_examples=examples, deadline=None, print_blob=True
+)  # fresh ones: make fuzz
 settings.load_profile("ci")
 ROOT = Path(__file__).parents[1]
 

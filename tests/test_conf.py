@@ -22,7 +22,7 @@ OPTIONS = [
 GIVEN = {  # what has to be said with an option
     "model/net=own": ["model.net._target_=leukemia.models.resnet.resnet", "+model.net.weights=none"],
     "model/net=timm": ["model.net.name=convnext_atto", "model.trainable_from=last"],
-    "model/criterion=own": ["model.criterion._target_=torch.nn.SoftMarginLoss"],
+    "model/criterion=own": ["model.criterion._target_=torch.nn.MultiLabelSoftMarginLoss"],
     "model/optimizer=own": ["model.optimizer._target_=torch.optim.NAdam"],
     "model/scheduler=own": [
         "model.scheduler._target_=torch.optim.lr_scheduler.StepLR",

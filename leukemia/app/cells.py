@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from leukemia.app.decoding import decode
+from leukemia.data.files import Existing
 from leukemia.data.handcrafted import is_background
 from leukemia.data.pixels import FORMATS, at_native_size, pixel_hash
 from leukemia.errors import InputError, quoted
@@ -38,7 +39,7 @@ class Cell:
 
     id: str
     path: str
-    file: Path
+    file: Path | str
     subject: str | None
     label: str | None
     logit: float
@@ -74,15 +75,15 @@ def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
             "both files belong to this run?"
         )
     scales = _scales(run)[rows]
+    folder = os.fspath(root)  # a Path for each of many cells takes its time
     cells: dict[str, Cell] = {}
-    columns = (predictions[name] for name in ("path", "subject", "label", "logit"))
-    for path, subject, label, logit, cell_id, um_per_pixel in zip(
-        *columns, known["pixel_hash"].to_numpy()[rows], scales, strict=True
-    ):
+    columns = (predictions[name].tolist() for name in ("path", "subject", "label", "logit"))
+    hashes = known["pixel_hash"].to_numpy()[rows]
+    for path, subject, label, logit, cell_id, um_per_pixel in zip(*columns, hashes, scales, strict=True):
         cell = Cell(
             id=cell_id,
             path=path,
-            file=root / path,
+            file=os.path.join(folder, path),
             subject=subject if isinstance(subject, str) else None,
             label=classes[int(label)] if label in (0, 1) else None,
             logit=float(logit),
@@ -122,13 +123,13 @@ def read_picture(cell: Cell, native_size: int | None) -> np.ndarray:
     Raises:
         InputError: if its file cannot be read, or does not hold the picture that the model scored.
     """
-    pixels = at_native_size(decode(cell.file), native_size)
+    pixels = at_native_size(decode(Path(cell.file)), native_size)
     if pixel_hash(pixels) != cell.id:
         raise InputError(f"{cell.path} has changed: it is not the picture that the model scored")
     return pixels
 
 
-def picture_size(file: Path) -> tuple[int, int]:
+def picture_size(file: Path | str) -> tuple[int, int]:
     """Width and height of a picture file. Only its header is read.
 
     Raises:
@@ -165,7 +166,7 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
     Raises:
         InputError: if the cells are not in the run's own folder.
     """
-    paths = run.predictions["path"]
+    paths = run.predictions["path"].tolist()
     if moved is not None:
         return moved if _holds(moved, paths) else None
     root = run.data.folder
@@ -176,7 +177,7 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
     return root
 
 
-def training_root(run: Run, reviewed: Path | None, paths: Iterable[str] | None = None) -> Path | None:
+def training_root(run: Run, reviewed: Path | None, paths: pd.Series | None = None) -> Path | None:
     """The folder that holds the run's training and validation cells; None where it is unknown.
 
     Args:
@@ -184,16 +185,15 @@ def training_root(run: Run, reviewed: Path | None, paths: Iterable[str] | None =
         reviewed: the folder of the run's reported cells, if those are under review.
         paths: of some of these cells, if not all are needed.
     """
-    paths = list(used_cells(run)["path"] if paths is None else paths)
+    paths = (used_cells(run)["path"] if paths is None else paths).tolist()
     places = [run.data.folder] if reviewed is None else [reviewed, run.data.folder]
     return next((place for place in places if _holds(place, paths)), None)
 
 
 def reference_cells(run: Run, classes: tuple[str, str], reviewed: Path | None, number: int) -> list[Cell]:
     """Training cells of each class to compare a cell with: at random, of different subjects, if their pictures are at
-    hand. No validation or test cell is among them."""
+    hand."""
     table = run.cells[(run.cells["split"] == "train") & (run.cells["label"] >= 0)]
-    table = table[~table["pixel_hash"].isin(run.cells["pixel_hash"][run.cells["split"] != "train"])]
     table = table.assign(um_per_pixel=_scales(run)[table.index]).sample(frac=1, random_state=0)
     table = table[~table["subject"].fillna(table["path"]).duplicated()]
     table = table.groupby("label").head(number).sort_values("label", kind="stable")
@@ -217,4 +217,5 @@ def reference_cells(run: Run, classes: tuple[str, str], reviewed: Path | None, n
 
 
 def _holds(root: Path, paths: Iterable[str]) -> bool:
-    return all(os.path.isfile(os.path.join(root, path)) for path in paths)
+    exists = Existing(root)
+    return all(path in exists for path in paths)

@@ -80,7 +80,7 @@ class DashboardMetrics:
 def dashboard_metrics(review: Review) -> DashboardMetrics:
     """The metrics of a review as it is now."""
     store, classes, cells, to_review = review.store, review.classes, review.cells, review.queues["review"]
-    opinions = {cell_id: review.opinion(cell) for cell_id, cell in cells.items()}
+    opinions = dict(zip(cells, review.opinions(list(cells.values())), strict=True))
     predicted = {cell_id: opinion.label for cell_id, opinion in opinions.items() if opinion.triage == REVIEW}
     released = {cell_id: opinion.triage for cell_id, opinion in opinions.items() if opinion.triage != REVIEW}
     labelled = labelled_cells(review)

@@ -151,7 +151,7 @@ def manifest_csv(
     for cell_id, label in labels.items():
         if cell_id in cells:
             cell = cells[cell_id]
-            rows.setdefault(str(cell.file.absolute()), (label, cell.subject))
+            rows.setdefault(str(Path(cell.file).absolute()), (label, cell.subject))
     if unnamable := [path for path in rows if not is_utf8(path)]:
         raise InputError(
             f"{spelled(unnamable[0])}: a csv cannot name this path, because it is not UTF-8: rename it"

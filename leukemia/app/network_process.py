@@ -24,7 +24,7 @@ from leukemia.errors import InputError
 from leukemia.runs import Run
 
 OPACITY = 0.7  # of the overlay at the highest value of the heat map
-_loaded: dict[str, Any] = {}  # in the network's process: run, predictor, net
+_loaded: dict[str, Any] = {}  # in the network's process: run, predictor
 
 
 class NetworkProcess:
@@ -114,23 +114,24 @@ def _start(folder: str) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _predictor() -> Any:
+    """The run's network, read from its checkpoint once."""
     if "predictor" not in _loaded:
         from leukemia.inference.torch_predictor import TorchPredictor
 
         _loaded["predictor"] = TorchPredictor(_loaded["run"])
-    logits: NDArray[np.float64] = _loaded["predictor"].logits(pixels)
+    return _loaded["predictor"]
+
+
+def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    logits: NDArray[np.float64] = _predictor().logits(pixels)
     return logits
 
 
 def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:
     from leukemia.inference.gradcam import heat_maps
 
-    if "net" not in _loaded:
-        from leukemia.models.checkpoint import load_network
-
-        _loaded["net"] = load_network(_loaded["run"].best_checkpoint).net
-    (heat,) = heat_maps(_loaded["net"], pixels[None], [positive], enlarge=False)
+    (heat,) = heat_maps(_predictor().net, pixels[None], [positive], enlarge=False)
     return coloured(heat)
 
 

@@ -99,8 +99,7 @@ def _subject(review: Review, cell: Cell, labels: dict[str, str]) -> dict[str, An
         return None
     own = review.by_subject.get(cell.subject, [])
     others = [other for other in own if other.id != cell.id]
-    if review.blind:
-        others.sort(key=lambda other: other.id)
+    others.sort(key=lambda other: other.id if review.blind else (other.logit, other.id))
     shown = others
     if len(others) > MOST_IN_STRIP:  # spread evenly over the order
         places = np.linspace(0, len(others) - 1, MOST_IN_STRIP).round().astype(int)
@@ -125,7 +124,7 @@ def _subject(review: Review, cell: Cell, labels: dict[str, str]) -> dict[str, An
 
 
 def _subject_opinion(review: Review, cells: list[Cell]) -> str:
-    positive, opinions = review.classes[1], [review.opinion(cell) for cell in cells]
+    positive, opinions = review.classes[1], review.opinions(cells)
     called = sum(opinion.label == positive for opinion in opinions)
     mean = sum(opinion.probability for opinion in opinions) / len(opinions)
     score = f"{'probability' if review.is_calibrated else 'score'} of {positive}"

@@ -1,7 +1,11 @@
 """Pictures of cells as PNG files, found by the id of a cell alone."""
 
 import io
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -14,9 +18,11 @@ from leukemia.data.pixels import centre_crop
 from leukemia.errors import InputError
 
 THUMB = 192  # pixels
-KEPT = 256  # pictures of each kind
-DECODED = 4  # pictures in memory as pixels
+MOST_BYTES = 50_000_000  # in memory, of each kind: 300 pictures of C-NMC as PNG files
+DECODED = 100_000_000  # bytes of pictures in memory as pixels
+DIAMETERS = 16_384
 FAST = 1  # zlib's level
+T = TypeVar("T")
 
 
 class Pictures:
@@ -29,11 +35,10 @@ class Pictures:
 
     def __init__(self, review: Review, network: NetworkProcess) -> None:
         self.review, self.network = review, network
-        self._pixels = lru_cache(DECODED)(self._read)
-        self.diameter = lru_cache(64 * KEPT)(self._diameter)
-        self.full = lru_cache(KEPT)(self._full)
-        self.thumb = lru_cache(4 * KEPT)(self._thumb)
-        self.overlay = lru_cache(KEPT)(self._overlay)
+        self._pixels = _Kept(self._read, lambda pixels: pixels.nbytes, DECODED)
+        self.diameter = lru_cache(DIAMETERS)(self._diameter)
+        self.full, self.thumb = (_Kept(draw, len, MOST_BYTES) for draw in (self._full, self._thumb))
+        self.overlay = _Kept(self._overlay, lambda drawn: len(drawn[0]), MOST_BYTES)
 
     def cell(self, cell_id: str) -> Cell | None:
         """The cell under review, or the reference cell, with this id."""
@@ -75,6 +80,30 @@ class Pictures:
         cell = self.cell(cell_id)
         assert cell is not None, cell_id
         return self.review.picture(cell)
+
+
+class _Kept(Generic[T]):
+    """The last results of a function of a cell's id: at most `most` bytes of them."""
+
+    def __init__(self, make: Callable[[str], T], size_of: Callable[[T], int], most: int) -> None:
+        self._make, self._size_of, self._most = make, size_of, most
+        self._kept: OrderedDict[str, T] = OrderedDict()
+        self._lock = threading.Lock()
+        self.size = 0
+
+    def __call__(self, cell_id: str) -> T:
+        with self._lock:
+            if cell_id in self._kept:
+                self._kept.move_to_end(cell_id)
+                return self._kept[cell_id]
+        made = self._make(cell_id)
+        with self._lock:
+            if cell_id not in self._kept:  # nor made by another thread meanwhile
+                self._kept[cell_id] = made
+                self.size += self._size_of(made)
+            while self.size > self._most:
+                self.size -= self._size_of(self._kept.popitem(last=False)[1])
+        return made
 
 
 def _undo_centre_crop(heat: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -28,10 +28,11 @@ def build_queues(
     logit = np.array([cell.logit for cell in cells], dtype=float)
     decisions = triage(logit, policy, classes)
     by_certainty = np.lexsort((ids, np.abs(calibrated_logit(logit, policy))))
-    at_random = sorted(range(len(cells)), key=lambda row: _random_key(salt, cells[row].id))
+    released = np.flatnonzero(decisions != REVIEW)
+    at_random = sorted(released.tolist(), key=lambda row: _random_key(salt, cells[row].id))
     return {
         "review": [cells[row].id for row in by_certainty if decisions[row] == REVIEW],
-        "check": [cells[row].id for row in at_random if decisions[row] != REVIEW],
+        "check": [cells[row].id for row in at_random],
         "added": [cells[row].id for row in by_certainty if cells[row].added],
     }
 

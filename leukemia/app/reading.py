@@ -57,7 +57,7 @@ def labelled_cells(review: Review) -> pd.DataFrame:
     """The cells with a label: `path` (the cell's id), `subject`, `group` where known, `label` (1 positive), and the
     classes that the `model` and `triage` give."""
     cells = [cell for cell in review.cells.values() if cell.label is not None]
-    opinions = [review.opinion(cell) for cell in cells]
+    opinions = review.opinions(cells)
     table = pd.DataFrame({
         "path": [cell.id for cell in cells],
         "subject": [cell.subject for cell in cells],

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -78,7 +78,6 @@ class Review:
         self._lock = threading.Lock()
         self._numbers: tuple[Mapping[str, list[Cell]], dict[str, int]] = {}, {}
         self.cells: Mapping[str, Cell] = {}
-        self._opinions: Mapping[str, Opinion] = {}
         self.queues: Mapping[str, list[str]] = {}
         self.by_subject: Mapping[str, list[Cell]] = {}
         self.add(cells)
@@ -117,7 +116,7 @@ class Review:
     def references(self) -> Mapping[str, Cell]:
         """Training cells of both classes to compare a cell with, by id."""
         found = reference_cells(self.run, self.classes, self.root, REFERENCES)
-        return {cell.id: cell for cell in found}
+        return {cell.id: cell for cell in found if cell.id not in self.cells}
 
     @property
     def is_calibrated(self) -> bool:
@@ -139,25 +138,24 @@ class Review:
                 if cell.id not in found or cell.added:
                     found[cell.id] = cell
             by_subject: dict[str, list[Cell]] = {}
-            for cell in sorted(found.values(), key=lambda cell: (cell.logit, cell.id)):
+            for cell in found.values():
                 if cell.subject is not None:
                     by_subject.setdefault(cell.subject, []).append(cell)
-            # Readers hold no lock: replace the mappings, never change them. A queue's cell is then always known.
-            self._opinions = self._all_opinions(list(found.values()))
+            # Readers hold no lock: replace the three mappings, never change them. A queue's cell is then always known.
             self.cells = found
             self.by_subject = by_subject
             self.queues = build_queues(found.values(), self.policy, self.classes, salt=self.model)
 
     def opinion(self, cell: Cell) -> Opinion:
-        return self._opinions[cell.id]
+        return self.opinions([cell])[0]
 
-    def _all_opinions(self, cells: list[Cell]) -> dict[str, Opinion]:
+    def opinions(self, cells: Sequence[Cell]) -> list[Opinion]:
+        """The opinions of many cells, faster than one by one."""
         logit = np.array([cell.logit for cell in cells], dtype=float)
         probability = expit(calibrated_logit(logit, self.policy))
         label = np.where(probability >= 0.5, *reversed(self.classes))
         decided = triage(logit, self.policy, self.classes)
-        columns = (probability.tolist(), label.tolist(), decided.tolist())
-        return {cell.id: Opinion(*values) for cell, *values in zip(cells, *columns, strict=True)}
+        return list(map(Opinion, probability.tolist(), label.tolist(), decided.tolist()))
 
     def thresholds(self) -> tuple[float | None, float | None]:
         """The policy's thresholds as probabilities of the positive class; None where it releases nothing there."""
@@ -198,7 +196,7 @@ class Review:
         """
         fits = self.native_size is None or max(picture_size(cell.file)) <= self.native_size
         if fits and is_utf8(str(cell.file)):
-            return cell.file
+            return Path(cell.file)
         copy = self.added_folder / f"{cell.id}-{self.native_size or 'whole'}.png"
         if not copy.is_file():
             write_png(copy, self.picture(cell))

@@ -11,7 +11,7 @@ from leukemia.evaluation.bootstrap import DRAWS, compare
 from leukemia.evaluation.policy import REVIEW, Policy
 from leukemia.evaluation.predictions import arrays, clusters
 from leukemia.evaluation.thresholds import rates_hold
-from leukemia.evaluation.weighted import Values, Weighted, weighted_cell_metrics
+from leukemia.evaluation.weighted import Values, Weighting, sums, weighted_cell_metrics
 
 NAMES = ("0", "1")  # of the classes, in a decision
 METRICS = ("accuracy", "auroc", "ece")
@@ -39,11 +39,11 @@ def measured(
         test that certified it.
     """
 
-    def of(table: pd.DataFrame) -> Weighted:
-        return _weighted(table, policy)
+    def of(table: pd.DataFrame, unit: NDArray[np.intp], units: int) -> Weighting:
+        return _weighted(table, unit, units, policy)
 
     apart = compare([before], [after], draws=draws, of=of)
-    values = of(after)[1](np.ones((1, len(after))))
+    values = of(after, np.arange(len(after)), len(after))(np.ones((1, len(after))))
     found: dict[str, Any] = {
         name: {"value": None if np.isnan(value := values[name][0]) else float(value), **apart[name]}
         for name in (METRICS if policy is None else (*METRICS, *RATES))
@@ -81,27 +81,30 @@ def not_shown_to_fall(entry: Mapping[str, Any]) -> bool:
     return high is None or high >= 0
 
 
-def _weighted(table: pd.DataFrame, policy: Policy | None) -> Weighted:
-    rows, metrics = weighted_cell_metrics(table)
+def _weighted(table: pd.DataFrame, unit: NDArray[np.intp], units: int, policy: Policy | None) -> Weighting:
+    metrics = weighted_cell_metrics(table, unit, units)
     if policy is None:
-        return rows, metrics
+        return metrics
     label, logit = arrays(table)
     decided = decisions(logit, table["stopped"], policy)
-    units = clusters(table)[1] if policy.unit == "subject" else table["path"].to_numpy(dtype=object)
+    clustered = policy.unit == "subject"
+    own = clusters(table)[1] if clustered else table["path"].to_numpy(dtype=object)
     parts = {}  # of each rate, its numerator and denominator by row
     for name, of_class, wrong in (("missed", label, NAMES[0]), ("false_alarm", ~label, NAMES[1])):
-        size = pd.Series(of_class).groupby(units).transform("sum").to_numpy(dtype=float)
+        size = pd.Series(of_class).groupby(own).transform("sum").to_numpy(dtype=float)
         share = np.divide(of_class, size, out=np.zeros(len(label)), where=size > 0)  # of its unit
         parts[name] = share * (decided == wrong), share
     everything = np.ones(len(label))
     parts["released"] = (decided != REVIEW).astype(float), everything
     parts["stopped"] = table["stopped"].to_numpy(dtype=float), everything
+    of_units = {name: sums(np.stack(part, axis=1), unit, units) for name, part in parts.items()}
 
     def weighted(weights: NDArray[np.float64]) -> Values:
         found = metrics(weights)
-        for name, (some, all_) in parts.items():
+        for name, part in of_units.items():
+            some, whole = (weights @ part).T
             with np.errstate(invalid="ignore"):
-                found[name] = weights @ some / (weights @ all_)
+                found[name] = some / whole
         return found
 
-    return rows, weighted
+    return weighted

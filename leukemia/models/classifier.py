@@ -20,6 +20,7 @@ from leukemia.models.network import check_network
 from leukemia.models.targets import name_of, parameters_of
 
 CLASS_WEIGHTS = ("none", "balanced")
+LIBRARIES = ("torch.", "torchvision.", "timm.")  # a criterion of one's own may compare cells of both classes
 
 
 class CellClassifier(pl.LightningModule):
@@ -307,8 +308,23 @@ class CellClassifier(pl.LightningModule):
             ) from error
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise InputError(f"model.criterion ({name}) gives {loss!r:.80} and not one loss with a gradient")
+        if name.startswith(LIBRARIES) and not self._rewards_right_logits():
+            raise InputError(
+                f"model.criterion ({name}) does not fit one logit a cell and labels 0 and 1: a right logit has to cost "
+                "less than a wrong one in either class; use model/criterion=bce or focal, or a function of your own"
+            )
         self._optimizer(fused=False)  # some refuse the shapes of the parameters
         optim.try_step(self.make_optimizer, self.make_scheduler)
+
+    def _rewards_right_logits(self) -> bool:
+        """Whether cells of one class cost less with logits of their own side. Where they do not, a loss means other
+        labels (-1 and 1, class numbers, values), and training would go wrong without a word."""
+        signs = torch.tensor([1.0, -1.0])
+        costs = [
+            [float(self._loss(2 * sign.expand(2), label.expand(2))) for sign in signs]
+            for label in (signs > 0).float()
+        ]
+        return costs[0][0] < costs[0][1] and costs[1][1] < costs[1][0]
 
     def _stop(self, what: str) -> None:
         rates = f", learning rate {max(self._rates()):g}" if self.trainer.optimizers else ""

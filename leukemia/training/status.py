@@ -1,4 +1,4 @@
-"""status.json: the state of a run, and each session's machine, devices, threads and versions."""
+"""status.json: the state of a run, and each session's time, machine, devices, threads and versions."""
 
 import json
 import os
@@ -40,10 +40,13 @@ def recorded(run: Run, hardware: dict[str, Any]) -> Iterator[None]:
     }
 
     def write(status: str, error: str | None = None) -> None:
-        seconds = round(before + time.time() - started, 1)
-        finished = None if status == "running" else time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        told = {"status": status, "error": error, "finished": finished, "seconds": seconds,
-                "sessions": [*sessions, session]}  # fmt: skip
+        seconds = time.time() - started
+        ended = (
+            None if status == "running" else time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        )  # a killed session has none
+        this = {**session, "ended": ended, "seconds": ended and round(seconds, 1)}
+        told = {"status": status, "error": error, "finished": ended, "seconds": round(before + seconds, 1),
+                "sessions": [*sessions, this]}  # fmt: skip
         try:
             run.write_json("status.json", told)
         except InputError:

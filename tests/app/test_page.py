@@ -57,8 +57,9 @@ CONTRASTS = """
 # Texts that their box cuts off. Tables scroll, and say so.
 CUT = """
 () => [...document.querySelectorAll("body *")].filter((at) => {
+  const ALLOWED = ".unseen, .skip, .viewer, .scroll.wide, .strip button, input";
   const style = getComputedStyle(at);
-  return at.checkVisibility({ visibilityProperty: true }) && !at.matches(".unseen, .skip, .viewer, .scroll.wide, input")
+  return at.checkVisibility({ visibilityProperty: true }) && !at.matches(ALLOWED)
     && style.overflowX !== "visible" && at.scrollWidth > at.clientWidth + 1 && at.textContent.trim();
 }).map((at) => at.outerHTML.slice(0, 120))
 """
@@ -75,9 +76,9 @@ BROKEN = """
   }
   for (const at of document.querySelectorAll("img:not([alt])")) found.push(at.outerHTML);
   for (const at of document.querySelectorAll("th:not([scope])")) found.push(at.outerHTML);
-  if (document.querySelectorAll("main").length !== 1 || document.querySelectorAll("h1").length !== 1) found.push("main, h1");
+  for (const one of ["main", "h1"]) if (document.querySelectorAll(one).length !== 1) found.push(one);
   const levels = [...document.querySelectorAll("main h1, main h2, main h3")].map((at) => Number(at.tagName[1]));
-  levels.forEach((level, place) => { if (place && level > levels[place - 1] + 1) found.push(`h${level} after h${levels[place - 1]}`); });
+  levels.forEach((level, place) => place && level > levels[place - 1] + 1 && found.push(`h${level} skips a level`));
   return found;
 }
 """
@@ -94,12 +95,12 @@ def unnamed(window):
         node["nodeId"] for _, node in roles
         if any(entry["name"] == "focusable" and entry["value"]["value"] for entry in node.get("properties", []))
     }  # fmt: skip
-    assert len(focusable) > 4
+    assert focusable
     return [
         (role, node.get("properties"))
         for role, node in roles
         if (role in CONTROLS - {"table", "group"} or node["nodeId"] in focusable)
-        and role != "RootWebArea"
+        and role not in ("RootWebArea", "main")
         and not node.get("name", {}).get("value")
     ]
 
@@ -349,11 +350,10 @@ def test_the_heat_map_can_be_switched_and_names_its_class(serve, run, window):
 def test_the_page_says_that_a_heat_map_is_being_computed(serve, run, window):
     here = enter(window(), serve(run).url)
     answers = []
-    here.route("**/overlay.png*", lambda route: answers.append(route))
+    here.route("**/overlay.png*", lambda route: route.continue_() if answers else answers.append(route))
     here.keyboard.press("g")
     here.wait_for_selector("#computing:text-is('Grad-CAM: computing …')", state="visible")
     assert here.is_hidden("#legend")
-    here.unroute("**/overlay.png*")
     answers[0].continue_()
     here.wait_for_selector("#legend", state="visible")
     assert here.is_hidden("#computing")
@@ -363,7 +363,7 @@ def test_a_blind_review_shows_the_opinion_after_the_decision_only(serve, run, wi
     page = serve(run, blind=True)
     here = window()
     here.goto(page.url)
-    assert here.is_visible("text=This review is blind")
+    assert here.is_visible("#who-dialog >> text=This review is blind")
     enter(here, page.url)
     for key in "mg":
         here.keyboard.press(key)
@@ -411,9 +411,9 @@ def test_artefacts_poor_quality_and_comments_are_given_by_keyboard(serve, run, w
         (first, "artefact", "a smudge, h?"),
         (second, "poor quality", ""),
     ]
-    here.keyboard.press("b")
-    here.keyboard.press("b")
-    named(here, first)
+    for cell_id in (second, first):
+        here.keyboard.press("b")
+        named(here, cell_id)
     assert here.input_value("#comment") == "a smudge, h?"
     here.wait_for_selector("[data-label=artefact].chosen")
 

@@ -14,7 +14,8 @@ CLASSES = ("HEM", "ALL")
 
 def rates(truth, called):
     truth, called = np.array(truth), np.array(called)
-    return {name: float((called[truth == of] == of).mean()) for name, of in (("sensitivity", "ALL"), ("specificity", "HEM"))}  # fmt: skip
+    right = {of: float((called[truth == of] == of).mean()) for of in CLASSES}
+    return {"sensitivity": right["ALL"], "specificity": right["HEM"]}
 
 
 def values(summary):
@@ -44,10 +45,14 @@ def test_reader_model_and_hybrid_are_compared_on_the_same_cells(review, decide):
         (read, found.read, ("reader", "model", "hybrid")),
         ({*read, *released}, found.done, ("model", "hybrid")),
     ):
+        final = {
+            cell_id: given.get(cell_id) if triage[cell_id] == "review" else triage[cell_id]
+            for cell_id in cells
+        }
         called = {
             "reader": given,
             "model": {cell_id: opinion.label for cell_id, opinion in opinions.items()},
-            "hybrid": {cell_id: given.get(cell_id) if triage[cell_id] == "review" else triage[cell_id] for cell_id in cells},
+            "hybrid": final,
         }  # fmt: skip
         truth = [review.cells[cell_id].label for cell_id in cells]
         assert (part.positive, part.negative) == (truth.count("ALL"), truth.count("HEM"))

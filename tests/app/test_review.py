@@ -66,7 +66,7 @@ def test_micrometres_come_from_a_column_of_the_table_of_cells(run):
 @pytest.mark.parametrize("scale", ["wide", "0", "-1", "inf"])
 def test_a_scale_that_is_not_a_number_of_micrometres_is_refused_with_its_row(run, scale):
     run.write_table("cells.csv", run.cells.assign(um_per_pixel=["", scale] + [""] * (len(run.cells) - 2)))
-    with pytest.raises(InputError, match="um_per_pixel.*row 2"):
+    with pytest.raises(InputError, match=r"um_per_pixel.*row 2"):
         Review(Run(run.folder))
 
 

@@ -2,6 +2,7 @@ import io
 import statistics
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -173,7 +174,7 @@ def test_a_changed_file_is_not_shown_as_the_scored_cell(serve, run, cells_root, 
     page = serve(run)
     first, second = (page.review.cells[cell_id] for cell_id in page.review.queues["review"][:2])
     swapped = tmp_path / "swapped.bmp"
-    swapped.write_bytes(second.file.read_bytes())
+    swapped.write_bytes(Path(second.file).read_bytes())
     object.__setattr__(first, "file", swapped)
     status, said, _ = page.ask("GET", f"/cells/{first.id}.png")
     assert status == 422

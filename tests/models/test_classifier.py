@@ -20,6 +20,7 @@ from leukemia.models import optim
 from leukemia.models.checkpoint import load_classifier, load_network, read_checkpoint
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.network import pixel_logits
+from leukemia.models.targets import name_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*dataloader' does not have many workers",
@@ -164,8 +165,8 @@ FOCAL = partial(sigmoid_focal_loss, alpha=-1, gamma=2.0, reduction="mean")
 
 @pytest.mark.parametrize(
     "criterion",
-    [nn.BCEWithLogitsLoss(), Scaled(), hinge, FOCAL, nn.SoftMarginLoss()],
-    ids=["bce", "scaled", "hinge", "focal", "soft-margin"],
+    [nn.BCEWithLogitsLoss(), Scaled(), hinge, FOCAL, nn.MultiLabelSoftMarginLoss()],
+    ids=["bce", "scaled", "hinge", "focal", "multi-label"],
 )
 def test_val_loss_is_the_criterion(make, tmp_path, criterion):
     model = trained(make(criterion=criterion), tmp_path)
@@ -206,6 +207,18 @@ def test_a_criterion_with_parameters_is_trained_and_saved(make, tiny, tmp_path):
 )
 def test_a_criterion_of_another_kind_is_refused(make, criterion, named):
     with pytest.raises(InputError, match=named):
+        make(criterion=criterion)
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [nn.CrossEntropyLoss(), torch.nn.functional.cross_entropy, nn.SoftMarginLoss(), nn.HingeEmbeddingLoss(),
+     nn.KLDivLoss(reduction="batchmean"), nn.PoissonNLLLoss(), nn.MSELoss(), nn.L1Loss(), nn.SmoothL1Loss(),
+     nn.HuberLoss()],
+    ids=name_of,
+)  # fmt: skip
+def test_a_loss_of_torch_for_other_labels_or_logits_is_refused(make, criterion):
+    with pytest.raises(InputError, match="does not fit one logit a cell and labels 0 and 1"):
         make(criterion=criterion)
 
 
