@@ -39,7 +39,7 @@ def page(measured: Measured, task: Measurement, machine: Measurement) -> str:
     """The page in Markdown.
 
     Args:
-        measured: what the contenders `package`, `plain` and `limit` printed, rows that are complete only; and of
+        measured: what the contenders `package`, `plain`, `plain_same` (in the package's precision) and `limit` printed, rows that are complete only; and of
             the frozen baseline the seconds of `again`, the second start.
         task: what was measured: `size`, `epochs`, `plain_epochs`, `batch_size`, `lr`, `repeats`, `planned` rows.
         machine: as `prepare.py` prints it.
@@ -61,8 +61,9 @@ are stated for 224x224, 12 epochs and two processor cores.{unfinished}
 
 ## Against the plain loop
 
-| data | network | trains from | cells | package, s | plain, s | times faster | target | val accuracy, package | plain |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| data | network | trains from | cells | package, s | plain, s | times faster | target | val accuracy, package | plain | \
+plain in {precision}, s | times faster |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {lines(against_plain)}
 
 ## Against the limit
@@ -93,7 +94,7 @@ start and imports, s, package | plain | peak GB, package | plain | limit |
   predicts the test split, a fifth of the cells, which the plain loop does not have.
 - Plain: `benchmarks/plain_loop.py` on the same training and validation cells: PIL, torchvision transforms, a
   DataLoader with 2 workers for each split, 32-true, frozen modules by `requires_grad_(False)` and `eval()`, Lightning's
-  own checkpoint and logger. {scaled(task)}
+  own checkpoint and logger; in the last two columns in the package's precision. {scaled(task)}
 - Limit: `benchmarks/limit.py`, the network alone on one batch in memory, in {precision}, channels-last, median of
   {task["limit_repeats"]} repeats of {task["limit_seconds"]:g} s after a warm-up. Training batches of the package: the \
 median epoch, from its
@@ -118,6 +119,9 @@ def plain_row(key: Key, found: dict[str, list[Measurement]], precision: str, epo
     wanted = TIMES.get(precision, {}).get(key[2])
     target = f"{number(wanted * (1 if key[1] == 18 else 0.75))}x" if wanted else "–"
     accuracies = [f"{typical(found[name], 'val_accuracy'):.3f}" for name in ("package", "plain")]
+    same = (
+        median(plain_seconds(run, epochs) for run in found["plain_same"]) if "plain_same" in found else None
+    )
     cells = str(found["package"][0]["cells"])
     return [
         *named(key),
@@ -127,6 +131,7 @@ def plain_row(key: Key, found: dict[str, list[Measurement]], precision: str, epo
         f"{number(plain / package)}x",
         target,
         *accuracies,
+        *(["–", "–"] if same is None else [number(same), f"{number(same / package)}x"]),
     ]
 
 

@@ -89,6 +89,7 @@ def main() -> None:
     trainer = pl.Trainer(
         max_epochs=task["plain_epochs"],
         default_root_dir=task["folder"],
+        precision=task.get("plain_precision", "32-true"),
         callbacks=[stopwatch],
         enable_progress_bar=False,
     )

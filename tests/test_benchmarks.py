@@ -48,6 +48,13 @@ def test_ratios_are_those_worked_out_by_hand(page):
     assert plain == ("245", "75", "245")
     assert ratios == ("24.5x", "7.5x", "24.5x")
     assert targets == ("13x", "4.5x", "–")
+    measured["synthetic", 18, "stem"] = {**ROW, "plain_same": [{**PLAIN, "epochs": [10.0]}]}
+    rows = table(page(measured, TASK, {**MACHINE, "precision": "bf16-mixed"}), "Against the plain loop")
+    assert [row[10:] for row in rows] == [
+        ["–", "–"],
+        ["–", "–"],
+        ["135", "13.5x"],
+    ]  # 15 s and 12 epochs of 10 s
     # 600 cells in 7.5 s; 500 cells in the median epoch's 0.1 s
     shares = [row[4:8] for row in table(text, "Against the limit")]
     assert shares[0] == ["80", "100", "80 %", "85 %"]
