@@ -17,6 +17,7 @@ from leukemia.reporting.evidence import (
     predictions_of,
     usable_settings,
 )
+from leukemia.reporting.ranking import ranking
 from leukemia.reporting.text_tables import Printed
 from leukemia.runs import Run, Sweep
 
@@ -42,6 +43,7 @@ class Evidence:
     subjects: list[Figure] = field(default_factory=list)
     reliability: list[Figure] = field(default_factory=list)
     risk_coverage: list[Figure] = field(default_factory=list)
+    by_train_subjects: list[Figure] = field(default_factory=list)
     triaged: list[Triaged] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -51,6 +53,7 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     """The evidence of a sweep's finished runs, by setting; settings whose predictions cannot be used are left out."""
     found = Evidence()
     models, _ = usable_settings(results, sweep.begun)  # the page says which predictions cannot be used
+    ranked = ranking(models, results)
     if len(models) > MOST_SETTINGS:
         found.notes.append(
             f"Intervals of {len(models) - MOST_SETTINGS} more settings: see leukemia evaluate."
@@ -60,7 +63,9 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
         return found
     metrics = [metrics_of(model) for model in models]
     found.notes += _notes(models, metrics)
+    found.by_train_subjects = evidence_plots.curves_by_train_subjects(ranked)
     found.tables = {
+        "ranking": evidence_tables.ranking_table(ranked),
         "intervals": evidence_tables.intervals_table(metrics),
         "subject-intervals": evidence_tables.subject_intervals_table(metrics),
         "seeds": evidence_tables.seeds_table(metrics),

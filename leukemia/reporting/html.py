@@ -89,6 +89,7 @@ def report_html(name: str, sweep: Sweep, results: pd.DataFrame, proof: Evidence)
         subject_bars=_pictures(proof.subjects),
         reliability=_pictures(proof.reliability),
         risk_coverage=_pictures(proof.risk_coverage),
+        by_train_subjects=_pictures(proof.by_train_subjects),
         card=model_card(results, settings, policies) if finished else {},
         shared=summary.settings_shared(settings),
         varied=summary.settings_varied(settings),
