@@ -2,7 +2,7 @@
 caveats."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class SettingResult:
         runs: the names of its runs.
         pooled: whether several models' test splits stand in one table.
         over: the difference of the replicates: seeds, folds, or seeds and folds.
+        settings: as `combinations` gives them; empty for a table.
     """
 
     name: str
@@ -47,6 +48,7 @@ class SettingResult:
     runs: list[str]
     pooled: bool
     over: str = "seeds"
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def setting_results(target: Path, problems: list[str] | None = None) -> list[SettingResult]:
@@ -99,8 +101,8 @@ def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dic
     baselines = _replicates(rows, checked) if len(checked) == len(runs) else None
     several = any(len(set(table["fold"])) > 1 for table in tables if "fold" in table)
     name, marks = words.describe(settings), [*words.marks(rows), *_missing_folds(rows, runs)]
-    runs_of = list(rows["run"])
-    return SettingResult(name, tables, baselines, class_names(rows), marks, runs_of, several, _over(rows))
+    classes, runs_of = class_names(rows), list(rows["run"])
+    return SettingResult(name, tables, baselines, classes, marks, runs_of, several, _over(rows), settings)
 
 
 def metrics_of(model: SettingResult) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from leukemia.reporting.evidence import (
     predictions_of,
     usable_settings,
 )
+from leukemia.reporting.ranking import ranking
 from leukemia.reporting.stress import StressPage, stress_page
 from leukemia.reporting.text_tables import Printed
 from leukemia.runs import Run, Sweep
@@ -55,6 +56,7 @@ class Evidence:
     reliability: list[Figure] = field(default_factory=list)
     risk_coverage: list[Figure] = field(default_factory=list)
     decision: list[Figure] = field(default_factory=list)
+    by_train_subjects: list[Figure] = field(default_factory=list)
     triaged: list[Triaged] = field(default_factory=list)
     stress: list[tuple[str, StressPage]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -81,7 +83,10 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     pairs = _ranked(comparisons(kept if len(kept) > MOST_PAIRED else kept[::-1]))
     if len(pairs) > MOST_PAIRS:
         found.notes.append(f"{len(pairs) - MOST_PAIRS} more differences: see leukemia evaluate.")
+    ranked = ranking(in_order, results)
+    found.by_train_subjects = evidence_plots.curves_by_train_subjects(ranked)
     found.tables = {
+        "ranking": evidence_tables.ranking_table(ranked),
         "intervals": evidence_tables.intervals_table(metrics),
         "subject-intervals": evidence_tables.subject_intervals_table(metrics),
         "seeds": evidence_tables.seeds_table(metrics),

@@ -107,6 +107,19 @@ def _intervals(of: Material) -> list[Block]:
     ]
 
 
+def _ranking(of: Material) -> list[Block]:
+    if not of.proof.tables or not of.proof.tables["ranking"].rows:
+        return []
+    caption = (
+        "By accuracy, with 95 % intervals and paired differences on the same cells. The first is the best of many on "
+        "these cells, so it is biased upwards; differences are not corrected for their number. Handcrafted: logistic "
+        "regression on cell area, mean colour and roundness. ms a cell: from stored pixels to stored features, on the "
+        "machine that computed them."
+    )
+    ranked = Table("ranking", of.proof.tables["ranking"], caption)
+    return [ranked, *pictures(of.proof.by_train_subjects, MOST_PANELS)]
+
+
 def _differences(of: Material) -> list[Block]:
     caption = (
         "Paired: both are evaluated on the same draws. Differences whose interval excludes zero come first. "
@@ -340,6 +353,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Material], list[Block]], bool], ...] =
     ("grid", "Networks and freezing", _grid, True),
     ("run", "Metrics and training", _one_run, True),
     ("without-metrics", "Runs without metrics", _failures, True),
+    ("ranking", "Ranking", _ranking, True),
     ("other-metrics", "Other metrics of the grid", _other_metrics, False),
     ("evidence", "Intervals", _intervals, False),
     ("differences", "Differences on the same cells", _differences, False),
