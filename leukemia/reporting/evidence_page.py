@@ -120,7 +120,7 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
 
 def _stress(sweep: Sweep, problems: list[str]) -> list[tuple[str, StressPage]]:
     """What `leukemia stress` found, of at most MOST_PICTURED runs."""
-    found = []
+    found: list[tuple[str, StressPage]] = []
     for run in sweep.begun:
         try:
             if len(found) < MOST_PICTURED and (page := stress_page(run)) is not None:
@@ -138,7 +138,7 @@ def _covariates(sweep: Sweep, model: SettingResult) -> Printed:
         cells = run.cells[run.cells["path"].isin(model.replicates[0]["path"])]
         further = cells.drop(columns=[*COLUMNS, *ADDED_COLUMNS], errors="ignore")
         of_path = cells.set_index("path")
-        values = {name: by_covariate(model.replicates, of_path[name]) for name in covariates(further)}
+        values = {name: by_covariate(model.replicates, of_path[name].to_dict()) for name in covariates(further)}
     return evidence_tables.covariates_table(values, model.marks)
 
 
