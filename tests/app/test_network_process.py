@@ -41,12 +41,12 @@ def test_logits_are_those_of_the_run_and_overlays_are_pngs(leukemia_train, small
         print(f"prepared in {prepared:.1f} s, first heat map after {seconds:.2f} s")
         assert overlay.shape == (2, 2, 4)  # a pixel for each place
         assert seconds < 2
-        np.testing.assert_allclose(network.logits(pixels), [cell.logit for cell in cells], atol=1e-4)
+        np.testing.assert_allclose(network.scores(pixels)["logit"], [cell.logit for cell in cells], atol=1e-4)
         (folder / "checkpoints" / "best.ckpt").unlink()
         network.overlay(pixels[1], False)  # the network is in memory, once
         other = NetworkProcess(folder)
         with pytest.raises(InputError, match=r"best\.ckpt"):
-            other.logits(pixels)
+            other.scores(pixels)
         other.close()
     finally:
         network.close()
