@@ -517,6 +517,8 @@ def test_a_report_of_a_damaged_run_is_written_or_refused(run_folder, damage):
 
 @few
 @given(damage=kinds)
+@example(damage=("text", [(0.0, '"', 0, 1), (0.421875, '"', 0, 1)]))
+@example(damage=("text", [(0.5, ",", 0, 1)]))
 def test_a_damaged_table_to_certify_on_is_read_or_refused(run_folder, damage):
     run = run_folder()
     table = table_of(8)
