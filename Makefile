@@ -4,6 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 HYDRA14 := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1
 ROUNDS ?= 3
+EXAMPLES ?= 1000
 .DEFAULT_GOAL := help
 
 .PHONY: help setup demo test test-all test-hydra14 fuzz lint types bench bench-quick soak audit notebook docs
@@ -20,8 +21,11 @@ setup: .venv/.ready  ## .venv with the project and the packages of its tests
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup  ## the depth x freezing grid on a synthetic set, to a report
+demo: outputs/pretrain/metrics.json  ## frozen against fine-tuned on synthetic cells, to a report
 	$(BIN)/python -m leukemia.train --multirun experiment=demo
+
+outputs/pretrain/metrics.json: | setup
+	$(BIN)/python -m leukemia.train experiment=pretrain
 
 test: setup  ## the quick tests: every feature, the same examples in every run, some minutes
 	$(PYTEST) -m 'not (slow or slurm or chromium)'
@@ -39,9 +43,9 @@ test-hydra14: setup .hydra14/.ready  ## the tests of configuration and sweeps on
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .hydra14 $(HYDRA14)
 	@touch $@
 
-fuzz: setup  ## the property tests with fresh examples, ROUNDS=3 times
+fuzz: setup  ## the property tests with EXAMPLES=1000 fresh examples each, ROUNDS=3 times
 	@for round in $$(seq $(ROUNDS)); do \
-	  $(PYTEST) --timeout 3600 -m hypothesis --hypothesis-profile fuzz -p no:cacheprovider || { \
+	  EXAMPLES=$(EXAMPLES) $(PYTEST) --timeout 3600 -m hypothesis --hypothesis-profile fuzz -p no:cacheprovider || { \
 	    echo 'A finding: write its "Falsifying example" as @example(...) above the test, mend the code, commit both.'; \
 	    exit 1; }; \
 	done
@@ -60,7 +64,7 @@ bench-quick: setup  ## the same in minutes, ResNet18 and few images; writes outp
 	$(BIN)/python benchmarks/run.py --data synthetic --depths 18 --head-images 320 --images 64 --plain-epochs 1 \
 	  --output outputs/bench-quick.md
 
-soak: setup  ## 200 short runs in one sweep that is killed every few seconds; writes outputs/soak/soak.json
+soak: setup  ## half an hour of sweeps that are killed at random; writes outputs/soak/soak.json and soak.md
 	$(BIN)/python benchmarks/soak.py
 
 audit: setup  ## known vulnerabilities of the pinned packages; skips offline

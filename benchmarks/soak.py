@@ -1,13 +1,16 @@
-"""A long sweep of short runs that is killed again and again. It may lose nothing, leave nothing over and not grow.
+"""Sweeps of short runs that are killed again and again, from the first import to the report. They may lose nothing.
 
-    python benchmarks/soak.py                  200 runs; a quarter to half an hour
-    python benchmarks/soak.py --runs 4 --kills 2 --every 2 4
+    python benchmarks/soak.py                  half an hour; writes soak.json and soak.md
+    python benchmarks/soak.py --runs 6 --minutes 10
 
-The same command is started until it ends. In between it is killed at random: in three of four cases by SIGKILL, else
-by SIGTERM. When enough runs are done, the last process runs undisturbed, and its memory is measured.
+First a sweep runs undisturbed: its time, its memory and its results are noted. Then the same sweep starts in an empty
+folder, with an empty cache, and gets a signal at a random moment of a random phase: SIGINT, SIGTERM, SIGHUP, SIGKILL or
+SIGSEGV. The same command is started again, and is left alone after some signals; then all results are compared. Until
+the minutes are over, the next sweep follows.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -16,19 +19,33 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 SETTINGS = (
     "data=demo", "data.demo_images=40", "data.image_size=32", "data.batch_size=16", "model.net.weights=none",
-    "model.trainable_from=head", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=1",
+    "model.trainable_from=head", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
     "logger=none",
 )  # fmt: skip
-LEFT_ALONE = 0.6  # share of the runs that are done before the last process
-COMPARED = 5  # interrupted runs that are trained again undisturbed
+ANSWERS = {  # signal: the exit code; Python's own until our handlers are there
+    signal.SIGINT: (130, -signal.SIGINT),
+    signal.SIGTERM: (143, -signal.SIGTERM),
+    **{number: (-number,) for number in (signal.SIGHUP, signal.SIGKILL, signal.SIGSEGV)},
+}
+PHASES = {  # and the part of the time of a sweep within which the signal comes
+    "start-up": 0.5,
+    "run": 0.1,
+    "between runs": 0.02,
+    "report": 0.2,
+}
+SIGNALS = (4, 10)  # for one sweep, the least and the most
+COMPARED = ("predictions.csv", "history.csv", "metrics.json")
+PYTHON_STARTS = 0.5  # seconds, in which Ctrl-C is answered by Python itself
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,131 +53,188 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--kills", type=int, default=10**6, help="at most")
-    parser.add_argument(
-        "--every", type=float, nargs=2, default=(2.0, 12.0), metavar="SECONDS", help="least, most"
-    )
+    parser.add_argument("--runs", type=int, default=16, help="of a sweep")
+    parser.add_argument("--minutes", type=float, default=30, help="a sweep that began is brought to its end")
     parser.add_argument("--folder", type=Path, default=Path("outputs/soak"), help="emptied first")
-    parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
+    parser.add_argument("--seed", type=int, default=0, help="of times and signals")
     options = parser.parse_args(arguments)
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
-    result = soak(options.folder.absolute(), options.runs, options.kills, *options.every, options.seed)
+    result = soak(options.folder.absolute(), options.runs, options.minutes, options.seed)
     text = json.dumps(result, indent=2)
     (options.folder / "soak.json").write_text(text + "\n")
+    (options.folder / "soak.md").write_text(table(result["kills"]))
     print(text)
     return 0 if result["passed"] else 1
 
 
-def soak(folder: Path, runs: int, kills: int, least: float, most: float, seed: int) -> dict[str, Any]:
+def soak(folder: Path, runs: int, minutes: float, seed: int) -> dict[str, Any]:
     """Run a soak in an empty folder. The result holds `passed`."""
     rng, started = random.Random(seed), time.monotonic()
-    environment = {**os.environ, "LEUKEMIA_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = _command(folder / "sweep", f"seed=range({runs})")
-    killed = {"SIGKILL": 0, "SIGTERM": 0}
-    cut_off: set[str] = set()
-    left_running, unanswered, exits = 0, 0, []
-    while True:
-        with open(folder / "log.txt", "ab") as said:
-            process = subprocess.Popen(
-                command, stdout=said, stderr=said, env=environment, start_new_session=True
-            )
-        undisturbed = sum(killed.values()) >= kills or _done(folder) >= LEFT_ALONE * runs
-        memory = _watch(process, folder, None if undisturbed else rng.uniform(least, most))
-        if process.poll() is not None:
-            exits.append(process.returncode)
-            break
-        number = signal.SIGTERM if rng.random() < 0.25 else signal.SIGKILL
-        process.send_signal(number)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:  # SIGTERM was not answered
-            unanswered += 1
-            process.kill()
-            process.wait()
-        killed[number.name] += 1
-        left_running += len(_session(process.pid))
-        cut_off |= {path.parent.name for path in (folder / "sweep").glob("*/status.json") if _cut(path)}
+    whole = folder / "whole"
+    process = _start(whole, runs)
+    memory = _watch(process, whole)
+    seconds = time.monotonic() - started
+    assert process.returncode == 0, f"the undisturbed sweep fails: see {whole}.log"
+    expected = _results(whole)
     megabytes = list({done: round(size, 1) for size, done in memory}.values())  # after each run
+    shutil.rmtree(whole)
+    kills: list[dict[str, Any]] = []
+    sweeps, differing, left_over, left_running, starts = 0, [], [], 0, 0
+    while sweeps == 0 or time.monotonic() - started < 60 * minutes:
+        place = folder / f"sweep-{sweeps}"
+        code, left = -1, rng.randint(*SIGNALS)
+        while code != 0:
+            process, begun = _start(place, runs), time.monotonic()
+            starts += 1
+            if left:
+                _wait_for(process, rng.choice(list(PHASES)), rng, seconds, place, runs)
+            else:
+                process.wait()
+            if process.poll() is None:
+                left -= 1
+                number = rng.choice(list(ANSWERS))
+                kills.append(_kill(process, number, place, runs, time.monotonic() - begun))
+            code = process.returncode
+            left_running += len(_session(process.pid))
+            if code not in (0, *(answer for answers in ANSWERS.values() for answer in answers)):
+                break  # it failed: its results tell
+        found = _results(place)
+        differing += [f"{place.name}: {name}" for name in expected if found.get(name) != expected[name]]
+        left_over += [str(path) for path in place.rglob(".*") if not _is_lock_of_a_cache(path)]
+        if not (place / "sweep" / "report.html").is_file():
+            left_over.append(f"{place.name} has no report")
+        shutil.rmtree(place)
+        sweeps += 1
     grown, per_run = _growth(megabytes)
-    other = _differing(folder, sorted(cut_off)[:COMPARED], environment)
-    left_over = [
-        str(path.relative_to(folder))
-        for path in folder.rglob(".*")
-        if not (path.parent.name == "cache" and path.suffix == ".lock")  # empty, one per entry
+    unanswered = [
+        kill for kill in kills if kill["exit_code"] not in (0, *ANSWERS[signal.Signals[kill["signal"]]])
     ]
-    found = {
-        "runs": runs,
-        "done": _done(folder),
-        "killed": killed,
-        "signals_unanswered": unanswered,
-        "runs_cut_off": len(cut_off),
-        "exit_code": exits[-1],
+    tracebacks = [kill for kill in kills if kill["traceback"]]
+    sound = not (differing or left_over or left_running or unanswered or tracebacks)
+    return {
+        "passed": sound and (per_run is None or per_run < 0.5),
+        "sweeps": sweeps,
+        "runs_of_a_sweep": runs,
+        "starts": starts,
         "minutes": round((time.monotonic() - started) / 60, 1),
-        "left_over_files": left_over,
-        "left_running_processes": left_running + len(_session(process.pid)),
-        "compared_with_undisturbed": min(len(cut_off), COMPARED),
-        "differing": other,
-        "last_process": {
-            "runs": memory[-1][1] - memory[0][1] if memory else 0,
-            "peak_mb": round(max((size for size, _ in memory), default=0)),
-            "grown_mb": grown,
-            "mb_per_run": per_run,
-            "mb_after_each_run": megabytes,
-        },
+        "undisturbed_seconds": round(seconds),
+        "runs_compared": sweeps * runs,
+        "differing": differing,
+        "left_over": left_over,
+        "left_running_processes": left_running,
+        "signals_answered_otherwise": unanswered,
+        "tracebacks": tracebacks,
+        "memory": {"mb_after_each_run": megabytes, "grown_mb": grown, "mb_per_run": per_run},
+        "kills": kills,
     }
-    whole = found["done"] == runs and found["exit_code"] == 0 and not other and not unanswered
-    flat = per_run is None or per_run < 0.5
-    return {**found, "passed": whole and flat and not left_over and not found["left_running_processes"]}
 
 
-def _command(sweep: Path, *more: str) -> list[str]:
-    train = [sys.executable, "-m", "leukemia.train", "--multirun", *SETTINGS]
-    return [*train, *more, f"hydra.sweep.dir={sweep}"]
+def table(kills: Sequence[dict[str, Any]]) -> str:
+    """The number of signals by kind and moment, in Markdown."""
+    count = Counter((kill["signal"], kill["phase"]) for kill in kills)
+    rows = [[name, *(count[name, phase] for phase in PHASES)] for name in (number.name for number in ANSWERS)]
+    lines = [["signal", *PHASES, "all"], ["---"] * (len(PHASES) + 2), *([*row, sum(row[1:])] for row in rows)]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
-def _watch(process: subprocess.Popen[bytes], folder: Path, seconds: float | None) -> list[tuple[float, int]]:
-    """Wait for so long after the first run starts, or for the end.
+def _start(place: Path, runs: int) -> subprocess.Popen[bytes]:
+    place.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "LEUKEMIA_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "leukemia.train", "--multirun", *SETTINGS, f"seed=range({runs})"]
+    with open(_log(place), "wb") as said:
+        return subprocess.Popen(
+            [*command, f"hydra.sweep.dir={place / 'sweep'}"], stdout=said, stderr=said, env=environment,
+            start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+
+
+def _kill(
+    process: subprocess.Popen[bytes], number: signal.Signals, place: Path, runs: int, after: float
+) -> dict[str, Any]:
+    phase = _phase(place, runs)
+    process.send_signal(number)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:  # the signal was not answered
+        process.kill()
+        process.wait()
+    said = _log(place).read_text(errors="replace")
+    return {
+        "signal": number.name,
+        "phase": phase,
+        "after_seconds": round(after, 1),
+        "exit_code": process.returncode,
+        "traceback": "Traceback" in said and after > PYTHON_STARTS,
+    }
+
+
+def _wait_for(
+    process: subprocess.Popen[bytes], phase: str, rng: random.Random, seconds: float, place: Path, runs: int
+) -> None:
+    """Wait for a random moment of a phase, or for the end."""
+    while process.poll() is None and _phase(place, runs) != phase:
+        time.sleep(0.01)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(rng.uniform(0, seconds * PHASES[phase]))
+
+
+def _phase(place: Path, runs: int) -> str:
+    if " of " not in _log(place).read_text(errors="replace"):
+        return "start-up"
+    if _done(place) == runs:
+        return "report"
+    if any(
+        json.loads(path.read_text())["status"] == "running"
+        for path in (place / "sweep").glob("*/status.json")
+    ):
+        return "run"
+    return "between runs"
+
+
+def _watch(process: subprocess.Popen[bytes], place: Path) -> list[tuple[float, int]]:
+    """Wait for the end.
 
     Returns:
         The memory of the process in MB and the number of runs done, over time.
     """
-    before, seen = _begun(folder), []
-    end = float("inf")
-    while process.poll() is None and time.monotonic() < end:
-        if seconds is not None and end == float("inf") and _begun(folder) > before:
-            end = time.monotonic() + seconds
+    seen = []
+    while process.poll() is None:
         try:
             status = Path(f"/proc/{process.pid}/status").read_text()
         except OSError:
             break
         sizes = [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS:")]
-        seen += [(size, _done(folder)) for size in sizes]
-        _make_room(folder)
+        seen += [(size, _done(place)) for size in sizes]
         time.sleep(0.2)
+    process.wait()
     return seen
 
 
-def _done(folder: Path) -> int:
-    return sum(1 for _ in (folder / "sweep").glob("*/metrics.json"))
+def _results(place: Path) -> dict[str, bytes]:
+    """The files of each run that are compared, byte for byte; the report's table without its times."""
+    found = {
+        f"{run.name}/{name}": (run / name).read_bytes()
+        for run in (place / "sweep").iterdir()
+        for name in COMPARED
+        if (run / name).is_file()
+    }
+    results = place / "sweep" / "results.csv"
+    if results.is_file():
+        found["results.csv"] = pd.read_csv(results).drop(columns="seconds").to_csv().encode()
+    return found
 
 
-def _make_room(folder: Path) -> None:
-    """Remove the checkpoints of finished runs, 90 MB each. They are not read again."""
-    for checkpoint in (folder / "sweep").glob("*/checkpoints/*.ckpt"):
-        if not _cut(checkpoint.parents[1] / "status.json"):
-            checkpoint.unlink(missing_ok=True)
+def _log(place: Path) -> Path:
+    return place.with_suffix(".log")
 
 
-def _begun(folder: Path) -> int:
-    """How often a run started or continued, by the output of the sweeps."""
-    lines = (folder / "log.txt").read_text(errors="replace").splitlines()
-    return sum(line.endswith((" starts", " goes on")) for line in lines)
+def _done(place: Path) -> int:
+    return sum(1 for _ in (place / "sweep").glob("*/metrics.json"))
 
 
-def _cut(status: Path) -> bool:
-    return json.loads(status.read_text())["status"] in ("running", "interrupted")
+def _is_lock_of_a_cache(path: Path) -> bool:
+    return path.parent.name == "cache" and path.suffix == ".lock"  # empty, one per entry
 
 
 def _session(leader: int) -> list[int]:
@@ -183,21 +257,6 @@ def _growth(megabytes: Sequence[float]) -> tuple[float | None, float | None]:
         return None, None
     slope = float(np.polyfit(range(len(settled)), settled, 1)[0])
     return round(settled[-1] - settled[0], 1), round(slope, 3)
-
-
-def _differing(folder: Path, names: Sequence[str], environment: dict[str, str]) -> list[str]:
-    """The runs whose result differs when they are trained undisturbed."""
-    if not names:
-        return []
-    seeds = [name.partition("seed-")[2].partition("_")[0] for name in names]
-    again = _command(folder / "again", f"seed={','.join(seeds)}")
-    subprocess.run(again, env=environment, check=True, capture_output=True)
-
-    def content(sweep: str, name: str) -> bytes:
-        files = [folder / sweep / name / file for file in ("predictions.csv", "metrics.json", "history.csv")]
-        return b"".join(file.read_bytes() for file in files)
-
-    return [name for name in names if content("again", name) != content("sweep", name)]
 
 
 if __name__ == "__main__":

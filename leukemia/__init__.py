@@ -3,10 +3,14 @@
 The names that a notebook needs, imported when they are first used:
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.2.0"
+
+# OpenMP reads it when PyTorch is loaded. Threads that wait would otherwise spin and take the processor from others.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HOMES = {
     "CellClassifier": "leukemia.models.classifier",

@@ -10,12 +10,12 @@ from typing import Any
 
 from leukemia import __version__
 from leukemia.errors import InputError, exit_readably
-from leukemia.terminal import emphasised
+from leukemia.terminal import emphasised, ends_on_signals
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command: exit 0 done, 1 done with failures listed, 2 refused."""
-    with exit_readably():
+    """Run a command: exit 0 done, 1 done with failures listed, 2 refused, 130 / 143 interrupted."""
+    with ends_on_signals(), exit_readably():
         options = _parser().parse_args(arguments)
         sys.exit(options.run(options))
 
@@ -58,9 +58,21 @@ def _parser() -> argparse.ArgumentParser:
     argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
     argument("--images", type=int, default=400, metavar="N", help="how many (default 400)")
     argument("--seed", type=int, default=0, metavar="S")
+    argument(
+        "--set",
+        dest="kind",
+        choices=["cnmc", "study", "others"],
+        default="cnmc",
+        help="study: more test subjects than C-NMC has; others: two other kinds of cells",
+    )
 
     argument = _verb(verbs, _report)
     argument("folder", type=Path, metavar="SWEEP|RUN", help="as outputs/paper")
+    argument(
+        "--checklist",
+        choices=["tripod-ai"],
+        help="write tripod-ai.md too: the reporting guideline, filled in from the run folders",
+    )
 
     argument = _verb(verbs, _evaluate)
     argument("target", type=Path, metavar="RUN|SWEEP|TABLE.csv", help="path, subject, label, logit")
@@ -109,6 +121,23 @@ def _parser() -> argparse.ArgumentParser:
     argument("--sample", type=int, default=200, metavar="N", help="of the run's cells, default 200")
     argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
+    argument = _verb(verbs, _stress)
+    argument("run_folder", type=Path, metavar="RUN")
+    argument("--shifts", nargs="+", default=[], metavar="NAME", help="as blur stain; default: all ten")
+    argument("--device", default="auto", help="auto, cpu, cuda, ...")
+
+    argument = _verb(verbs, _monitor)
+    argument("run_folder", type=Path, metavar="RUN")
+    argument(
+        "tables",
+        nargs="+",
+        type=Path,
+        metavar="DECISIONS",
+        help="of predict and of the page, in the order of time",
+    )
+    argument("--on", type=Path, metavar="TABLE.csv", help="the cells that triage was certified on, with --on")
+    argument("--json", action="store_true", help="print JSON")
+
     argument = _verb(verbs, _export)
     argument("run_folder", type=Path, metavar="RUN")
     argument("-o", "--output", type=Path, metavar="FILE", help="default: the run's name, here")
@@ -126,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="the run's pictures where they moved to, or others to review",
+    )
+    argument(
+        "--blind", action="store_true", help="show the model's opinion of a cell after its decision only"
     )
     argument("--host", default="127.0.0.1", metavar="H", help="any but this machine needs a token")
     argument("--port", type=int, default=8765, metavar="P", help="default 8765; 0 for any")
@@ -183,7 +215,7 @@ def _demo(options: argparse.Namespace) -> int:
     """
     from leukemia.data.demo import write_demo
 
-    print(write_demo(options.folder, images=options.images, seed=options.seed))
+    print(write_demo(options.folder, options.images, options.seed, kind=options.kind))
     return 0
 
 
@@ -193,14 +225,17 @@ def _report(options: argparse.Namespace) -> int:
     example:
       leukemia report outputs/paper
     """
-    from leukemia.reporting.html import write_report
+    from leukemia.reporting.checklist import write_checklist
+    from leukemia.reporting.html import written_report
     from leukemia.reporting.results import results_table
     from leukemia.reporting.summary import states
     from leukemia.runs import Sweep
 
-    page = write_report(options.folder)
-    print(states(results_table(Sweep(options.folder))))
-    print(page)
+    report = written_report(options.folder)
+    print("\n".join([states(results_table(Sweep(options.folder))), *report.said]))
+    if options.checklist:
+        print(write_checklist(options.folder))
+    print(report.page)
     return 0
 
 
@@ -260,6 +295,30 @@ def _explain(options: argparse.Namespace) -> int:
     )
 
 
+def _stress(options: argparse.Namespace) -> int:
+    """The reported cells under blur, noise, stain and other shifts: up to which strength is the model safe?
+
+    example:
+      leukemia stress outputs/paper/RUN --shifts blur stain
+    """
+    from leukemia.commands.stress import stress
+    from leukemia.runs import open_run
+
+    return stress(open_run(options.run_folder), options.shifts, options.device)
+
+
+def _monitor(options: argparse.Namespace) -> int:
+    """Is a certified policy still as certified on the cells that came in since?
+
+    example:
+      leukemia monitor outputs/paper/RUN january.csv decisions.csv february.csv
+    """
+    from leukemia.commands.monitor import monitor
+    from leukemia.runs import open_run
+
+    return monitor(open_run(options.run_folder), options.tables, options.on, options.json)
+
+
 def _export(options: argparse.Namespace) -> int:
     """The network as one file, ONNX or safetensors (extra: onnx).
 
@@ -288,7 +347,7 @@ def _app(options: argparse.Namespace) -> int:
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
-    return serve(run.folder, options.images, options.host, options.port)
+    return serve(run.folder, options.images, options.host, options.port, options.blind)
 
 
 if __name__ == "__main__":

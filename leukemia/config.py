@@ -1,13 +1,14 @@
 """Compose a configuration, resolve it once into plain settings, and build the parts that it names.
 
 From `resolve` on no configuration is passed on: parts are built from settings and handed down as objects.
+PyTorch is imported where a part is looked at, so that a mistyped setting is answered without it.
 """
 
 import os
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,18 +24,17 @@ from omegaconf.errors import OmegaConfBaseException
 from leukemia.errors import InputError
 from leukemia.evaluation.metrics import direction, monitored_names
 from leukemia.identity import flatten, number_of_devices, slug
-from leukemia.models.network import check_input, check_network
-from leukemia.models.optim import parameters_of
 from leukemia.models.targets import (
     FAMILIES,
     NAMED,
     TARGET,
+    check_names,
     check_settings,
     did_you_mean,
     locate,
+    parameters_of,
     plain_settings,
 )
-from leukemia.precision import resolve_precision
 from leukemia.storage.contents import content_hashes
 
 if TYPE_CHECKING:
@@ -50,6 +50,14 @@ ROOT_KEYS = (
 )  # fmt: skip
 TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "auto"}
 PARTS = ("net", "criterion", "optimizer", "scheduler")  # of the model
+KINDS = {  # of parts by `_target_`: subclasses only
+    "data": "leukemia.data.datamodule.CellDataModule",
+    "model": "leukemia.models.classifier.CellClassifier",
+    "model.optimizer": "torch.optim.Optimizer",
+    "trainer": "pytorch_lightning.Trainer",
+    "callbacks": "pytorch_lightning.Callback",
+    "logger": "pytorch_lightning.loggers.Logger",
+}
 GROUPS = {f"model.{part}": f"model/{part}" for part in PARTS}
 LARGEST_FILE = 2**40  # bytes of weights
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
@@ -119,10 +127,17 @@ def with_appended(overrides: Sequence[str]) -> list[str]:
     """The overrides, with each argument of Lightning's Trainer accepted without `+`.
 
     Raises:
-        InputError: for an argument that a group gives.
+        InputError: for an argument that a group gives, or a group that is added although it is chosen.
     """
     found = []
     for override in overrides:
+        chosen = override.partition("=")[0].lstrip("+")
+        if (
+            override.startswith("+") and (Path(conf_dir()) / chosen).is_dir()
+        ):  # beside another, Hydra leaves it out
+            raise InputError(
+                f"{override}: a file of {chosen} is chosen already; write {override.lstrip('+')}"
+            )
         key = override.partition("=")[0].lstrip("+~")
         group, name = [*key.split("."), ""][:2]
         if remedy := GIVEN_ELSEWHERE.get(f"{group}.{name}"):
@@ -144,6 +159,24 @@ def resolve(config: DictConfig, stored: Mapping[str, Any] | None = None) -> Sett
     Raises:
         InputError: for a setting that cannot be; the message names it and the near names.
     """
+    settings = checked(config)
+    _check_parts(settings)
+    _make_absolute(settings)
+    if files := _files_of(settings["model"]):
+        settings["files"] = files
+    for group, key in (("trainer", "precision"), ("data", "cache_features")):
+        if settings[group][key] == "auto":
+            settings[group][key] = (stored or {}).get(group, {}).get(key, "auto")
+    _choose_hardware(settings["trainer"])
+    return settings
+
+
+def checked(config: DictConfig) -> Settings:
+    """The plain settings as they are composed, their keys and numbers checked. PyTorch is not imported.
+
+    Raises:
+        InputError: see `resolve`.
+    """
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -154,14 +187,6 @@ def resolve(config: DictConfig, stored: Mapping[str, Any] | None = None) -> Sett
     _check_keys(settings)
     settings["trainer"] = {**TRAINER_DEFAULTS, **settings["trainer"]}
     _check_values(settings)
-    _check_parts(settings)
-    _make_absolute(settings)
-    if files := _files_of(settings["model"]):
-        settings["files"] = files
-    for group, key in (("trainer", "precision"), ("data", "cache_features")):
-        if settings[group][key] == "auto":
-            settings[group][key] = (stored or {}).get(group, {}).get(key, "auto")
-    _choose_hardware(settings["trainer"])
     return settings
 
 
@@ -183,6 +208,8 @@ def build_model(settings: Settings, classes: Sequence[str] = ("HEM", "ALL")) -> 
     Raises:
         InputError: for values that a part refuses.
     """
+    from leukemia.models.network import check_input, check_network
+
     model = settings["model"]
     net: Any = check_network(build(model["net"], "model.net"))
     check_input(net, settings["data"]["image_size"])
@@ -257,19 +284,11 @@ def explain(error: Exception) -> str:
     return f"there is no setting {key}{near}{f'; a class of your own takes it as +{key}=VALUE' * key.startswith(parts)}"
 
 
-def kinds() -> dict[str, type]:
-    """The class of each part that is built by `_target_` and must be a subclass of it."""
-    import pytorch_lightning as pl
-    from pytorch_lightning.loggers import Logger
-    from torch.optim import Optimizer
-
-    from leukemia.data.datamodule import CellDataModule
-    from leukemia.models.classifier import CellClassifier
-
-    return {
-        "data": CellDataModule, "model": CellClassifier, "model.optimizer": Optimizer, "trainer": pl.Trainer,
-        "callbacks": pl.Callback, "logger": Logger,
-    }  # fmt: skip
+def kind_of(key: str) -> type | None:
+    """The class of which a part at this place must be a subclass; None where functions are taken too."""
+    group = key.partition(".")[0]
+    name = KINDS.get(group if group in ("callbacks", "logger") else key)
+    return None if name is None else locate(name, key)
 
 
 def _checked_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
@@ -281,8 +300,7 @@ def _checked_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
         )  # fmt: skip
         raise InputError(f"{key} has no {TARGET}: {remedy}")
     found = locate(node[TARGET], key)
-    group = key.partition(".")[0]
-    kind = kinds().get(group if group in ("callbacks", "logger") else key)
+    kind = kind_of(key)
     if kind is not None and not (isinstance(found, type) and issubclass(found, kind)):
         raise InputError(
             f"{key}.{TARGET}={node[TARGET]} is not built: it is not a subclass of {kind.__qualname__}"
@@ -343,6 +361,16 @@ def _check_keys(settings: Settings) -> None:
         group, name = key.split(".")
         if name in settings[group]:
             raise InputError(f"{key} is not a setting of its own: {remedy}")
+    for group in (
+        "data",
+        "model",
+        "trainer",
+    ):  # of our own class and Lightning's; others are asked in `_check_parts`
+        name = str(settings[group].get(TARGET))
+        if name == KINDS[group]:
+            known = [key.split(".")[1] for key in _known_settings() if key.startswith(f"{group}.")]
+            own = {key: value for key, value in settings[group].items() if key not in ("reader", *PARTS)}
+            check_names(name, plain_settings(own, group), known, group)
     for group in ("callbacks", "logger"):
         parts = settings.get(group) or {}
         settings[group] = parts if not isinstance(parts, Mapping) else {
@@ -458,6 +486,8 @@ def _files_of(model: Settings) -> dict[str, str]:
 def _choose_hardware(trainer: Settings) -> None:
     import torch
 
+    from leukemia.precision import resolve_precision
+
     cuda = torch.cuda.is_available()
     if trainer["accelerator"] in ("gpu", "cuda") and not cuda:
         raise InputError(
@@ -472,6 +502,7 @@ def _choose_hardware(trainer: Settings) -> None:
     trainer["precision"] = resolve_precision(str(trainer["precision"]), trainer["accelerator"])
 
 
+@cache
 def _known_settings() -> dict[str, Any]:
     """The default settings by dotted name, and each argument of Lightning's Trainer."""
     config = OmegaConf.to_container(compose(), resolve=False)

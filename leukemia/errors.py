@@ -124,8 +124,8 @@ def clear_about_limits(place: Path, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def exit_readably() -> Iterator[None]:
-    """End the program on a user's mistake with its message and exit code 2, on Ctrl-C with 130, and without a word with
-    141 when nobody reads its output any more, as after `| head`."""
+    """End the program on a user's mistake with its message and exit code 2, and without a word with 141 when nobody
+    reads its output any more, as after `| head`."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name on disk may not be UTF-8
     try:

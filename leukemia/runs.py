@@ -5,6 +5,7 @@ to open, and a notebook can read a run without Hydra, Lightning or a GPU.
 """
 
 import csv
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -157,6 +158,19 @@ class Run:
     def gradcam(self) -> dict[str, Any] | None:
         """The summary that `leukemia explain` wrote of the run's own cells; None without one. Read afresh each time."""
         return self._json("gradcam.json") if (self.folder / "gradcam.json").is_file() else None
+
+    @property
+    def stress(self) -> dict[str, Any] | None:
+        """The results that `leukemia stress` wrote; None without them. Read afresh each time."""
+        return self._json("stress.json") if (self.folder / "stress.json").is_file() else None
+
+    @cached_property
+    def model(self) -> str:
+        """The run's name and a hash of its settings and predictions: to know decisions and results of this model."""
+        digest = hashlib.blake2b(digest_size=6)
+        for name in ("config.yaml", "predictions.csv"):
+            digest.update(self._text(name).encode())
+        return f"{self.name}@{digest.hexdigest()}"
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         write_text(self.folder / name, json.dumps(value, indent=2) + "\n")

@@ -1,8 +1,13 @@
-"""Colours in a shell: on a terminal only, and not where NO_COLOR is set."""
+"""Colours in a shell, on a terminal only and not where NO_COLOR is set; and the end of a command by Ctrl-C."""
 
 import os
 import re
-from typing import TextIO
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn, TextIO
 
 RED, YELLOW = "31", "33"
 WORDS = {
@@ -22,3 +27,28 @@ def emphasised(text: str, stream: TextIO) -> str:
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return _STARTS.sub(lambda found: f"\x1b[1;{WORDS[found[1]]}m{found[1]}\x1b[0m", text)
+
+
+@contextmanager
+def ends_on_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a command in one line, with 130 and 143. Only a process's main thread may call it."""
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    show = sys.unraisablehook
+    # An exit that is raised while Python clears away an object is lost: it needs no traceback.
+    sys.unraisablehook = lambda lost: None if lost.exc_type is SystemExit else show(lost)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = show
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave(number: int, frame: FrameType | None) -> NoReturn:
+    """End the program after a signal: at once within an import, where an exception is swallowed or shown by others."""
+    os.write(2, b"interrupted\n")  # print may be under way already
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os._exit(128 + number)
+        frame = frame.f_back
+    sys.exit(128 + number)

@@ -6,35 +6,33 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
-from leukemia.config import VERSION_BASE, asks_for_several_devices, conf_dir, explain, resolve, with_appended
 from leukemia.errors import InputError, exit_readably
-from leukemia.reporting.words import duration
-from leukemia.runs import Sweep
-from leukemia.training import signals
-from leukemia.training.run import train
-from leukemia.training.status import best_monitored, time_left
+from leukemia.terminal import ends_on_signals
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
-# Hydra 1.4 builds only these targets itself; parts of a run are checked and built in config.py.
-HYDRA = VERSION_BASE or {"execution_whitelist": ["leukemia.training.sweep.SweepCallback"]}
 
 
 def main() -> None:
     """The command line: exit 0 done, 1 done with failures listed, 2 refused, 130 / 143 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its errors instead of exiting with 1
-    prepare_process()
-    with exit_readably():
+    with ends_on_signals(), exit_readably():  # imports below take seconds
+        import hydra
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from leukemia.config import VERSION_BASE, conf_dir, explain, with_appended
+
+        prepare_process()
+        # Hydra 1.4 builds only these targets itself; parts of a run are checked and built in config.py.
+        version = VERSION_BASE or {"execution_whitelist": ["leukemia.training.sweep.SweepCallback"]}
         sys.argv[1:] = with_appended(sys.argv[1:])
         try:
-            hydra.main(config_path=conf_dir(), config_name="train", **HYDRA)(run_hydra_job)()
+            hydra.main(config_path=conf_dir(), config_name="train", **version)(run_hydra_job)()
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(explain(error)) from None
         except ValueError as error:
@@ -45,6 +43,8 @@ def main() -> None:
 
 def prepare_process() -> None:
     """Install signal handlers, so that a run is recorded as interrupted, and silence expected warnings."""
+    from leukemia.training import signals
+
     signals.install()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for expected in (
@@ -58,12 +58,25 @@ def prepare_process() -> None:
         warnings.filterwarnings("ignore", expected)
 
 
-def run_hydra_job(config: DictConfig) -> float | None:
+def run_hydra_job(config: "DictConfig") -> float | None:
     """Run one Hydra job. `SweepCallback` stores its exception, so that a sweep continues.
 
     Returns:
         The monitored metric at the best epoch, which a search optimises; None outside of a sweep.
     """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from leukemia.config import asks_for_several_devices, checked, resolve
+
+    checked(config)  # a mistyped setting is answered before PyTorch and Lightning are loaded
+    from leukemia.reporting.words import duration
+    from leukemia.runs import Sweep
+    from leukemia.training import signals
+    from leukemia.training.run import train
+    from leukemia.training.status import best_monitored, time_left
+
+    signals.leave_if_asked()
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN

@@ -1,6 +1,6 @@
 """Shared by the tests: their own cache, a small synthetic set, and real samples where they exist."""
 
-import signal
+import os
 from pathlib import Path
 
 import pytest
@@ -9,9 +9,10 @@ from hypothesis import settings
 
 torch.set_num_threads(1)  # tiny networks; threads would wait for each other
 settings.register_profile("ci", derandomize=True, deadline=None)  # the same examples in every run
+examples = int(os.environ.get("EXAMPLES", "1000"))
 settings.register_profile(
-    "fuzz", max_examples=1000, deadline=None, print_blob=True
-)  # make fuzz: fresh examples
+    "fuzz", max_examples=examples, deadline=None, print_blob=True
+)  # fresh ones: make fuzz
 settings.load_profile("ci")
 ROOT = Path(__file__).parents[1]
 
@@ -120,15 +121,11 @@ def leukemia_train(monkeypatch, capfd):
 
     def call(*overrides: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["leukemia-train", *map(str, overrides)])
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         code = 0
         try:
             main()
         except SystemExit as stop:
             code = stop.code or 0
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         return (code, *capfd.readouterr())
 
     return call

@@ -46,7 +46,7 @@ def test_help_takes_under_half_a_second():
 
 
 VERBS = (("data", "check"), ("data", "fetch"), ("data", "demo"), ("report",), ("evaluate",), ("triage",), ("predict",),
-         ("explain",), ("export",), ("app",))  # fmt: skip
+         ("explain",), ("stress",), ("monitor",), ("export",), ("app",))  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS, ids="-".join)

@@ -26,7 +26,7 @@ GIVEN = {  # what has to be said with an option
         f"model/net={name}": ["model.trainable_from=last"]
         for name in ("convnext_tiny", "dinobloom_s", "efficientnet_b1", "vit_small_dinov2")
     },
-    "model/criterion=own": ["model.criterion._target_=torch.nn.SoftMarginLoss"],
+    "model/criterion=own": ["model.criterion._target_=torch.nn.MultiLabelSoftMarginLoss"],
     "model/optimizer=own": ["model.optimizer._target_=torch.optim.NAdam"],
     "model/scheduler=own": [
         "model.scheduler._target_=torch.optim.lr_scheduler.StepLR",
@@ -73,7 +73,7 @@ def test_every_group_of_design_has_its_files():
         "callbacks": {"default", "none"},
         "logger": {"tensorboard", "csv", "mlflow", "wandb", "many", "none"},
         "debug": {"fast", "overfit", "profile"},
-        "experiment": {"demo", "paper", "challenge", "cv", "search", "backbones"},
+        "experiment": {"demo", "pretrain", "paper", "challenge", "cv", "search", "backbones"},
     }
     assert set(groups) == set(expected)
     for group, names in expected.items():

@@ -73,6 +73,8 @@ def model_of(*overrides: str) -> CellClassifier:
         ("model/net=restnet", "resnet"),
         ("model/criterion=fokal", "focal"),
         ("experiment=papers", "paper"),
+        ("+trainer=foo", r"a file of trainer is chosen already; write trainer=foo$"),
+        ("+model/criterion=focal", r"model/criterion is chosen already; write model/criterion=focal$"),
         ("debug=quick", r"there is no debug=quick: use one of fast, overfit, profile$"),
         (
             "logger=tensorbord",
@@ -651,7 +653,7 @@ def test_a_checkpoint_never_takes_another_network_for_one_that_a_function_made(o
     ("target", "settings", "kind"),
     [
         ("torch.nn.BCEWithLogitsLoss", [], nn.BCEWithLogitsLoss),
-        ("torch.nn.SoftMarginLoss", [], nn.SoftMarginLoss),
+        ("torch.nn.MultiLabelSoftMarginLoss", [], nn.MultiLabelSoftMarginLoss),
         ("mylab.loss", ["+model.criterion.margin=2"], partial),
         ("mylab.make_loss", ["+model.criterion.smoothing=0.2"], nn.Module),
         ("mylab.make_loss", [], nn.Module),
@@ -749,7 +751,9 @@ def test_the_command_line_takes_the_users_own_yaml(conf, monkeypatch, capsys):
     from leukemia.train import main
 
     seen = {}
-    monkeypatch.setattr("leukemia.train.train", lambda config, folder, skip_done: seen.update(config=config))
+    monkeypatch.setattr(
+        "leukemia.training.run.train", lambda config, folder, skip_done: seen.update(config=config)
+    )
     monkeypatch.setattr("leukemia.train.prepare_process", lambda: None)
     for place in (["--config-dir", str(conf)], [f"hydra.searchpath=[file://{conf}]"]):
         run_dir = f"hydra.run.dir={conf.parent / 'run'}"

@@ -127,7 +127,7 @@ def test_a_sweep_keeps_no_configuration_of_the_runs_that_are_over(
         gc.collect()
         kept.append(sum(type(thing) is DictConfig for thing in gc.get_objects()))
 
-    monkeypatch.setattr("leukemia.train.train", counts)
+    monkeypatch.setattr("leukemia.training.run.train", counts)
     leukemia_train("-m", *small, "seed=range(5)", f"hydra.sweep.dir={tmp_path}/sweep")
     assert len(kept) == 5
     assert len(set(kept[1:])) == 1

@@ -1,12 +1,12 @@
 """Agreement of two raters on the cells that both have labelled."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukemia.app.decisions import UNSURE
 from leukemia.evaluation.intervals import wilson_interval
 from leukemia.evaluation.kappa import Kappa, cohens_kappa
 
@@ -18,7 +18,7 @@ class Agreement:
     Attributes:
         first, second: names of the raters.
         counts: cells by the class of the first (row) and of the second (column), negative before positive: (2, 2).
-        unsure: cells left out because one of the two is unsure.
+        left_out: cells that one of the two gave no class.
         share, low, high: observed agreement with its Wilson interval; None without cells.
         kappa: Cohen's kappa with its interval.
     """
@@ -26,7 +26,7 @@ class Agreement:
     first: str
     second: str
     counts: NDArray[np.int64]
-    unsure: int
+    left_out: int
     share: float | None
     low: float | None
     high: float | None
@@ -47,15 +47,15 @@ def agreement(
     """Compare two raters.
 
     Args:
-        first, second: a class or `unsure` by cell; only cells of both count.
+        first, second: a class or another choice by cell; only cells of both count.
         classes: negative and positive.
         names: of the two raters.
         confidence: of the intervals.
     """
-    pairs = [(first[cell], second[cell]) for cell in first.keys() & second.keys()]
-    counts = np.array([[pairs.count((one, other)) for other in classes] for one in classes])
+    pairs = [(label, second[cell]) for cell, label in first.items() if cell in second]
+    found = Counter(pairs)
+    counts = np.array([[found[one, other] for other in classes] for one in classes])
     n, same = int(counts.sum()), int(np.trace(counts))
     share = same / n if n else None
     low, high = wilson_interval(same, n, confidence) if n else (None, None)
-    unsure = sum(UNSURE in pair for pair in pairs)
-    return Agreement(*names, counts, unsure, share, low, high, cohens_kappa(counts, confidence))
+    return Agreement(*names, counts, len(pairs) - n, share, low, high, cohens_kappa(counts, confidence))

@@ -1,5 +1,7 @@
 """The cells under review: identity, data label, logit, and picture file."""
 
+import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +11,14 @@ import pandas as pd
 from PIL import Image
 
 from leukemia.app.decoding import decode
+from leukemia.data.files import Existing
+from leukemia.data.handcrafted import is_background
 from leukemia.data.pixels import FORMATS, at_native_size, pixel_hash
-from leukemia.errors import InputError
+from leukemia.errors import InputError, quoted
 from leukemia.evaluation.predictions import validate_predictions
 from leukemia.runs import Run
+
+SCALE = "um_per_pixel"  # the column of a reader's table
 
 
 @dataclass(frozen=True)
@@ -28,16 +34,18 @@ class Cell:
         logit: of the positive class.
         used_in: the split, `train` or `val`, in which the model used the cell; None for a new cell.
         added: whether a reviewer added it to the page, or it is in a folder given with --images.
+        um_per_pixel: micrometres that a pixel is wide; None where unknown.
     """
 
     id: str
     path: str
-    file: Path
+    file: Path | str
     subject: str | None
     label: str | None
     logit: float
     used_in: str | None = None
     added: bool = False
+    um_per_pixel: float | None = None
 
 
 def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
@@ -58,26 +66,55 @@ def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
         validate_predictions(predictions)
     except InputError as error:
         raise InputError(f"{run.folder / 'predictions.csv'}: {error}") from None
-    hashes = dict(zip(run.cells["path"], run.cells["pixel_hash"], strict=True))
-    unknown = [path for path in predictions["path"] if path not in hashes]
-    if unknown:
+    known = run.cells.set_index("path")
+    rows = known.index.get_indexer(predictions["path"])
+    unknown = predictions["path"][rows < 0]
+    if len(unknown):
         raise InputError(
-            f"{run.folder}: {len(unknown)} cells of predictions.csv are not in cells.csv, as {unknown[0]}: do both "
-            "files belong to this run?"
+            f"{run.folder}: {len(unknown)} cells of predictions.csv are not in cells.csv, as {unknown.iloc[0]}: do "
+            "both files belong to this run?"
         )
+    scales = _scales(run)[rows]
+    folder = os.fspath(root)  # a Path for each of many cells takes its time
     cells: dict[str, Cell] = {}
-    columns = (predictions[name] for name in ("path", "subject", "label", "logit"))
-    for path, subject, label, logit in zip(*columns, strict=True):
+    columns = (predictions[name].tolist() for name in ("path", "subject", "label", "logit"))
+    hashes = known["pixel_hash"].to_numpy()[rows]
+    for path, subject, label, logit, cell_id, um_per_pixel in zip(*columns, hashes, scales, strict=True):
         cell = Cell(
-            id=hashes[path],
+            id=cell_id,
             path=path,
-            file=root / path,
+            file=os.path.join(folder, path),
             subject=subject if isinstance(subject, str) else None,
             label=classes[int(label)] if label in (0, 1) else None,
             logit=float(logit),
+            um_per_pixel=um_per_pixel,
         )
         cells.setdefault(cell.id, cell)
     return list(cells.values())
+
+
+def _scales(run: Run) -> np.ndarray:
+    """The column SCALE of a run's cells, (n,) floats or None."""
+    values = run.cells[SCALE] if SCALE in run.cells else pd.Series(np.nan, index=run.cells.index)
+    scales = pd.to_numeric(values, errors="coerce")
+    wrong = values.notna() & ~(scales.between(0, 1000, inclusive="neither"))
+    if wrong.any():
+        raise InputError(
+            f"{run.folder / 'cells.csv'}: the column {SCALE} has {quoted(values[wrong].iloc[0])} in row "
+            f"{int(wrong.argmax()) + 1}: write the micrometres that a pixel is wide, or leave the field empty"
+        )
+    return scales.astype(object).where(scales.notna(), None).to_numpy()
+
+
+def diameter(pixels: np.ndarray) -> float | None:
+    """The diameter in pixels of the disc that is as large as the cell in a picture, uint8 (height, width, 3).
+
+    None without a cell, or where most of the picture's edge is not black: then the cell is not cut out.
+    """
+    black = is_background(pixels)
+    edge = np.concatenate([black[0], black[-1], black[:, 0], black[:, -1]])
+    area = int((~black).sum())
+    return 2 * math.sqrt(area / math.pi) if area and edge.mean() > 0.5 else None
 
 
 def read_picture(cell: Cell, native_size: int | None) -> np.ndarray:
@@ -86,13 +123,13 @@ def read_picture(cell: Cell, native_size: int | None) -> np.ndarray:
     Raises:
         InputError: if its file cannot be read, or does not hold the picture that the model scored.
     """
-    pixels = at_native_size(decode(cell.file), native_size)
+    pixels = at_native_size(decode(Path(cell.file)), native_size)
     if pixel_hash(pixels) != cell.id:
         raise InputError(f"{cell.path} has changed: it is not the picture that the model scored")
     return pixels
 
 
-def picture_size(file: Path) -> tuple[int, int]:
+def picture_size(file: Path | str) -> tuple[int, int]:
     """Width and height of a picture file. Only its header is read.
 
     Raises:
@@ -129,7 +166,7 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
     Raises:
         InputError: if the cells are not in the run's own folder.
     """
-    paths = run.predictions["path"]
+    paths = run.predictions["path"].tolist()
     if moved is not None:
         return moved if _holds(moved, paths) else None
     root = run.data.folder
@@ -140,17 +177,45 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
     return root
 
 
-def training_root(run: Run, reviewed: Path | None) -> Path | None:
+def training_root(run: Run, reviewed: Path | None, paths: pd.Series | None = None) -> Path | None:
     """The folder that holds the run's training and validation cells; None where it is unknown.
 
     Args:
         run: finished.
         reviewed: the folder of the run's reported cells, if those are under review.
+        paths: of some of these cells, if not all are needed.
     """
-    paths = used_cells(run)["path"]
+    paths = (used_cells(run)["path"] if paths is None else paths).tolist()
     places = [run.data.folder] if reviewed is None else [reviewed, run.data.folder]
     return next((place for place in places if _holds(place, paths)), None)
 
 
+def reference_cells(run: Run, classes: tuple[str, str], reviewed: Path | None, number: int) -> list[Cell]:
+    """Training cells of each class to compare a cell with: at random, of different subjects, if their pictures are at
+    hand."""
+    table = run.cells[(run.cells["split"] == "train") & (run.cells["label"] >= 0)]
+    table = table.assign(um_per_pixel=_scales(run)[table.index]).sample(frac=1, random_state=0)
+    table = table[~table["subject"].fillna(table["path"]).duplicated()]
+    table = table.groupby("label").head(number).sort_values("label", kind="stable")
+    root = training_root(run, reviewed, table["path"])
+    if root is None:
+        return []
+    columns = (table[name] for name in ("pixel_hash", "path", "subject", "label", "um_per_pixel"))
+    return [
+        Cell(
+            cell_id,
+            path,
+            root / path,
+            subject,
+            classes[label],
+            0.0,
+            "train",
+            um_per_pixel=scale,
+        )
+        for cell_id, path, subject, label, scale in zip(*columns, strict=True)
+    ]
+
+
 def _holds(root: Path, paths: Iterable[str]) -> bool:
-    return all((root / path).is_file() for path in paths)
+    exists = Existing(root)
+    return all(path in exists for path in paths)

@@ -1,13 +1,15 @@
-"""The metrics of the dashboard: progress, time saved, agreement."""
+"""The metrics of the dashboard: progress, time, agreement, and the reading study."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import median
+
+import numpy as np
 
 from leukemia.app.agreement import Agreement, agreement
-from leukemia.app.decisions import UNSURE, Decision
+from leukemia.app.decisions import ARTEFACT, POOR_QUALITY, UNSURE, Decision
 from leukemia.app.export import Consensus, consensus, train_command
+from leukemia.app.reading import Reading, labelled_cells, reading
 from leukemia.app.review import Review
 from leukemia.evaluation.policy import REVIEW
 
@@ -15,15 +17,26 @@ LONGEST = 120  # seconds; a longer decision was interrupted and has no time
 
 
 @dataclass(frozen=True)
+class Seconds:
+    """The time of a decision: median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class ReviewerProgress:
-    """The progress of one reviewer."""
+    """The progress of one reviewer: numbers of cells, and the time of a decision. `unusable` counts artefacts and cells
+    of poor quality."""
 
     name: str
     decided: int
     unsure: int
+    unusable: int
     review_done: int
     checked: int
-    median_seconds: float | None
+    seconds: Seconds | None
 
 
 @dataclass(frozen=True)
@@ -34,13 +47,13 @@ class DashboardMetrics:
         cells, to_review, released: numbers of cells.
         checked: number of released cells that somebody looked at.
         reviewers: progress of each reviewer.
-        median_seconds: of all reviewers' decisions; None before the first.
+        seconds: of all reviewers' decisions; None before the first.
         seconds_saved: median time of a decision times the number of released cells that nobody looked at.
         with_model: each reviewer and the model, on cells in review.
         blind: the same by first labels, on cells whose opinion was hidden until then.
         checks: each reviewer's first labels and triage, on the random sample of released cells: from the queue `check`,
             with the opinion hidden.
-        with_data: each reviewer and the labels of the data.
+        readings: sensitivity and specificity of each reviewer, the model and the hybrid, on cells with a label.
         between: each two reviewers, by first labels that were given before the other's was shown.
         consensus: the labels that reviewers agree on.
         absent: number of cells with a consensus that are not under review now, so that a manifest leaves them out.
@@ -52,12 +65,12 @@ class DashboardMetrics:
     released: int
     checked: int
     reviewers: list[ReviewerProgress]
-    median_seconds: float | None
+    seconds: Seconds | None
     seconds_saved: float | None
     with_model: list[Agreement]
     blind: list[Agreement]
     checks: list[Agreement]
-    with_data: list[Agreement]
+    readings: list[Reading]
     between: list[Agreement]
     consensus: Consensus
     absent: int
@@ -67,10 +80,10 @@ class DashboardMetrics:
 def dashboard_metrics(review: Review) -> DashboardMetrics:
     """The metrics of a review as it is now."""
     store, classes, cells, to_review = review.store, review.classes, review.cells, review.queues["review"]
-    opinions = {cell_id: review.opinion(cell) for cell_id, cell in cells.items()}
+    opinions = dict(zip(cells, review.opinions(list(cells.values())), strict=True))
     predicted = {cell_id: opinion.label for cell_id, opinion in opinions.items() if opinion.triage == REVIEW}
     released = {cell_id: opinion.triage for cell_id, opinion in opinions.items() if opinion.triage != REVIEW}
-    data_labels = {cell_id: cell.label for cell_id, cell in cells.items() if cell.label is not None}
+    labelled = labelled_cells(review)
     history = store.history()
     current = {
         name: [row for row in store.current(name).values() if row.new_label is not None]
@@ -82,11 +95,11 @@ def dashboard_metrics(review: Review) -> DashboardMetrics:
     blind_labels = {name: _labels(rows) for name, rows in blind.items()}
     sample = {name: _labels(row for row in rows if row.queue == "check") for name, rows in blind.items()}
     checked = len(released.keys() & {cell for rows in labels.values() for cell in rows})
-    seconds = _median_seconds(history)
+    seconds = _seconds(history)
 
     def compare(judged: Mapping[str, dict[str, str]], other: dict[str, str], name: str) -> list[Agreement]:
         found = [agreement(own, other, classes, (reviewer, name)) for reviewer, own in judged.items()]
-        return [entry for entry in found if entry.n + entry.unsure]
+        return [entry for entry in found if entry.n + entry.left_out]
 
     pairs = [
         agreement(*_independent_labels(first, history, *pair), classes, pair)
@@ -103,19 +116,20 @@ def dashboard_metrics(review: Review) -> DashboardMetrics:
                 name=name,
                 decided=len(rows),
                 unsure=sum(row.new_label == UNSURE for row in rows),
+                unusable=sum(row.new_label in (ARTEFACT, POOR_QUALITY) for row in rows),
                 review_done=len(labels[name].keys() & set(to_review)),
                 checked=len(labels[name].keys() & released.keys()),
-                median_seconds=_median_seconds(rows),
+                seconds=_seconds(rows),
             )
             for name, rows in current.items()
         ],
-        median_seconds=seconds,
-        seconds_saved=None if seconds is None else seconds * (len(released) - checked),
+        seconds=seconds,
+        seconds_saved=None if seconds is None else seconds.median * (len(released) - checked),
         with_model=compare(labels, predicted, "the model at 0.5"),
         blind=compare(blind_labels, predicted, "the model at 0.5"),
         checks=compare(sample, released, "triage"),
-        with_data=compare(labels, data_labels, "the data"),
-        between=[entry for entry in pairs if entry.n + entry.unsure],
+        readings=[found for name, rows in first.items() if (found := reading(name, rows, labelled, classes))],
+        between=[entry for entry in pairs if entry.n + entry.left_out],
         consensus=agreed,
         absent=len(agreed.labels.keys() - cells.keys()),
         train_command=train_command(review),
@@ -160,10 +174,13 @@ def _independent_labels(
     return _labels(mine[cell] for cell in cells), _labels(theirs[cell] for cell in cells)
 
 
-def _median_seconds(decisions: Iterable[Decision]) -> float | None:
+def _seconds(decisions: Iterable[Decision]) -> Seconds | None:
     times = [
         row.seconds
         for row in decisions
         if row.undoes is None and row.seconds is not None and row.seconds <= LONGEST
     ]
-    return median(times) if times else None
+    if not times:
+        return None
+    low, median, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+    return Seconds(median, low, high)

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from leukemia.app.decisions import LONGEST_COMMENT
 from leukemia.errors import InputError
 
 APPLICATION = int.from_bytes(b"leuk")
-VERSION = 1
 LARGEST = 1e8  # bytes; a decision takes about 500
 LONGEST = 1_000_000  # bytes of a row
 BUSY = {"reading": 1.0, "writing": 5.0}  # seconds to wait for another program
 
+# Step n makes version n of the file from version n - 1, so that an older file is upgraded and keeps every decision.
 # The triggers refuse to change or remove a decision: undoing adds a row. The checks hold for a stranger's rows too,
 # because opening runs SQLite's integrity check.
-SCHEMA = """
+STEPS = (
+    """
 CREATE TABLE decisions (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at TEXT NOT NULL CHECK (typeof(at) = 'text'),
@@ -52,7 +54,13 @@ CREATE TABLE pictures (
   model TEXT CHECK (typeof(model) IN ('text', 'null')),
   logit REAL CHECK (logit IS NULL OR (typeof(logit) = 'real' AND abs(logit) < 1e100))
 );
-"""
+""",
+    f"""
+ALTER TABLE decisions ADD COLUMN comment TEXT NOT NULL DEFAULT ''
+  CHECK (typeof(comment) = 'text' AND length(comment) <= {LONGEST_COMMENT});
+""",
+)
+VERSION = len(STEPS)
 
 
 class Database:
@@ -144,16 +152,17 @@ class Database:
         connection = self._connections["writing"]
         connection.execute("BEGIN IMMEDIATE")
         ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-        if version == 0:
-            for statement in _statements(SCHEMA):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={VERSION}")
-        connection.execute("COMMIT")
-        if version not in (0, VERSION):
+        if not 0 <= version <= VERSION:
             raise InputError(
                 f"{self.path} is from another version of leukemia (file {version}, here {VERSION}): use that version, "
                 "or move the file aside"
             )
+        for step in STEPS[version:]:
+            for statement in _statements(step):
+                connection.execute(statement)
+        _check_schema(connection, self.path)  # before an upgrade is kept
+        connection.execute(f"PRAGMA user_version={VERSION}")
+        connection.execute("COMMIT")
 
     def _check(self) -> None:
         connection = self._connections["reading"]
@@ -217,7 +226,7 @@ def _statements(script: str) -> Iterator[str]:
 
 def _expected() -> set[tuple[str, ...]]:
     with closing(sqlite3.connect(":memory:")) as connection:
-        for statement in _statements(SCHEMA):
+        for statement in _statements("".join(STEPS)):
             connection.execute(statement)
         return _objects(connection)
 

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, fields
 
-UNSURE = "unsure"
+UNSURE, ARTEFACT, POOR_QUALITY = "unsure", "artefact", "poor quality"
+CHOICES = (UNSURE, ARTEFACT, POOR_QUALITY)  # beside the classes
+LONGEST_COMMENT = 500  # letters
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class DecisionContext:
         queue: the queue that showed the cell; `picked` where the reviewer opened it by hand.
         blind: whether the model's opinion was hidden until the decision.
         seconds: the time that the reviewer took; None where unknown.
+        comment: of the reviewer on the cell.
     """
 
     cell: str
@@ -33,6 +36,7 @@ class DecisionContext:
     queue: str
     blind: bool
     seconds: float | None = None
+    comment: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,5 +71,5 @@ class AddedPicture:
 
 
 COLUMNS = ("id", "at", "reviewer", "cell", "path", "subject", "data_label", "old_label", "new_label", "undoes", "model",
-           "policy", "logit", "probability", "triage", "queue", "blind", "seconds")  # fmt: skip
+           "policy", "logit", "probability", "triage", "queue", "blind", "seconds", "comment")  # fmt: skip
 assert set(COLUMNS) == {field.name for field in fields(Decision)}

@@ -5,12 +5,12 @@ import io
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from leukemia.app.cells import Cell, training_root, used_cells
-from leukemia.app.decisions import COLUMNS, UNSURE
+from leukemia.app.decisions import CHOICES, COLUMNS, UNSURE
 from leukemia.app.review import Review
 from leukemia.app.store import Store
 from leukemia.data.files import is_utf8, spelled
@@ -32,11 +32,13 @@ class Consensus:
         labels: a class for each cell on which all sure reviewers agree.
         differ: number of cells on which sure reviewers differ.
         unsure: number of cells on which nobody is sure.
+        unusable: cells that all sure reviewers call an artefact or of poor quality.
     """
 
     labels: dict[str, str]
     differ: int
     unsure: int
+    unusable: frozenset[str] = frozenset()
 
 
 def decisions_csv(store: Store) -> str:
@@ -61,7 +63,9 @@ def consensus(store: Store) -> Consensus:
             sure.setdefault(cell, set()).update({label} - {UNSURE})
     sizes = Counter(min(len(labels), 2) for labels in sure.values())
     agreed = {cell: next(iter(labels)) for cell, labels in sure.items() if len(labels) == 1}
-    return Consensus(agreed, differ=sizes[2], unsure=sizes[0])
+    unusable = frozenset(cell for cell, label in agreed.items() if label in CHOICES)
+    labels = {cell: label for cell, label in agreed.items() if cell not in unusable}
+    return Consensus(labels, sizes[2], sizes[0], unusable)
 
 
 def manifest(review: Review, with_training: bool) -> str:
@@ -74,7 +78,8 @@ def manifest(review: Review, with_training: bool) -> str:
     Raises:
         InputError: as `manifest_csv`; if a reviewed picture cannot be read; or if the training cells are missing.
     """
-    labels = consensus(review.store).labels
+    agreed = consensus(review.store)
+    labels = agreed.labels
     under_review = ((cell_id, review.cells[cell_id]) for cell_id in labels if cell_id in review.cells)
     cells = {cell_id: replace(cell, file=review.training_file(cell)) for cell_id, cell in under_review}
     if not with_training:
@@ -85,7 +90,7 @@ def manifest(review: Review, with_training: bool) -> str:
             f"the run's training cells are not in {review.run.data.root} any more, so the manifest "
             "cannot include them: put them back"
         )
-    return manifest_csv(labels, cells, review.run, root, review.classes)
+    return manifest_csv(labels, cells, review.run, root, review.classes, agreed.unusable)
 
 
 def train_command(review: Review) -> str:
@@ -116,6 +121,7 @@ def manifest_csv(
     run: Run | None = None,
     root: Path | None = None,
     classes: tuple[str, str] = ("", ""),
+    unusable: Container[str] = (),
 ) -> str:
     """A manifest for `data=cells`: `path,label,subject,split` of reviewed cells, with absolute paths.
 
@@ -129,6 +135,7 @@ def manifest_csv(
             reviewed. Its test cells are left out, because a subject of theirs may have been reviewed.
         root: the folder that the run's paths are relative to.
         classes: negative and positive, with `run`.
+        unusable: cells of the run to leave out.
 
     Raises:
         InputError: if the manifest would not hold cells of both classes.
@@ -137,12 +144,14 @@ def manifest_csv(
     if run is not None and root is not None:
         columns = (used_cells(run)[name] for name in ("path", "pixel_hash", "label", "subject"))
         for path, cell_id, label, subject in zip(*columns, strict=True):
+            if cell_id in unusable:
+                continue
             named = labels.get(cell_id, classes[int(label)])
             rows[str((root / path).absolute())] = named, subject if isinstance(subject, str) else None
     for cell_id, label in labels.items():
         if cell_id in cells:
             cell = cells[cell_id]
-            rows.setdefault(str(cell.file.absolute()), (label, cell.subject))
+            rows.setdefault(str(Path(cell.file).absolute()), (label, cell.subject))
     if unnamable := [path for path in rows if not is_utf8(path)]:
         raise InputError(
             f"{spelled(unnamable[0])}: a csv cannot name this path, because it is not UTF-8: rename it"

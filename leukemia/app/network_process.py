@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from leukemia.errors import InputError
 from leukemia.runs import Run
 
 OPACITY = 0.7  # of the overlay at the highest value of the heat map
-_loaded: dict[str, Any] = {}  # in the network's process: run, predictor, net
+_loaded: dict[str, Any] = {}  # in the network's process: run, predictor
 
 
 class NetworkProcess:
@@ -50,7 +51,7 @@ class NetworkProcess:
         """The Grad-CAM heat map of one cell, as a PNG to lay over it.
 
         Args:
-            pixels: uint8 (s, s, 3), as the network sees them; the PNG has this size.
+            pixels: uint8 (s, s, 3), as the network sees them. The PNG has a pixel for each place of the heat map.
             positive: whether to explain the positive or the negative class.
 
         Raises:
@@ -58,6 +59,12 @@ class NetworkProcess:
         """
         found: bytes = self._call(_overlay, pixels, positive)
         return found
+
+    def prepare(self) -> None:
+        """Start the process and load the network for heat maps, so that the first one comes at once."""
+        if self._pool is None:
+            with suppress(InputError):  # told when a heat map is asked for
+                self._call(_prepare)
 
     def close(self) -> None:
         with self._lock:
@@ -107,24 +114,30 @@ def _start(folder: str) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _predictor() -> Any:
+    """The run's network, read from its checkpoint once."""
     if "predictor" not in _loaded:
         from leukemia.inference.torch_predictor import TorchPredictor
 
         _loaded["predictor"] = TorchPredictor(_loaded["run"])
-    logits: NDArray[np.float64] = _loaded["predictor"].logits(pixels)
+    return _loaded["predictor"]
+
+
+def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    logits: NDArray[np.float64] = _predictor().logits(pixels)
     return logits
 
 
 def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:
     from leukemia.inference.gradcam import heat_maps
 
-    if "net" not in _loaded:
-        from leukemia.models.checkpoint import load_network
-
-        _loaded["net"] = load_network(_loaded["run"].best_checkpoint).net
-    (heat,) = heat_maps(_loaded["net"], pixels[None], [positive])
+    (heat,) = heat_maps(_predictor().net, pixels[None], [positive], enlarge=False)
     return coloured(heat)
+
+
+def _prepare() -> None:
+    size = _loaded["run"].data.image_size
+    _overlay(np.zeros((size, size, 3), np.uint8), positive=True)
 
 
 def coloured(heat: NDArray[np.float32]) -> bytes:

@@ -1,7 +1,8 @@
-"""The queues of a review: which cells each one holds, and which comes next."""
+"""The queues of a review: which cells each one holds, and which come next."""
 
 import hashlib
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import chain, islice
 
 import numpy as np
 
@@ -27,21 +28,23 @@ def build_queues(
     logit = np.array([cell.logit for cell in cells], dtype=float)
     decisions = triage(logit, policy, classes)
     by_certainty = np.lexsort((ids, np.abs(calibrated_logit(logit, policy))))
-    at_random = sorted(range(len(cells)), key=lambda row: _random_key(salt, cells[row].id))
+    released = np.flatnonzero(decisions != REVIEW)
+    at_random = sorted(released.tolist(), key=lambda row: _random_key(salt, cells[row].id))
     return {
         "review": [cells[row].id for row in by_certainty if decisions[row] == REVIEW],
-        "check": [cells[row].id for row in at_random if decisions[row] != REVIEW],
+        "check": [cells[row].id for row in at_random],
         "added": [cells[row].id for row in by_certainty if cells[row].added],
     }
 
 
-def next_cell(queue: Sequence[str], done: Container[str], after: str | None = None) -> str | None:
-    """The first cell of a queue that is not done: first those after a given cell, then from the start.
+def following(queue: Sequence[str], done: Container[str], after: str | None = None) -> Iterator[str]:
+    """The cells of a queue that are not done: first those after a given cell, then from the start.
 
     The given cell itself comes last.
     """
     start = queue.index(after) + 1 if after in queue else 0
-    return next((cell for cell in [*queue[start:], *queue[:start]] if cell not in done), None)
+    order = chain(islice(queue, start, None), islice(queue, start))
+    return (cell for cell in order if cell not in done)
 
 
 def triage(logit: np.ndarray, policy: Policy | None, classes: tuple[str, str]) -> np.ndarray:

@@ -18,11 +18,11 @@ from starlette.staticfiles import StaticFiles
 
 from leukemia.app.cells import Cell
 from leukemia.app.dashboard import dashboard_metrics
-from leukemia.app.decisions import UNSURE
+from leukemia.app.decisions import ARTEFACT, CHOICES, LONGEST_COMMENT, POOR_QUALITY
 from leukemia.app.export import decisions_csv, manifest
 from leukemia.app.payloads import cell_payload, progress_payload
 from leukemia.app.pictures import Pictures
-from leukemia.app.queues import next_cell
+from leukemia.app.queues import following
 from leukemia.app.requests import (
     COOKIE,
     check_reviewer,
@@ -37,7 +37,7 @@ from leukemia.app.review import Review
 from leukemia.app.scoring_worker import ScoringWorker
 from leukemia.app.security import SecurityMiddleware
 from leukemia.app.shortcuts import class_shortcuts
-from leukemia.app.texts import NOTICE, duration, policy_text
+from leukemia.app.texts import MEANINGS, NOTICE, duration, leaning, policy_text, size_text
 from leukemia.app.uploads import MAX_BYTES, checked_name, decoded, too_large
 from leukemia.errors import InputError
 
@@ -84,20 +84,37 @@ class _Pages:
     def __init__(self, review: Review, worker: ScoringWorker, pictures: Pictures) -> None:
         self.review, self.worker, self.pictures = review, worker, pictures
         self.store = review.store
+        self.meanings = MEANINGS if set(review.classes) == set(MEANINGS) else {}
         self.uploads, self.turns = 0, threading.Lock()
         self.environment = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        self.environment.filters |= {"percent": _percent, "signed": _signed, "duration": duration}
+        self.environment.filters |= {
+            "percent": _percent,
+            "signed": _signed,
+            "points": _points,
+            "duration": duration,
+        }
 
     def review_page(self, request: Request) -> Response:
         queue = queue_name(request.query_params.get("queue"))
         low, high = self.review.thresholds()
+        threading.Thread(target=self.pictures.network.prepare, daemon=True).start()
         return self._html(
             "review.html.j2", request, queue=queue, low=low, high=high, keys=class_shortcuts(self.review.classes),
-            last=self.store.last_id(), is_calibrated=self.review.is_calibrated,
+            last=self.store.last_id(), is_calibrated=self.review.is_calibrated, references=self._references(),
+            longest_comment=LONGEST_COMMENT, artefact=ARTEFACT, poor_quality=POOR_QUALITY,
         )  # fmt: skip
+
+    def _references(self) -> dict[str, list[tuple[str, str]]]:
+        """Ids and sizes of the reference cells of each class."""
+        found: dict[str, list[tuple[str, str]]] = {name: [] for name in self.review.classes}
+        for cell in self.review.references.values():
+            if cell.id not in self.review.cells and cell.label is not None:
+                size = size_text(self.pictures.diameter(cell.id), cell.um_per_pixel)
+                found[cell.label].append((cell.id, size))
+        return found
 
     def dashboard(self, request: Request) -> Response:
         return self._html("dashboard.html.j2", request, queue="", metrics=dashboard_metrics(self.review),
@@ -136,17 +153,24 @@ class _Pages:
         check_reviewer(reviewer, body)
         cell = self._cell(body.get("cell"))
         queue, label, seconds = queue_name(body.get("queue")), body.get("label"), body.get("seconds")
-        if label not in (*self.review.classes, UNSURE):
-            raise HTTPException(
-                400, f"the label has to be one of {', '.join((*self.review.classes, UNSURE))}"
-            )
+        possible = (*self.review.classes, *CHOICES)
+        if label not in possible:
+            raise HTTPException(400, f"the label has to be one of {', '.join(possible)}")
+        comment = " ".join(str(body.get("comment", "")).split())
+        if len(comment) > LONGEST_COMMENT or not comment.isprintable():
+            raise HTTPException(400, f"a comment has at most {LONGEST_COMMENT} letters")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e6:
             seconds = None
         # The page shows the opinion after a decision: only the first decision on a cell can be blind.
-        blind = bool(body.get("blind")) and cell.id not in self.store.current(reviewer)
-        context = self.review.context(cell, "picked" if body.get("picked") is True else queue, blind, seconds)
+        hidden = self.review.blind or bool(body.get("blind"))
+        blind = hidden and cell.id not in self.store.current(reviewer)
+        queue_of = "picked" if body.get("picked") is True else queue
+        context = self.review.context(cell, queue_of, blind, seconds, comment)
         self.store.decide(reviewer, context, str(label), request_id(body))
-        return JSONResponse(self._state(reviewer, queue, self._next(reviewer, queue, cell.id)))
+        opinion = leaning(self.review.opinion(cell).probability, self.review.classes)
+        return JSONResponse(
+            self._state(reviewer, queue, self._next(reviewer, queue, cell.id)) | {"leaning": opinion}
+        )
 
     async def undo(self, request: Request) -> Response:
         body = await json_body(request)
@@ -189,13 +213,17 @@ class _Pages:
             return self.worker.add(decoded(content, name), name)
 
     def picture(self, request: Request) -> Response:
-        return self._png(request, self.pictures.full)
+        return self._picture(request, self.pictures.full)
 
     def thumb(self, request: Request) -> Response:
-        return self._png(request, self.pictures.thumb)
+        return self._picture(request, self.pictures.thumb)
 
     def overlay(self, request: Request) -> Response:
-        return self._png(request, self.pictures.overlay)
+        cell = self._cell(request.path_params["cell"])
+        if self.review.blind and cell.id not in self.store.labels(self._reviewer(request)):
+            raise HTTPException(403, "This review is blind: decide the cell first.")
+        picture, places = self.pictures.overlay(cell.id)
+        return _png(picture, {"x-places": str(places)})
 
     def decisions(self, request: Request) -> Response:
         return _download(decisions_csv(self.store), "decisions.csv")
@@ -205,19 +233,20 @@ class _Pages:
         name = "manifest-with-training.csv" if training else "manifest.csv"
         return _download(manifest(self.review, training), name)
 
-    def _png(self, request: Request, draw: Callable[[str], bytes]) -> Response:
-        cell = self._cell(request.path_params["cell"])
-        headers = {"cache-control": "private, max-age=3600, immutable"}  # an id is a hash of the pixels
-        return Response(draw(cell.id), media_type="image/png", headers=headers)
+    def _picture(self, request: Request, draw: Callable[[str], bytes]) -> Response:
+        cell_id = request.path_params["cell"]
+        if self.pictures.cell(cell_id) is None:
+            raise HTTPException(404, "There is no such cell.")
+        return _png(draw(cell_id))
 
     def _state(self, reviewer: str, queue: str, cell: Cell | None) -> dict[str, Any]:
-        return {
-            "cell": None if cell is None else cell_payload(self.review, cell, reviewer, queue),
-            "progress": progress_payload(self.review, reviewer, queue),
-        }
+        payload = None
+        if cell is not None:
+            payload = cell_payload(self.review, cell, reviewer, queue, self.pictures.diameter(cell.id))
+        return {"cell": payload, "progress": progress_payload(self.review, reviewer, queue)}
 
     def _next(self, reviewer: str, queue: str, after: str | None) -> Cell | None:
-        found = next_cell(self.review.queues[queue], self.store.labels(reviewer), after)
+        found = next(following(self.review.queues[queue], self.store.labels(reviewer), after), None)
         return None if found is None else self.review.cells[found]
 
     def _cell(self, cell_id: Any) -> Cell:
@@ -233,11 +262,12 @@ class _Pages:
         return name
 
     def _html(self, template: str, request: Request, **values: Any) -> Response:
-        headline, explanation, certified = policy_text(self.review.policy, self.review.classes)
+        headline, explanation, is_tight = policy_text(self.review.policy, self.review.classes)
         page = self.environment.get_template(template).render(
             run=self.review.run.name, classes=self.review.classes, reviewer=reviewer_name(request),
-            known=self.store.reviewers(), headline=headline, explanation=explanation, certified=certified,
-            notice=NOTICE, added=len(self.review.queues["added"]), **values,
+            known=self.store.reviewers(), headline=headline, explanation=explanation, is_tight=is_tight,
+            notice=NOTICE, added=len(self.review.queues["added"]), blind=self.review.blind, meanings=self.meanings,
+            **values,
         )  # fmt: skip
         return HTMLResponse(page)
 
@@ -245,6 +275,11 @@ class _Pages:
 def _download(text: str, name: str) -> Response:
     headers = {"content-disposition": f'attachment; filename="{name}"'}
     return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _png(picture: bytes, headers: dict[str, str] | None = None) -> Response:
+    kept = {"cache-control": "private, max-age=3600, immutable"}  # an id is a hash of the pixels
+    return Response(picture, media_type="image/png", headers=kept | (headers or {}))
 
 
 def _refuse(request: Request, error: Exception) -> Response:
@@ -258,6 +293,10 @@ def _http(request: Request, error: Exception) -> Response:
 
 def _signed(value: float) -> str:
     return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+z.0f}".replace("+0", "0").replace("-", "\N{MINUS SIGN}")
 
 
 def _percent(share: float | None) -> str:

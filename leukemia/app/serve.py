@@ -23,7 +23,9 @@ TOKEN = "LEUKEMIA_APP_TOKEN"
 SHORTEST_TOKEN = 16
 
 
-def serve(folder: Path, images: Path | None = None, host: str = "127.0.0.1", port: int = PORT) -> int:
+def serve(
+    folder: Path, images: Path | None = None, host: str = "127.0.0.1", port: int = PORT, blind: bool = False
+) -> int:
     """Serve the review page of a run until Ctrl-C, and print its address.
 
     Args:
@@ -32,6 +34,7 @@ def serve(folder: Path, images: Path | None = None, host: str = "127.0.0.1", por
         host: the address to bind to. Any address but this machine's own needs a token: from LEUKEMIA_APP_TOKEN, else a
             random one, which is printed.
         port: to bind to; 0 for any free port.
+        blind: see `Review`.
 
     Raises:
         InputError: if the run, the pictures, the address or the token cannot be used.
@@ -40,7 +43,7 @@ def serve(folder: Path, images: Path | None = None, host: str = "127.0.0.1", por
     listening = _listen(host, port)
     with listening:
         port = listening.getsockname()[1]
-        review = Review(Run(folder), images)
+        review = Review(Run(folder), images, blind)
         network = NetworkProcess(folder)
         worker = ScoringWorker(review, network.logits)
         try:

@@ -1,6 +1,8 @@
 """Keyboard shortcuts of the two classes."""
 
-RESERVED = frozenset("bglmnuz")  # back, Grad-CAM, lighter, model, next, unsure, undo
+RESERVED = frozenset(
+    "bcglmnquxz"
+)  # back, comment, Grad-CAM, lighter, model, next, poor quality, unsure, artefact, undo
 
 
 def class_shortcuts(classes: tuple[str, str]) -> tuple[str, str]:

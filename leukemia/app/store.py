@@ -1,7 +1,8 @@
 """Decisions of reviewers and added pictures, in an SQLite file. Decisions are never changed or removed."""
 
 import sqlite3
-from dataclasses import asdict, fields
+import threading
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._database = Database(path)
+        self._lock = threading.Lock()
+        self._last = 0  # id of the newest row in `_current`
+        self._current: dict[str, dict[str, Decision]] = {}  # by reviewer and cell
 
     @property
     def problem(self) -> str | None:
@@ -38,7 +42,7 @@ class Store:
         Args:
             reviewer: a name.
             context: the cell as the reviewer saw it.
-            label: a class, or `unsure`.
+            label: a class, or one of CHOICES.
             request: id of the request. A browser that missed the answer sends it again; nothing is added then.
 
         Raises:
@@ -71,9 +75,17 @@ class Store:
             if not found:
                 return None
             last = found[0]
+            before = _rows(
+                db,
+                "reviewer = ? AND cell = ? AND id < ? ORDER BY id DESC LIMIT 1",
+                reviewer,
+                last.cell,
+                last.id,
+            )
             context = DecisionContext(**{
                 field.name: getattr(last, field.name) for field in fields(DecisionContext)
             })  # fmt: skip
+            context = replace(context, comment=before[0].comment if before else "")
             _add(
                 db, context, reviewer=reviewer, old_label=last.new_label, new_label=last.old_label, undoes=last.id,
                 request=request,
@@ -87,20 +99,19 @@ class Store:
 
     def current(self, reviewer: str) -> dict[str, Decision]:
         """A reviewer's last row of each cell; its `new_label` is None where the label was taken back."""
-        rows = self._rows("id IN (SELECT MAX(id) FROM decisions WHERE reviewer = ? GROUP BY cell)", reviewer)
-        return {row.cell: row for row in rows}
+        with self._lock:
+            return dict(self._known().get(reviewer, {}))
 
     def reviewers(self) -> list[str]:
         """Names of all reviewers, in the order of their first decision."""
-        rows = self._read("SELECT reviewer FROM decisions GROUP BY reviewer ORDER BY MIN(id)")
-        return [name for (name,) in rows]
+        with self._lock:
+            return list(self._known())
 
-    def labels_of(self, cell: str) -> dict[str, str]:
-        """Each reviewer's present label of a cell."""
-        rows = self._rows(
-            "id IN (SELECT MAX(id) FROM decisions WHERE cell = ? GROUP BY reviewer) ORDER BY id", cell
-        )
-        return {row.reviewer: row.new_label for row in rows if row.new_label is not None}
+    def decisions_on(self, cell: str) -> list[Decision]:
+        """Each reviewer's last row of a cell, where its label was not taken back."""
+        with self._lock:
+            found = [rows[cell] for rows in self._known().values() if cell in rows]
+        return [row for row in found if row.new_label is not None]
 
     def history(self, since: int = 0) -> list[Decision]:
         """All decisions with a larger id, in their order."""
@@ -118,6 +129,13 @@ class Store:
     def pictures(self) -> list[AddedPicture]:
         rows = self._read("SELECT cell, name, subject, model, logit FROM pictures ORDER BY at, cell")
         return [AddedPicture(*row) for row in rows]
+
+    def _known(self) -> dict[str, dict[str, Decision]]:
+        """The last row of each cell, by reviewer. Rows are only ever added, so only the newer ones are read."""
+        for row in self.history(self._last):
+            self._current.setdefault(row.reviewer, {})[row.cell] = row
+            self._last = row.id
+        return self._current
 
     def _rows(self, condition: str, *values: Any) -> list[Decision]:
         with self._database.reading() as db:

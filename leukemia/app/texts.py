@@ -2,6 +2,9 @@
 
 from leukemia.evaluation.policy import REVIEW, Policy
 
+USUAL = {"max_missed": 0.10, "max_false_alarm": 0.20}  # the defaults of `leukemia triage`
+CONFIDENCE = 0.95
+MEANINGS = {"HEM": "normal precursor", "ALL": "leukemic blast"}  # of C-NMC's classes
 NOTICE = "Research software, not a medical device. Not for diagnosis."
 
 
@@ -37,8 +40,11 @@ def triage_text(decision: str, policy: Policy | None) -> str:
 
 
 def policy_text(policy: Policy | None, classes: tuple[str, str]) -> tuple[str, str, bool]:
-    """Headline and explanation of a policy, and whether it is certified."""
-    negative, positive = classes
+    """Headline and explanation of a policy, and whether it is certified with bounds that are not loose.
+
+    A bound is loose where it is weaker than the default of `leukemia triage`, or rests on independent cells although
+    some are of one subject.
+    """
     if policy is None:
         return (
             "No triage policy is certified.",
@@ -52,13 +58,34 @@ def policy_text(policy: Policy | None, classes: tuple[str, str]) -> tuple[str, s
             f"{policy.why_not or 'no reason is given'}. Its releases have no guarantee.",
             False,
         )
-    return (
-        "Certified triage policy.",
-        f"With {100 * policy.confidence:g} % confidence, at most {100 * policy.max_missed:g} % of {positive} cells "
-        f"are released as {negative}, and at most {100 * policy.max_false_alarm:g} % of {negative} cells are released "
-        f"as {positive} (unit: {policy.unit}). This holds for new {policy.unit}s like those of the certification.",
-        True,
-    )
+    negative, positive = classes
+    missed = _bound(policy.max_missed, positive, negative)
+    false_alarm = _bound(policy.max_false_alarm, negative, positive)
+    headline = f"{missed[0].upper()}{missed[1:]}, {false_alarm}, {100 * policy.confidence:g} % confidence."
+    remarks = []
+    if any(getattr(policy, name) > usual for name, usual in USUAL.items()) or policy.confidence < CONFIDENCE:
+        usual = " and ".join(f"{100 * share:g} %" for share in USUAL.values())
+        remarks.append(f"This is loose: the usual bounds are {usual} with {100 * CONFIDENCE:g} % confidence.")
+    if assumed := policy.fitted_on.get("assumed"):
+        remarks.append(f"It assumes {assumed}: the true shares can be larger.")
+    basis = f"Certified for new {policy.unit}s like those of the certification (unit: {policy.unit})."
+    return headline, " ".join([*remarks, basis]), not remarks
+
+
+def _bound(share: float, named: str, other: str) -> str:
+    if share == 0:
+        return f"no {named} cell is released as {other}"
+    if share == 1:
+        return f"no bound on {named} cells released as {other}"
+    return f"at most {100 * share:g} % of {named} cells released as {other}"
+
+
+def size_text(diameter: float | None, um_per_pixel: float | None) -> str:
+    """The size of a cell in a few words; empty where it is unknown."""
+    if diameter is None:
+        return ""
+    pixels = f"{diameter:.0f} pixels"
+    return pixels if um_per_pixel is None else f"{pixels}, {diameter * um_per_pixel:.1f} µm"
 
 
 def duration(seconds: float) -> str:

@@ -161,7 +161,7 @@ def _explained(
     predictor: TorchPredictor, places: tuple[int, int], files: Sequence[str], unread: list[str]
 ) -> Iterator[tuple[int, ExplainedCell]]:
     """The readable cells, with their number from 1; the reasons of the others go to `unread`."""
-    for start, items in decoded(predictor, files):
+    for start, items in decoded(predictor.pixels, files):
         good = {place: item for place, item in enumerate(items) if not isinstance(item, InputError)}
         unread += [str(item) for item in items if isinstance(item, InputError)]
         if not good:

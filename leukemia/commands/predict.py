@@ -1,7 +1,7 @@
 """`leukemia predict`: decisions on picture files, with a run or an exported model. No torch."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,7 @@ from leukemia.errors import InputError, PlaceError, unusable_place
 from leukemia.evaluation.policy import REVIEW
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.evaluation.subjects import summary_by_subject
-from leukemia.inference.predictor import Predictor, open_predictor
+from leukemia.inference.predictor import SCORES, Predictor, open_predictor
 from leukemia.storage.atomic import write_text
 from leukemia.storage.tables import spreadsheet_csv
 
@@ -90,13 +90,14 @@ def score(
 ) -> pd.DataFrame:
     """The table of `leukemia predict`, a row a file; `keep` gets its parts as they come.
 
-    Its columns: `path, logit, probability, calibrated_probability` (missing where no calibration is known), `decision`
-    (a class or `review`), `decided_by, tta, error` (missing where there is none).
+    Its columns: `path, logit, probability, probability_sd` (of the members of an ensemble), `calibrated_probability`
+    (missing where no calibration is known), `decision` (a class or `review`), `decided_by, tta, error` (missing where
+    there is none).
     """
-    logit = np.full(len(files), np.nan)
+    scores = {name: np.full(len(files), np.nan) for name in SCORES}
     errors: list[str | None] = [None] * len(files)
     with tqdm(desc="predicting", total=len(files), unit="cell", disable=None) as bar:
-        for start, items in decoded(predictor, files):
+        for start, items in decoded(predictor.pixels, files):
             good, pixels = [], []
             for place, item in enumerate(items, start):
                 if isinstance(item, InputError):
@@ -105,17 +106,22 @@ def score(
                     good.append(place)
                     pixels.append(item)
             if good:
-                logit[good] = predictor.logits(np.stack(pixels))
+                for name, values in predictor.scores(np.stack(pixels)).items():
+                    scores[name][good] = values
             part = slice(start, start + len(items))
-            keep(_table(predictor, files[part], logit[part], errors[part]))
+            of_part = {name: values[part] for name, values in scores.items()}
+            keep(_table(predictor, files[part], of_part, errors[part]))
             bar.update(len(items))
-    return _table(predictor, files, logit, errors)
+    return _table(predictor, files, scores, errors)
 
 
 def _table(
-    predictor: Predictor, files: Sequence[str], logit: NDArray[np.float64], errors: Sequence[str | None]
+    predictor: Predictor,
+    files: Sequence[str],
+    scores: Mapping[str, NDArray[np.float64]],
+    errors: Sequence[str | None],
 ) -> pd.DataFrame:
-    names = [spelled(file) for file in files]
+    names, logit = [spelled(file) for file in files], scores["logit"]
     read = np.isfinite(logit)
     problems = [
         None if fine else error or f"{name}: its logit is not a finite number"
@@ -126,6 +132,7 @@ def _table(
         "path": names,
         "logit": logit,
         "probability": sigmoid(logit),
+        "probability_sd": scores["probability_sd"],
         "calibrated_probability": np.nan if calibrated is None else calibrated,
         "decision": pd.Series(predictor.decide(logit), dtype=object).where(read),
         "decided_by": pd.Series([predictor.decided_by] * len(files), dtype=object).where(read),
@@ -135,7 +142,7 @@ def _table(
 
 
 def decoded(
-    predictor: Predictor, files: Sequence[str]
+    read: Callable[[Path], NDArray[np.uint8]], files: Sequence[str]
 ) -> Iterator[tuple[int, list[NDArray[np.uint8] | InputError]]]:
     """Each AT_ONCE files as pixels, or as the reason why one cannot be read, with the number of the first.
 
@@ -144,7 +151,7 @@ def decoded(
 
     def one(file: str) -> NDArray[np.uint8] | InputError:
         try:
-            return predictor.pixels(Path(file))
+            return read(Path(file))
         except InputError as error:
             return error
 

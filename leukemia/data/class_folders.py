@@ -6,13 +6,21 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from leukemia.data.files import csv_header, existing_folder, is_image, is_utf8, list_files, natural, spelled
+from leukemia.data.files import (
+    Existing,
+    csv_header,
+    existing_folder,
+    is_image,
+    is_utf8,
+    list_files,
+    natural,
+    spelled,
+)
 from leukemia.data.problems import NOT_UTF8, Kind, Problems, refuse
 from leukemia.data.reader import (
     COLUMNS,
@@ -127,7 +135,7 @@ def _in_manifest(table: Path, problems: Problems, further: list[str]) -> Iterato
     refuse_taken_names(further, str(table))
     rows = list(_rows(table, names, delimiter, problems))
     with_subjects = any(row.get("subject") for _, row in rows)
-    exists = _Existing(table.parent)
+    exists = Existing(table.parent)
     seen: set[str] = set()
     used = ("path", "label", "subject", split_column)
     for number, row in rows:
@@ -241,19 +249,3 @@ def _below(folder: Path, path: str) -> str:
     relative = os.path.relpath(whole, base)
     outside = relative == ".." or relative.startswith(f"..{os.sep}")
     return Path(whole if outside and os.path.isabs(path) else relative).as_posix()
-
-
-class _Existing:
-    """Which files exist, from one listing for each folder that is asked about."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._names: dict[str, set[str]] = {}
-
-    def __contains__(self, path: str) -> bool:
-        below, _, name = path.rpartition("/")
-        if below not in self._names:
-            self._names[below] = set()
-            with suppress(OSError, ValueError):  # a name that no file can have
-                self._names[below].update(os.listdir(self._folder / below))
-        return name in self._names[below] or os.path.exists(self._folder / path)

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from leukemia.data.array_store import ArrayStore, on_device
 from leukemia.data.cnmc import cnmc
-from leukemia.data.demo import write_demo
+from leukemia.data.demo import MANIFEST, SETS, write_demo
 from leukemia.data.feature_cache import FeatureCache, FrozenPrefix, Part, why_not
 from leukemia.data.handcrafted import handcrafted_features
 from leukemia.data.loader import Batch, CellLoader
@@ -53,6 +53,7 @@ class CellDataModule(pl.LightningDataModule):
             evaluation of a run, not by the batches.
         seed: of order and augmentation.
         demo_images: the size of a synthetic set, which is written and read where no root is given.
+        demo_set: its kind, see `write_demo`.
         max_gb: the bound of the cache in GB.
 
     Raises:
@@ -78,12 +79,14 @@ class CellDataModule(pl.LightningDataModule):
         tta: str = "none",
         seed: int = 0,
         demo_images: int = 0,
+        demo_set: str = "cnmc",
         max_gb: float | None = None,
     ) -> None:
         super().__init__()
         check_one_of("data.protocol", protocol, PROTOCOLS)
         check_one_of("data.resize", resize, RESIZES)
         check_one_of("data.augment", augment, AUGMENTATIONS)
+        check_one_of("data.demo_set", demo_set, SETS)
         check_one_of("data.cache_features", cache_features, SWITCH)
         check_one_of("data.keep_on_gpu", keep_on_gpu, SWITCH)
         check_one_of("data.tta", tta, TTA)
@@ -101,6 +104,7 @@ class CellDataModule(pl.LightningDataModule):
         root = None if root is None else str(root)
         self.save_hyperparameters(logger=False, ignore=["reader"])  # a checkpoint holds plain values only
         self.given_root, self.reader, self.positive, self.demo_images = root, reader, positive, demo_images
+        self.demo_set = demo_set
         self.protocol, self.fold, self.num_folds, self.split_seed = protocol, fold, num_folds, split_seed
         self.train_subjects = train_subjects
         self.image_size, self.resize, self.batch_size = image_size, resize, batch_size
@@ -115,10 +119,13 @@ class CellDataModule(pl.LightningDataModule):
         """The data folder or file. The synthetic set is written at the first access."""
         if self.given_root is not None:
             return Path(self.given_root).expanduser()
-        images = self.demo_images
-        return cached_folder(
-            f"demo-{images}", lambda folder: write_demo(folder / "C-NMC_Leukemia", images), self.max_gb
+        images, kind = self.demo_images, self.demo_set
+        folder = cached_folder(
+            f"demo-{kind}-{images}",
+            lambda folder: write_demo(folder / "C-NMC_Leukemia", images, kind=kind),
+            self.max_gb,
         )
+        return folder / "C-NMC_Leukemia" / MANIFEST if kind == "others" else folder
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -160,7 +167,7 @@ class CellDataModule(pl.LightningDataModule):
         return with_train_subjects(cells, self.train_subjects, self.split_seed)
 
     def handcrafted(self, split: str) -> np.ndarray:
-        """Size, colour and roundness of the cells of a split, (n, 5); see `handcrafted_features`."""
+        """The handcrafted features of the cells of a split, (n, F); see `leukemia.data.handcrafted.measure`."""
         return handcrafted_features(self.pixels, self.max_gb)[self._rows(split)]
 
     @property

@@ -1,4 +1,4 @@
-"""A synthetic C-NMC set: the true layout, names and proportions, with cells drawn by `synthetic`."""
+"""Synthetic sets of cells drawn by `synthetic`: C-NMC with its true layout and names, and another pair of classes."""
 
 import io
 import os
@@ -14,8 +14,16 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from leukemia.data.synthetic import CELL_SPREAD, CLASS_SHIFT, SUBJECT_SPREAD, Traits, draw_cell, vary
-from leukemia.errors import InputError
+from leukemia.data.synthetic import (
+    CELL_SPREAD,
+    CLASS_SHIFT,
+    OTHER_SHIFT,
+    SUBJECT_SPREAD,
+    Traits,
+    draw_cell,
+    vary,
+)
+from leukemia.errors import InputError, check_one_of
 
 FEWEST, ALL_IMAGES = 40, 15_114
 SMALLEST = 32  # pixels: below it a cell has no texture
@@ -37,6 +45,15 @@ STRATA = pd.DataFrame(
     ],
     columns=["published_split", "fold", "label", "images", "subjects"],
 )
+# C-NMC's training subjects with fewer cells, and a preliminary set of more subjects: enough for a triage policy.
+STUDY = STRATA.assign(
+    images=[254, 113, 247, 117, 249, 120, 640, 320, 20, 10], subjects=[17, 14, 19, 9, 11, 3, 64, 32, 2, 1]
+)
+# Two other kinds of cells, of as many training and validation subjects as C-NMC has.
+OTHERS = STRATA[STRATA["published_split"] != "final"].reset_index(drop=True)
+SETS = {"cnmc": STRATA, "study": STUDY, "others": OTHERS}
+OTHER_CLASSES = ("clumped", "open")  # of the chromatin
+MANIFEST = "cells.csv"
 FEWEST_SUBJECTS = {"train": 6, "prelim": 2, "final": 1}  # of a class; two of the six share pictures
 DUPLICATES = 104  # pairs of identical training images in C-NMC
 PRELIM = "C-NMC_test_prelim_phase_data"
@@ -44,9 +61,15 @@ FOLDERS = {"prelim": f"validation_data/{PRELIM}", "final": "testing_data/C-NMC_t
 
 
 def write_demo(
-    root: Path | str, images: int = 400, seed: int = 0, size: int = 450, structure: pd.DataFrame | None = None
+    root: Path | str,
+    images: int = 400,
+    seed: int = 0,
+    size: int = 450,
+    structure: pd.DataFrame | None = None,
+    kind: str = "cnmc",
 ) -> Path:
-    """Write a synthetic C-NMC set, in the layout in circulation on Kaggle.
+    """Write a synthetic set: C-NMC in the layout in circulation on Kaggle, or other cells as class folders with a
+    manifest.
 
     Args:
         root: a new or an empty folder. It appears only once the set is whole.
@@ -54,25 +77,30 @@ def write_demo(
         seed: of everything. The same seed gives the same bytes on any number of cores.
         size: of a picture in pixels. Those of the final set are a third larger, around a cell of the same size.
         structure: a table of images as `plan` gives it, in place of `images`.
+        kind: `cnmc`; `study`, C-NMC with more test subjects than it has; or `others`, two other kinds of cells, to
+            pretrain on.
 
     Returns:
-        root.
+        root; for `others` the manifest in it.
 
     Raises:
-        InputError: if root is not empty or cannot be written, or if images, seed or size is out of range.
+        InputError: if root is not empty or cannot be written, or if images, seed, size or kind is out of range.
     """
+    check_one_of("kind", kind, SETS)
     if size < SMALLEST:
         raise InputError(f"{size} pixels are too few for a cell: take at least {SMALLEST} (C-NMC has 450)")
     if seed < 0:
         raise InputError(f"seed={seed}: a seed is 0 or more")
-    cells = plan(images, seed) if structure is None else structure
+    cells = plan(images, seed, kind) if structure is None else structure
+    shift = OTHER_SHIFT if kind == "others" else CLASS_SHIFT
     target = Path(root).expanduser().resolve()
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{root} is not empty, and nothing is overwritten: give a new folder")
         partial.mkdir(parents=True)
-        _write(partial, cells, seed, size)
+        _write(partial, cells, seed, size, shift)
+        _write_manifest(partial, cells) if kind == "others" else _write_labels(partial, cells)
         os.replace(partial, target)
     except OSError as error:
         raise InputError(
@@ -80,10 +108,10 @@ def write_demo(
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Path(root)
+    return Path(root) / MANIFEST if kind == "others" else Path(root)
 
 
-def plan(images: int = 400, seed: int = 0) -> pd.DataFrame:
+def plan(images: int = 400, seed: int = 0, kind: str = "cnmc") -> pd.DataFrame:
     """The table of a set of this many images. Nothing is drawn.
 
     As in C-NMC, subjects differ in their number of cells, and subject H3 is spelled `h3` in its file names. Some
@@ -100,11 +128,12 @@ def plan(images: int = 400, seed: int = 0) -> pd.DataFrame:
     if not FEWEST <= images <= ALL_IMAGES:
         raise InputError(f"images={images}: a demo set has {FEWEST} to {ALL_IMAGES:,} (all of C-NMC)")
     rng = np.random.default_rng([seed, 0])
-    counts = _share(STRATA["images"], images)
-    subjects = _subjects(counts)
+    strata = SETS[kind]
+    counts = _share(strata["images"], images)
+    subjects = np.minimum(strata["subjects"], counts) if kind == "study" else _subjects(strata, counts)
     tables = []
     used = {1: 0, 0: 0}
-    for stratum, count, number in zip(STRATA.itertuples(index=False), counts, subjects, strict=True):
+    for stratum, count, number in zip(strata.itertuples(index=False), counts, subjects, strict=True):
         split, fold, label, *_ = stratum
         # Log-normal like the real counts, where subjects of a fold have 9 to 757 cells.
         cells = 1 + _share(pd.Series(rng.lognormal(0, 0.9, number)), count - number)
@@ -122,15 +151,18 @@ def plan(images: int = 400, seed: int = 0) -> pd.DataFrame:
     for split, folder in FOLDERS.items():
         rows = table.index[table["published_split"] == split]
         table.loc[rows, "path"] = [f"{folder}/{k}.bmp" for k in rng.permutation(len(rows)) + 1]
-    table["same_as"] = _copies(table, images)
+    if kind == "others":
+        classes = table["label"].map(dict(enumerate(OTHER_CLASSES)))
+        table["path"] = classes + "/" + table["name"].str.replace(r"_(all|hem)\.bmp$", ".bmp", regex=True)
+    table["same_as"] = None if kind == "others" else _copies(table, images)
     return table[["path", "name", "label", "subject", "published_split", "fold", "same_as"]]
 
 
-def _subjects(counts: np.ndarray) -> np.ndarray:
-    """The number of subjects of each of STRATA for this many images: all in a full set, at least a few."""
+def _subjects(strata: pd.DataFrame, counts: np.ndarray) -> np.ndarray:
+    """The number of subjects of each stratum for this many images: all in a full set, at least a few."""
     shrink = (counts.sum() / ALL_IMAGES) ** 0.2
-    subjects = np.zeros(len(STRATA), int)
-    for (split, _), stratum in STRATA.groupby(["published_split", "label"]):
+    subjects = np.zeros(len(strata), int)
+    for (split, _), stratum in strata.groupby(["published_split", "label"]):
         total = max(round(stratum["subjects"].sum() * shrink), FEWEST_SUBJECTS[str(split)])
         subjects[stratum.index] = _share(stratum["subjects"], total)
     return np.clip(subjects, 1, counts)
@@ -160,10 +192,10 @@ def _share(weights: pd.Series, total: int) -> np.ndarray:
     return shares
 
 
-def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int) -> None:
+def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int, shift: Traits) -> None:
     for below in sorted({path.rpartition("/")[0] for path in cells["path"]}):
         (folder / below).mkdir(parents=True)
-    traits = _subject_traits(cells, np.random.default_rng([seed, 1]))
+    traits = _subject_traits(cells, shift, np.random.default_rng([seed, 1]))
     row_of = {path: row for row, path in enumerate(cells["path"])}
     same_as = cells["same_as"] if "same_as" in cells else pd.Series(index=cells.index, dtype=object)
     pictured = same_as.where(same_as.notna(), cells["path"]).map(row_of).tolist()
@@ -184,10 +216,16 @@ def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    _write_labels(folder, cells[cells["published_split"] == "prelim"])
 
 
-def _write_labels(folder: Path, prelim: pd.DataFrame) -> None:
+def _write_manifest(folder: Path, cells: pd.DataFrame) -> None:
+    labels = cells["label"].map(dict(enumerate(OTHER_CLASSES)))
+    table = cells[["path", "subject"]].assign(label=labels, split=cells["published_split"])
+    table.to_csv(folder / MANIFEST, index=False)
+
+
+def _write_labels(folder: Path, cells: pd.DataFrame) -> None:
+    prelim = cells[cells["published_split"] == "prelim"]
     names = prelim["path"].str.replace(r".*/", "", regex=True)
     labels = pd.DataFrame({"Patient_ID": prelim["name"], "new_names": names, "labels": prelim["label"]})
     labels = labels.sort_values("new_names", key=lambda names: names.str.removesuffix(".bmp").astype(int))
@@ -195,7 +233,7 @@ def _write_labels(folder: Path, prelim: pd.DataFrame) -> None:
         labels.to_csv(folder / "validation_data" / f"{PRELIM}_labels.csv", index=False, lineterminator="\r\n")
 
 
-def _subject_traits(cells: pd.DataFrame, rng: np.random.Generator) -> dict[str, Traits]:
+def _subject_traits(cells: pd.DataFrame, shift: Traits, rng: np.random.Generator) -> dict[str, Traits]:
     """The mean traits of each subject's cells.
 
     The subjects of a class in a published split share the quantiles of a normal distribution, in random order. So even
@@ -208,7 +246,7 @@ def _subject_traits(cells: pd.DataFrame, rng: np.random.Generator) -> dict[str, 
         quantiles = np.array([NormalDist().inv_cdf(rank) for rank in ranks])
         quantiles /= quantiles.std() or 1
         noise = np.stack([rng.permutation(quantiles) for _ in range(6)], axis=1)
-        middle = vary(Traits(), CLASS_SHIFT, np.full(6, 1 if label == 1 else -1))
+        middle = vary(Traits(), shift, np.full(6, 1 if label == 1 else -1))
         traits |= {name: vary(middle, SUBJECT_SPREAD, row) for name, row in zip(subjects, noise, strict=True)}
     return traits
 

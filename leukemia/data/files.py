@@ -4,6 +4,7 @@ import csv
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from glob import glob
 from pathlib import Path
 
@@ -141,3 +142,19 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
             )
         found.update(dict.fromkeys(of_path))
     return list(found)
+
+
+class Existing:
+    """Which files exist, from one listing for each folder that is asked about."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: dict[str, set[str]] = {}
+
+    def __contains__(self, path: str) -> bool:
+        below, _, name = path.rpartition("/")
+        if below not in self._names:
+            self._names[below] = set()
+            with suppress(OSError, ValueError):  # a name that no file can have
+                self._names[below].update(os.listdir(self._folder / below))
+        return name in self._names[below] or os.path.exists(self._folder / path)

@@ -1,4 +1,4 @@
-"""Handcrafted features of a cell: size, colour and roundness. No torch."""
+"""Handcrafted features of a cell: size, colour, shape, sharpness and background. No torch."""
 
 from pathlib import Path
 
@@ -6,40 +6,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukemia.data.pixels import Pixels
+from leukemia.evaluation.gate import HANDCRAFTED
 from leukemia.storage.cache import cached_folder
 
-VERSION = 1
-NAMES = ("area", "red", "green", "blue", "roundness")
+VERSION = 2
+BASELINE = 5  # the first features: those of the handcrafted baseline
 BACKGROUND = 16  # the largest brightness of black background, JPEG noise included
 AT_ONCE = 64  # cells
 
 
 def handcrafted_features(pixels: Pixels, max_gb: float | None = None) -> NDArray[np.float32]:
-    """`measure` for every cell of a memory map, (cells, 5), computed once and kept in the cache."""
+    """`measure` for every cell of a memory map, (cells, F), computed once and kept in the cache."""
 
     def build(folder: Path) -> None:
         parts = [
             measure(np.asarray(pixels.images[start : start + AT_ONCE]))
             for start in range(0, len(pixels.images), AT_ONCE)
         ]
-        np.save(folder / "features.npy", np.concatenate(parts) if parts else np.empty((0, len(NAMES)), "f4"))
+        np.save(
+            folder / "features.npy", np.concatenate(parts) if parts else np.empty((0, len(HANDCRAFTED)), "f4")
+        )
 
     folder = cached_folder(f"handcrafted-{VERSION}-{pixels.key}", build, max_gb)
     return np.asarray(np.load(folder / "features.npy"), dtype=np.float32)
 
 
 def measure(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Area, mean colour and roundness of segmented cells, (N, 5), in the order of NAMES.
+    """The features of segmented cells, (N, F), in the order of HANDCRAFTED. A picture without a cell has zeros.
 
-    Area is the share of the picture that is not black background. Colours are means over that area (0 to 255).
-    Roundness is area^2 / (2 pi (mu20 + mu02)) with the central second moments of the cell's mask: 1 for a disc,
-    2ab / (a^2 + b^2) for an ellipse of half axes a and b, of any size at any place (Zunic, Hirota and Rosin
-    2010, Pattern Recognition 43). A picture without a cell has zeros.
+    - area: the share of the picture that is not black background;
+    - red, green, blue: means over that area (0 to 255);
+    - roundness: area^2 / (2 pi (mu20 + mu02)) with the central second moments of the cell's mask: 1 for a disc,
+      2ab / (a^2 + b^2) for an ellipse of half axes a and b, of any size at any place (Zunic, Hirota and Rosin 2010,
+      Pattern Recognition 43);
+    - sharpness: log(1 + variance of the Laplacian of brightness) within the cell (Pech-Pacheco et al. 2000, ICPR);
+    - contrast: standard deviation of brightness within the cell;
+    - off_centre: distance of the cell's centre from that of the picture, in widths of the picture;
+    - border: the share of the picture's outermost pixels that is not black background;
+    - background: the mean brightness of black background, which is 0 where it is exactly black.
 
     Args:
         images: uint8 (N, S, S, 3), each one cell on black.
     """
-    mask = (~is_background(images)).astype(np.float64)
+    brightest = images.max(axis=-1)
+    cell = brightest > BACKGROUND
+    mask, size = cell.astype(np.float64), images.shape[1]
     rows, columns = mask.sum(axis=2), mask.sum(axis=1)
     area = rows.sum(axis=1)
     some = np.maximum(area, 1)
@@ -48,12 +59,32 @@ def measure(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     roundness = np.divide(area**2, 2 * np.pi * spread, out=np.zeros_like(area), where=area > 0)
     colours = np.einsum("nhwc,nhw->nc", images.astype(np.float64), mask) / some[:, None]
     share = area / (images.shape[1] * images.shape[2])
-    return np.concatenate([share[:, None], colours, roundness[:, None]], axis=1).astype(np.float32)
+    grey = images.mean(axis=-1, dtype=np.float32)
+    inner = cell[:, 1:-1, 1:-1].copy()
+    laplacian = -4 * grey[:, 1:-1, 1:-1]
+    for rows_at, columns_at in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        there = np.s_[:, rows_at : size - 2 + rows_at, columns_at : size - 2 + columns_at]
+        laplacian += grey[there]
+        inner &= cell[there]
+    middle = (size - 1) / 2
+    place = np.arange(size) - middle
+    aside = [counts @ place / some / size for counts in (rows, columns)]
+    frame = np.concatenate([cell[:, 0], cell[:, -1], cell[:, 1:-1, 0], cell[:, 1:-1, -1]], axis=1)
+    others = [
+        roundness,
+        np.log1p(_variance(laplacian, inner)),
+        np.sqrt(_variance(grey, cell)),
+        np.hypot(*aside),
+        frame.mean(axis=1),
+        (brightest * ~cell).sum(axis=(1, 2)) / np.maximum(cell[0].size - area, 1),
+    ]
+    return np.column_stack([share, colours, *others]).astype(np.float32)
 
 
 def is_background(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which pixels of RGB pictures, uint8 (..., 3), are black background; (...)."""
-    return images.max(axis=-1) <= BACKGROUND
+    red, green, blue = (images[..., colour] for colour in range(3))  # 25 times as fast as max(axis=-1)
+    return np.maximum(np.maximum(red, green), blue) <= BACKGROUND
 
 
 def _moment(counts: NDArray[np.float64], area: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -61,3 +92,12 @@ def _moment(counts: NDArray[np.float64], area: NDArray[np.float64]) -> NDArray[n
     place = np.arange(counts.shape[1])
     mean = counts @ place / area
     return np.asarray(((place - mean[:, None]) ** 2 * counts).sum(axis=1), dtype=np.float64)
+
+
+def _variance(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The variance of the values (N, H, W) within each mask, (N,)."""
+    count = np.maximum(mask.sum(axis=(1, 2)), 1)
+    mean = (values * mask).sum(axis=(1, 2), dtype=np.float64) / count
+    return ((values - mean[:, None, None].astype(np.float32)) ** 2 * mask).sum(
+        axis=(1, 2), dtype=np.float64
+    ) / count

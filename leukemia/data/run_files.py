@@ -10,7 +10,7 @@ import pandas as pd
 from leukemia.data.pixels import RESIZES
 from leukemia.errors import InputError, quoted
 
-RESERVED = ("unsure", "review")  # decisions on a cell that are not a class
+RESERVED = ("unsure", "review", "artefact", "poor quality")  # decisions on a cell that are not a class
 TTA = ("none", "d4")
 SPLITS = ("train", "val", "test")
 LARGEST_SIDE = 10_000  # pixels

@@ -16,19 +16,21 @@ from leukemia.evaluation.predictions import arrays, clusters, has_subjects, plai
 from leukemia.evaluation.subjects import by_subject
 from leukemia.evaluation.weighted import (
     Values,
-    Weighted,
+    Weighting,
     weighted_cell_metrics,
     weighted_rates,
     weighted_subject_metrics,
 )
 
 DRAWS = 2000
-AT_ONCE = 4_000_000  # weights in memory at once
+AT_ONCE = 4_000_000  # weights of units in memory at once, in double precision
+MOST = 200_000_000  # weights of units; with more than 100,000 units there are fewer draws
 SAME = 1e-12  # rounding: draws that differ by less are equal
 PARTS = ("sensitivity", "specificity")  # of both accuracies
 
 Summary = dict[str, dict[str, float | None]]
 Ends = tuple[float, float]
+Of = Callable[[pd.DataFrame, NDArray[np.intp], int], Weighting]  # see `weighted_rates`
 
 
 def evaluate(
@@ -50,7 +52,7 @@ def evaluate(
         replicates: tables of the same model, one a seed; each as `metrics` takes it. With a column `fold`, the
             predictions of several models stand in one table: metrics at a threshold pool them, and AUROC is the mean
             within folds, because their logits are not on one scale.
-        draws: of the bootstrap.
+        draws: of the bootstrap; of more than 100,000 units fewer, down to 200.
         confidence: of the intervals.
         seed: of the draws.
 
@@ -80,7 +82,7 @@ def evaluate(
         "unit": resampling.unit,
         "too_narrow": resampling.unit == "cell",
         "no_intervals": resampling.no_intervals,
-        "draws": draws,
+        "draws": len(resampling.weights),
         "confidence": confidence,
         "n_images": len(first),
         "n_subjects": n_subjects,
@@ -111,10 +113,11 @@ def compare(
     draws: int = DRAWS,
     confidence: float = 0.95,
     seed: int = 0,
+    of: Of = weighted_cell_metrics,
 ) -> dict[str, dict[str, float | None]]:
-    """The differences of two models on the same cells, second minus first: `difference`, `low`, `high` for each
-    metric over cells. Both are evaluated on the same draws, so that a subject that is hard for both cancels. As many
-    replicates of both are paired in their order; otherwise all have to be of the same cells.
+    """The differences of two models on the same cells, second minus first: `difference`, `low`, `high` for each metric
+    of `of`, by default those over cells. Both are evaluated on the same draws, so that a subject that is hard for both
+    cancels. As many replicates of both are paired in their order; otherwise all have to be of the same cells.
 
     Raises:
         InputError: if their cells or labels are not the same.
@@ -126,16 +129,36 @@ def compare(
     for one, other in pairs:
         _same_cells(one, other)
     resampling = _Resampling([*first, *second], draws, seed)
-    means = [
-        _mean([resampling.values(table, weighted_cell_metrics) for table in model])
-        for model in (first, second)
-    ]
+    means = [_mean([resampling.values(table, of) for table in model]) for model in (first, second)]
     apart = {name: means[1][name] - means[0][name] for name in means[0]}
     differences = resampling.summary([apart], confidence)
     return {
         name: {"difference": found["value"], "low": found["low"], "high": found["high"]}
         for name, found in differences.items()
     }
+
+
+def paired_rates(
+    tables: Sequence[pd.DataFrame], draws: int = DRAWS, confidence: float = 0.95, seed: int = 0
+) -> tuple[list[Summary], list[Summary]]:
+    """Sensitivity, specificity and accuracies of several sets of decisions on the same cells, and the differences of
+    the later ones to the first, on the same draws.
+
+    Args:
+        tables: as `metrics` takes them; the sign of a logit is the decision.
+        draws, confidence, seed: as of `evaluate`.
+
+    Raises:
+        InputError: if their cells or labels are not the same.
+    """
+    for table in tables[1:]:
+        _same_cells(tables[0], table)
+    resampling = _Resampling(tables, draws, seed)
+    share = float(arrays(tables[0])[0].mean())
+    found = [resampling.values(table, weighted_rates) for table in tables]
+    apart = [{name: values[name] - found[0][name] for name in values} for values in found[1:]]
+    rates = [resampling.summary([values], confidence, share) for values in found]
+    return rates, [resampling.summary([values], confidence) for values in apart]
 
 
 class _Resampling:
@@ -164,23 +187,25 @@ class _Resampling:
                 "one that is alone of its kind is in every draw)"
             )
         generator = np.random.default_rng(seed)
+        draws = min(draws, max(200, MOST // len(of_unit)))
         self.weights = np.empty((draws, len(of_unit)), dtype=np.int32)
         for kind in kinds.unique():
             place = np.flatnonzero(kinds == kind)
             n = len(place)
             self.weights[:, place] = generator.multinomial(n, np.full(n, 1 / n), size=draws)
-        self._place = pd.Series(np.arange(len(of_unit)), index=of_unit.index)
-        self._unit_of = {id(table): ids for table, ids in zip(tables, units, strict=True)}
+        self._unit_of = {
+            id(table): of_unit.index.get_indexer(ids) for table, ids in zip(tables, units, strict=True)
+        }
 
-    def values(self, table: pd.DataFrame, of: Callable[[pd.DataFrame], Weighted]) -> Values:
+    def values(self, table: pd.DataFrame, of: Of) -> Values:
         """Values `[1 + draws]`: of the table itself, then of each draw (none where intervals are undefined)."""
-        rows, weighted = of(table)
-        place = self._place.loc[list(self._unit_of[id(table)][rows])].to_numpy()
-        parts = [weighted(np.ones((1, len(rows))))]
-        chunk = max(1, AT_ONCE // max(1, len(rows)))
+        units = self.weights.shape[1]
+        weighted = of(table, self._unit_of[id(table)], units)
+        parts = [weighted(np.ones((1, units)))]
+        chunk = max(1, AT_ONCE // units)
         drawn = self.weights if self.no_intervals is None else self.weights[:0]
         for start in range(0, len(drawn), chunk):
-            parts.append(weighted(drawn[start : start + chunk, place].astype(float)))
+            parts.append(weighted(drawn[start : start + chunk].astype(float)))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def summary(self, replicates: list[Values], confidence: float, positive: float | None = None) -> Summary:

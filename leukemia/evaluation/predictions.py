@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, quoted
+from leukemia.storage.plain_files import read_text
 
 MOST = 1e100  # the squares of logits up to this size still add up
 REQUIRED = ("path", "label", "logit")
@@ -26,11 +27,9 @@ def read_predictions(path: Path | str) -> pd.DataFrame:
         InputError: if there is no such file, if it is not a csv, or as `validate_predictions`.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(Path(path)).removeprefix("\ufeff")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give a csv with the columns {', '.join(REQUIRED)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a csv in UTF-8: {error}") from None
     table = parse_table(text, str(path))
     try:
         validate_predictions(table)
@@ -48,7 +47,7 @@ def parse_table(text: str, name: str) -> pd.DataFrame:
     try:
         table = pd.read_csv(io.StringIO(text), dtype=STRINGS, keep_default_na=False, na_values=[""])
     except ValueError as error:  # pandas' own errors of an empty or broken csv are of this kind
-        raise InputError(f"{name} is not a table: {error}") from None
+        raise InputError(f"{name} is not a table: {quoted(error)}") from None
     if "subject" not in table:
         return table
     return table.assign(subject=plain_subjects(table).astype(table["subject"].dtype))
@@ -57,8 +56,9 @@ def parse_table(text: str, name: str) -> pd.DataFrame:
 def plain_subjects(table: pd.DataFrame) -> pd.Series:
     """The subject of each row `[n]` as the index of cells spells it: upper case without blanks at its ends, missing
     where nothing is left. A name that is not text stays as it is."""
+    names = table["subject"].unique()  # a subject has many cells
     return table["subject"].map(
-        lambda name: (name.strip().upper() or None) if isinstance(name, str) else name
+        {name: (name.strip().upper() or None) if isinstance(name, str) else name for name in names}
     )
 
 

@@ -108,6 +108,34 @@ def floor_lines(
     return lines
 
 
+def rates_hold(table: pd.DataFrame, decision: NDArray[np.str_], policy: Policy) -> dict[str, bool | None]:
+    """Whether the test that certifies a policy shows its bounds for these decisions (`0`, `1` or `review`) on a table:
+    `missed` and `false_alarm`, None where a bound sets no limit or the class has no cell."""
+    label, _ = arrays(table)
+    units, found = units_of(table, policy.unit), {}
+    bounds = (policy.max_missed, policy.max_false_alarm)
+    for name, of_class, wrong_as, bound, error in zip(
+        ("missed", "false_alarm"),
+        (label, ~label),
+        "01",
+        bounds,
+        _errors(*bounds, policy.confidence),
+        strict=True,
+    ):
+        wrong = pd.Series(decision[of_class] == wrong_as).groupby(units[of_class]).mean()
+        if bound == 1 or wrong.empty:
+            found[name] = None
+        elif bound == 0:
+            found[name] = not wrong.any()
+        elif policy.unit == "cell":
+            found[name] = bool(binomial_p_values(wrong.sum(), len(wrong), bound) <= error)
+        else:
+            with np.errstate(divide="ignore"):
+                kept = np.log1p(-wrong).sum()
+            found[name] = bool(mean_p_values(kept, len(wrong), bound) <= error * (1 + 1e-9))
+    return found
+
+
 def outcome(table: pd.DataFrame, policy: Policy, classes: Sequence[str]) -> pd.DataFrame:
     """The outcome of a policy on a table: a row a true class, positive first, with `cells`, `as_negative`,
     `as_positive`, `review` (cells), `wrong` (share of cells released as the other class), `wrong_by_subject` (mean over

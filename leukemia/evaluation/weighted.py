@@ -10,71 +10,89 @@ from leukemia.evaluation.metrics import METRICS, confidence_bins, decision_confi
 from leukemia.evaluation.predictions import arrays, plain_subjects
 
 Values = dict[str, NDArray[np.float64]]  # of each metric and draw, NaN where undefined
-Weighted = tuple[NDArray[np.intp], Callable[[NDArray[np.float64]], Values]]
+Weighting = Callable[[NDArray[np.float64]], Values]  # of weights [draws, units]
+AT_ONCE = 1_000_000  # weights of cells in memory at once
 
 
-def weighted_rates(table: pd.DataFrame) -> Weighted:
-    """The rows of a table (all), and a function from their weights `[draws, rows]` to the rates of their decisions:
-    accuracy, balanced accuracy, sensitivity, specificity."""
+def weighted_rates(table: pd.DataFrame, unit: NDArray[np.intp], units: int) -> Weighting:
+    """A function from weights `[draws, units]` to the rates of the decisions: accuracy, balanced accuracy, sensitivity,
+    specificity.
+
+    Args:
+        table: as `metrics` takes it.
+        unit: of each row, from 0.
+        units: how many there are; some may have no row.
+    """
     label, logit = arrays(table)
-    counts = _confusion(label, logit >= 0)
-    return np.arange(len(table)), lambda weights: _rates(weights @ counts)
+    counts = sums(_confusion(label, logit >= 0), unit, units)
+    return lambda weights: _rates(weights @ counts)
 
 
-def weighted_cell_metrics(table: pd.DataFrame) -> Weighted:
-    """The rows of a table (all), and a function from their weights `[draws, rows]` to each of `metrics.METRICS`. AUROC
-    is the mean within folds where a column `fold` tells models apart."""
+def weighted_cell_metrics(table: pd.DataFrame, unit: NDArray[np.intp], units: int) -> Weighting:
+    """A function from weights `[draws, units]` to each of `metrics.METRICS`; arguments as of `weighted_rates`. AUROC is
+    the mean within folds where a column `fold` tells models apart."""
     label, logit = arrays(table)
     called = logit >= 0
-    losses = np.logaddexp(0, np.where(label, -logit, logit))
     confidence = decision_confidence(logit)
     bins = confidence_bins(confidence)
-    surplus = np.zeros((len(table), bins.max() + 1))
-    surplus[np.arange(len(table)), bins] = (called == label) - confidence
-    counts = _confusion(label, called)
-    folds = _folds(table, np.arange(len(table)))
+    columns = np.zeros((len(table), bins.max() + 1))
+    columns[np.arange(len(table)), bins] = (called == label) - confidence
+    surplus = sums(columns, unit, units)
+    counts = sums(_confusion(label, called), unit, units)
+    losses = sums(np.logaddexp(0, np.where(label, -logit, logit))[:, None], unit, units)[:, 0]
+    auroc = _auroc(label, logit, _folds(table, np.arange(len(table))), unit)
 
     def weighted(weights: NDArray[np.float64]) -> Values:
-        n = weights.sum(axis=1)
-        hits, alarms, misses, passes = (weights @ counts).T
+        of_draw = weights @ counts
+        hits, alarms, misses, passes = of_draw.T
+        n = of_draw.sum(axis=1)
         f1 = [  # of a class times its cells; 0 without any cell and call, as in `metrics`
             np.nan_to_num(_share(cells * 2 * right, 2 * right + misses + alarms))
             for right, cells in ((hits, hits + misses), (passes, passes + alarms))
         ]
         found = {
-            **_rates(weights @ counts),
+            **_rates(of_draw),
             "f1_weighted": (f1[0] + f1[1]) / n,
-            "auroc": _auroc(label, logit, folds, weights),
+            "auroc": auroc(weights),
             "ece": np.abs(weights @ surplus).sum(axis=1) / n,
             "loss": weights @ losses / n,
         }
         return {name: found[name] for name in METRICS}
 
-    return np.arange(len(table)), weighted
+    return weighted
 
 
-def weighted_subject_metrics(table: pd.DataFrame) -> Weighted:
-    """A row of each subject, and a function from their weights `[draws, subjects]` to each of
-    `metrics.SUBJECT_METRICS`."""
+def weighted_subject_metrics(table: pd.DataFrame, unit: NDArray[np.intp], units: int) -> Weighting:
+    """A function from weights `[draws, units]` to each of `metrics.SUBJECT_METRICS`; arguments as of
+    `weighted_rates`."""
     subjects = subject_table(table)
     names = plain_subjects(table).to_numpy()
     rows = pd.Series(np.arange(len(table)), index=names).groupby(level=0).first().loc[subjects.index]
     label = subjects["label"].fillna(0).to_numpy(dtype=bool)
     vote = subjects["vote"].to_numpy(dtype=bool)
-    own, logit = subjects["accuracy"].to_numpy(), subjects["mean_logit"].to_numpy()
+    logit = subjects["mean_logit"].to_numpy()
     have_labels = bool(subjects["label"].notna().all())
     folds = _folds(table, rows.to_numpy())
     if "fold" in table and len(set(zip(names, table["fold"], strict=True))) > len(rows):  # of several folds
         folds = [np.arange(len(rows))]
-    counts = _confusion(label, vote)
+    its_unit = unit[rows]
+    counts = sums(_confusion(label, vote), its_unit, units)
+    own = sums(subjects[["accuracy"]].to_numpy(), its_unit, units)[:, 0]
+    auroc = _auroc(label, logit, folds, its_unit)
 
     def weighted(weights: NDArray[np.float64]) -> Values:
-        found = {**_rates(weights @ counts), "auroc": _auroc(label, logit, folds, weights)}
+        of_draw = weights @ counts
+        found = {**_rates(of_draw), "auroc": auroc(weights)}
         if not have_labels:
             found = {name: np.full(len(weights), np.nan) for name in found}
-        return {**found, "mean_cell_accuracy": weights @ own / weights.sum(axis=1)}
+        return {**found, "mean_cell_accuracy": weights @ own / of_draw.sum(axis=1)}
 
-    return rows.to_numpy(), weighted
+    return weighted
+
+
+def sums(columns: NDArray[np.float64], unit: NDArray[np.intp], units: int) -> NDArray[np.float64]:
+    """Columns `[rows, k]` summed over the rows of each unit, `[units, k]`: what is a sum over cells needs no cells."""
+    return np.stack([np.bincount(unit, column, minlength=units) for column in columns.T], axis=1)
 
 
 def _confusion(label: NDArray[np.bool_], called: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -103,20 +121,35 @@ def _auroc(
     label: NDArray[np.bool_],
     score: NDArray[np.float64],
     folds: list[NDArray[np.intp]],
-    weights: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """The weighted Mann-Whitney statistic of each draw, as the mean over the folds that have both classes."""
-    total, defined = np.zeros(len(weights)), np.zeros(len(weights))
+    unit: NDArray[np.intp],
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """A function from weights `[draws, units]` to the weighted Mann-Whitney statistic of each draw, as the mean over
+    the folds that have both classes."""
+    parts = []
     for rows in folds:
-        order = rows[np.argsort(score[rows], kind="stable")]
-        starts = np.flatnonzero(np.append(True, np.diff(score[order]) > 0))  # of ties
-        positive = np.add.reduceat(weights[:, order] * label[order], starts, axis=1)
-        negative = np.add.reduceat(weights[:, order] * ~label[order], starts, axis=1)
-        below = np.cumsum(negative, axis=1) - negative / 2
-        area = _share((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
-        total += np.nan_to_num(area)
-        defined += ~np.isnan(area)
-    return _share(total, defined)
+        of_class = [rows[label[rows] == kind] for kind in (True, False)]
+        positive, negative = (own[np.argsort(score[own], kind="stable")] for own in of_class)
+        below = np.searchsorted(score[negative], score[positive], "left")  # negatives below each positive
+        up_to = np.searchsorted(score[negative], score[positive], "right")
+        parts.append((unit[positive], unit[negative], below, up_to))
+    chunk = max(1, AT_ONCE // max(1, len(score)))
+
+    def of_part(weights: NDArray[np.float64], part: tuple[NDArray[np.intp], ...]) -> NDArray[np.float64]:
+        of_positive, of_negative, below, up_to = part
+        positive = weights[:, of_positive]
+        passed = np.zeros((len(weights), len(of_negative) + 1))
+        np.cumsum(weights[:, of_negative], axis=1, out=passed[:, 1:])
+        pairs = np.einsum("dp,dp->d", positive, passed[:, below] + passed[:, up_to]) / 2  # a tie counts half
+        return _share(pairs, positive.sum(axis=1) * passed[:, -1])
+
+    def of_draws(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = []
+        for start in range(0, len(weights), chunk):
+            areas = np.stack([of_part(weights[start : start + chunk], part) for part in parts])
+            found.append(_share(np.nan_to_num(areas).sum(axis=0), (~np.isnan(areas)).sum(axis=0)))
+        return np.concatenate(found) if found else np.empty(0)
+
+    return of_draws
 
 
 def _folds(table: pd.DataFrame, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:

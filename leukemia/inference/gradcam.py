@@ -41,12 +41,14 @@ class Target:
         return values[:, self.before_patches :].transpose(1, 2).unflatten(2, self.places)
 
 
-def heat_maps(net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = None) -> NDArray[np.float32]:
+def heat_maps(
+    net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = None, enlarge: bool = True
+) -> NDArray[np.float32]:
     """Grad-CAM maps of the evidence for a class (Selvaraju et al., ICCV 2017, eq. 1 and 2).
 
     They are taken at the last activation that has places, see `find_target`, also where its stage is frozen. For a
     ResNet that is the end of `layer4`, with one value for 32 pixels each way (7x7 at 224); for a Vision Transformer
-    the grid of patch tokens that its last block reads. Maps are enlarged smoothly.
+    the grid of patch tokens that its last block reads.
 
     Args:
         net: a network of the seam (`leukemia.models.network`). It is explained in eval mode and full precision; its
@@ -54,10 +56,11 @@ def heat_maps(net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = 
         pixels: uint8 (N, S, S, 3), as `leukemia.data.pixels.fit` gives them.
         positive: bool (N,), whether the positive class is explained, or the negative one. None for the network's own
             decision, the sign of its logit; a recalibrated probability can name the other class.
+        enlarge: whether to enlarge the maps smoothly to the pictures' size, or leave a value a place.
 
     Returns:
-        float32 (N, S, S): each cell's map from 0, its lowest value, to 1, its highest; all 0 where there is no evidence
-        for the class.
+        float32 (N, S, S), or (N, *places) without `enlarge`: each cell's map from 0, its lowest value, to 1, its
+        highest; all 0 where there is no evidence for the class.
 
     Raises:
         InputError: if the package `grad-cam` is not installed, or see `find_target`.
@@ -79,6 +82,8 @@ def heat_maps(net: Any, pixels: NDArray[np.uint8], positive: ArrayLike | None = 
     device = next(net.parameters()).device
     with _left_as_it_was(net), torch.inference_mode(False), torch.enable_grad():
         cam = GradCAM(model=traced, target_layers=[target.module], reshape_transform=target.as_map)
+        if not enlarge:
+            cam.get_target_width_height = lambda images: None
         try:
             for start in range(0, len(pixels), AT_ONCE):
                 chunk = torch.from_numpy(np.ascontiguousarray(pixels[start : start + AT_ONCE])).to(device)

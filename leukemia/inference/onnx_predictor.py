@@ -56,7 +56,7 @@ class OnnxPredictor(Predictor):
             )
         super().__init__(**about)
 
-    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def member_logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         try:
             logit = np.asarray(self.session.run(["logit"], {"pixels": pixels})[0], dtype=np.float64)
         except Exception as error:  # as above
@@ -65,7 +65,7 @@ class OnnxPredictor(Predictor):
             raise InputError(
                 f"{self.path} gives {quoted(logit.shape)} logits for {len(pixels)} cells: export it again"
             )
-        return logit
+        return logit[None]
 
 
 def needs(name: str) -> Any:

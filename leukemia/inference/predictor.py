@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from leukemia.data.pixels import decode, fit
 from leukemia.errors import InputError, check_one_of
+from leukemia.evaluation.ensemble import combined
 from leukemia.evaluation.policy import TTA, Policy
 from leukemia.runs import open_run
 
 ONNX = ".onnx"  # the suffix of an exported model
+SCORES = ("logit", "probability_sd")  # the numbers that a predictor may give for a cell
 
 
 class Predictor(ABC):
@@ -52,8 +54,16 @@ class Predictor(ABC):
             )
 
     @abstractmethod
+    def member_logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Pixels, uint8 (N, S, S, 3), to each network's logits of the positive class, float64 (networks, N)."""
+
+    def scores(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+        """Pixels, uint8 (N, S, S, 3), to the numbers of SCORES that this predictor knows, float64 (N,) each."""
+        return combined(self.member_logits(pixels))
+
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Pixels, uint8 (N, S, S, 3), to the logits of the positive class, float64 (N,)."""
+        return self.scores(pixels)["logit"]
 
     def pixels(self, path: Path) -> NDArray[np.uint8]:
         """The pixels of a picture file as the network takes them, (S, S, 3).

@@ -58,10 +58,10 @@ class TorchPredictor(Predictor):
             tta=data.tta if tta is None else tta,
         )
 
-    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def member_logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         with torch.inference_mode(), autocast(self.device.type, self.precision):
             batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-            return mean_logits(partial(pixel_logits, self.net), batch, self.tta)
+            return mean_logits(partial(pixel_logits, self.net), batch, self.tta)[None]
 
 
 def predict_logits(

@@ -83,6 +83,10 @@ def fill(net: nn.Module, content: dict[str, Any]) -> None:
 
 
 def _loaded(content: dict[str, Any], path: Path | str, net: nn.Module | None) -> LoadedNetwork:
+    if "network" not in content and "depth" in dict(content.get("hyper_parameters") or {}):
+        raise InputError(
+            f"{path} is a checkpoint of release 0.1: train it again, this release cannot read it"
+        )
     try:
         about, settings, history = content["network"], content["hyper_parameters"], content["history"]
         for name, value, most in (("network", about, 1000), ("hyper_parameters", settings, 1000),
@@ -146,7 +150,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: if it cannot be read.
     """
     if not path.exists():
-        raise InputError(f"{path} cannot be read (no such file; a run writes it after its first epoch)")
+        raise InputError(
+            f"{path} cannot be read (no such file: a run writes it after its first epoch; if it was lost, start the "
+            "same training again)"
+        )
     try:
         content = read_torch_file(path)
     except InputError as error:

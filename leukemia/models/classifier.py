@@ -18,10 +18,11 @@ from leukemia.evaluation.metrics import direction
 from leukemia.models import freezing, optim
 from leukemia.models.metrics import MONITORED, EpochMetrics
 from leukemia.models.network import check_network
-from leukemia.models.targets import name_of
+from leukemia.models.targets import name_of, parameters_of
 
 CLASS_WEIGHTS = ("none", "balanced")
 STAGE_LR = MappingProxyType({"head": 1e-2})  # from random weights, at 3e-4 early stopping ends it too soon
+LIBRARIES = ("torch.", "torchvision.", "timm.")  # a criterion of one's own may compare cells of both classes
 
 
 class CellClassifier(pl.LightningModule):
@@ -125,6 +126,8 @@ class CellClassifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch).float()
+        if self.global_step == 0 and batch_idx == 0 and self._mean is not None:
+            logits = logits - self._offset(logits.detach(), batch["label"])
         loss = self._loss(logits, batch["label"], self.pos_weight)
         bad_now = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad_now, self.global_step, self.first_bad_step)
@@ -256,7 +259,7 @@ class CellClassifier(pl.LightningModule):
         if self.make_scheduler is None:
             return optimizer
         epochs = steps = 1
-        if {"epochs", "steps_per_epoch"} & set(optim.parameters_of(self.make_scheduler)):
+        if {"epochs", "steps_per_epoch"} & set(parameters_of(self.make_scheduler)):
             epochs, steps = self._length()
         monitor = str(self.hparams["monitor"])
         mode = direction(monitor)
@@ -285,6 +288,17 @@ class CellClassifier(pl.LightningModule):
         if isinstance(self.criterion, nn.Module) and (own := list(self.criterion.parameters())):
             groups.append({"name": "criterion", "params": own})
         return optim.build_optimizer(self.make_optimizer, groups, fused)
+
+    def _offset(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Take the mean of the first logits out of the bias if they are worse than a constant. A head of random weights
+        may begin far off, and its bias comes back slowly."""
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+        loss, mean = self.trainer.strategy.reduce(torch.stack([loss, logits.mean()]), reduce_op="mean")
+        offset = torch.where(loss > math.log(2), mean, torch.zeros_like(mean))
+        with torch.no_grad():
+            head: Any = self.net.stages[-1]
+            head.bias -= offset
+        return offset
 
     def _note_mean(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self.training and inputs[0].ndim == 2:
@@ -322,7 +336,7 @@ class CellClassifier(pl.LightningModule):
                 free = getattr(self.criterion, "pos_weight", 0) is None
             else:
                 given = getattr(self.criterion, "keywords", {}).get("pos_weight")
-                free = given is None and "pos_weight" in optim.parameters_of(self.criterion)
+                free = given is None and "pos_weight" in parameters_of(self.criterion)
             if not free:
                 raise InputError(
                     f"model.class_weights=balanced sets `pos_weight`, and model.criterion ({name}) does not take it or "
@@ -339,8 +353,23 @@ class CellClassifier(pl.LightningModule):
             ) from error
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise InputError(f"model.criterion ({name}) gives {loss!r:.80} and not one loss with a gradient")
+        if name.startswith(LIBRARIES) and not self._rewards_right_logits():
+            raise InputError(
+                f"model.criterion ({name}) does not fit one logit a cell and labels 0 and 1: a right logit has to cost "
+                "less than a wrong one in either class; use model/criterion=bce or focal, or a function of your own"
+            )
         self._optimizer(fused=False)  # some refuse the shapes of the parameters
         optim.try_step(self.make_optimizer, self.make_scheduler)
+
+    def _rewards_right_logits(self) -> bool:
+        """Whether cells of one class cost less with logits of their own side. Where they do not, a loss means other
+        labels (-1 and 1, class numbers, values), and training would go wrong without a word."""
+        signs = torch.tensor([1.0, -1.0])
+        costs = [
+            [float(self._loss(2 * sign.expand(2), label.expand(2))) for sign in signs]
+            for label in (signs > 0).float()
+        ]
+        return costs[0][0] < costs[0][1] and costs[1][1] < costs[1][0]
 
     def _stop(self, what: str) -> None:
         rates = f", learning rate {max(self._rates()):g}" if self.trainer.optimizers else ""

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from leukemia.errors import InputError
 from leukemia.models.freezing import check_stage, stage_names
-from leukemia.models.targets import name_of, unwrapped
+from leukemia.models.targets import name_of, parameters_of, unwrapped
 
 
 def parameter_groups(
@@ -185,14 +184,6 @@ def check_stage_lr(net: Any, stage_lr: Mapping[str, float] | None) -> dict[str, 
     for stage, rate in rates.items():
         check_number(f"model.stage_lr.{stage}", rate, positive=True)
     return rates
-
-
-def parameters_of(make: Callable[..., Any]) -> Mapping[str, Any]:
-    """The parameters of a class or function by name; none where they are not known."""
-    try:
-        return signature(make).parameters
-    except (TypeError, ValueError):
-        return {}
 
 
 def _after_warmup(

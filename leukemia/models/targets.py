@@ -5,16 +5,17 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from importlib.machinery import PathFinder
 from inspect import Parameter, signature
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from leukemia.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TARGET = "_target_"
 NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -92,11 +93,27 @@ def check_settings(found: Any, settings: Iterable[str], key: str) -> None:
         passed_on = _passed_on(found)
         known += passed_on
         unknown = [name for name in unknown if passed_on and name not in passed_on]
-    if unknown:
-        near = did_you_mean(unknown[0], known)
-        raise InputError(
-            f"{key} ({name_of(found)}) has no setting {unknown[0]}{near}; drop it with ~{key}.{unknown[0]}"
-        )
+    check_names(name_of(found), unknown, known, key)
+
+
+def check_names(name: str, settings: Iterable[str], known: Iterable[str], key: str) -> None:
+    """Refuse settings that are not among the known ones of a class or function with this name.
+
+    Raises:
+        InputError: see `check_settings`.
+    """
+    for unknown in settings:
+        if unknown not in known:
+            near = did_you_mean(unknown, known)
+            raise InputError(f"{key} ({name}) has no setting {unknown}{near}; drop it with ~{key}.{unknown}")
+
+
+def parameters_of(make: Callable[..., Any]) -> Mapping[str, Any]:
+    """The parameters of a class or function by name; none where they are not known."""
+    try:
+        return signature(make).parameters
+    except (TypeError, ValueError):
+        return {}
 
 
 def plain_settings(node: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -120,7 +137,7 @@ def plain_settings(node: Mapping[str, Any], key: str) -> dict[str, Any]:
     return settings
 
 
-def network_from_file(node: Any, source: str) -> nn.Module:
+def network_from_file(node: Any, source: str) -> "nn.Module":
     """The network that a checkpoint or run folder names, with random weights.
 
     It is built by a function of FAMILIES, or by an `nn.Module` class that is defined in LIBRARIES or in a package that
@@ -146,6 +163,8 @@ def network_from_file(node: Any, source: str) -> nn.Module:
     else:
         if package in LIBRARIES and any(part.startswith("_") for part in target.split(".")):
             raise InputError(f"{source} asks for the network {shown}, whose name is private")
+        from torch import nn
+
         found = locate(target, key)
         if not (isinstance(found, type) and issubclass(found, nn.Module) and _home(found) in trusted):
             raise InputError(

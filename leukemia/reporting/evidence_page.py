@@ -7,10 +7,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from leukemia.data.reader import ADDED_COLUMNS, COLUMNS
 from leukemia.errors import InputError
+from leukemia.evaluation.covariates import by_covariate, covariates
 from leukemia.evaluation.policy import Policy
 from leukemia.reporting import evidence_plots, evidence_tables, words
 from leukemia.reporting.evidence import (
+    MOST_PAIRED,
     SettingResult,
     comparisons,
     metrics_of,
@@ -22,7 +25,8 @@ from leukemia.reporting.text_tables import Printed
 from leukemia.runs import Run, Sweep
 
 MOST_SETTINGS = 12
-MOST_PICTURED = 6  # settings; with more, a page is neither read nor small
+MOST_PICTURED = 4  # settings; with more, a page is neither read nor small
+MOST_PAIRS = 6
 
 
 @dataclass
@@ -37,12 +41,20 @@ class Triaged:
 
 @dataclass
 class Evidence:
-    """The content of the page; a table without rows is left out."""
+    """The content of the page; a table without rows is left out.
 
+    Attributes:
+        settings: all with usable predictions, the highest mean accuracy first.
+        metrics: `metrics_of` the first MOST_SETTINGS of them, which the tables hold in the order of the grid.
+    """
+
+    settings: list[SettingResult] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
     tables: dict[str, Printed] = field(default_factory=dict)
     subjects: list[Figure] = field(default_factory=list)
     reliability: list[Figure] = field(default_factory=list)
     risk_coverage: list[Figure] = field(default_factory=list)
+    decision: list[Figure] = field(default_factory=list)
     by_train_subjects: list[Figure] = field(default_factory=list)
     triaged: list[Triaged] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -52,17 +64,24 @@ class Evidence:
 def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     """The evidence of a sweep's finished runs, by setting; settings whose predictions cannot be used are left out."""
     found = Evidence()
-    models, _ = usable_settings(results, sweep.begun)  # the page says which predictions cannot be used
-    ranked = ranking(models, results)
-    if len(models) > MOST_SETTINGS:
-        found.notes.append(
-            f"Intervals of {len(models) - MOST_SETTINGS} more settings: see leukemia evaluate."
-        )
-        models = models[:MOST_SETTINGS]
-    if not models:
+    in_order, _ = usable_settings(results, sweep.begun)  # the page says which predictions cannot be used
+    if not in_order:
         return found
-    metrics = [metrics_of(model) for model in models]
+    accuracy = results.set_index("run")["accuracy"]
+    found.settings = sorted(in_order, key=lambda model: -float(accuracy.loc[model.runs].mean()))
+    kept = found.settings[:MOST_SETTINGS]
+    found.metrics = [metrics_of(model) for model in kept]
+    places = sorted(range(len(kept)), key=lambda place: in_order.index(kept[place]))
+    models, metrics = [kept[place] for place in places], [found.metrics[place] for place in places]
+    if len(in_order) > len(kept):
+        found.notes.append(
+            f"Intervals of {len(in_order) - len(kept)} more settings, of lower accuracy: see leukemia evaluate."
+        )
     found.notes += _notes(models, metrics)
+    pairs = _ranked(comparisons(kept if len(kept) > MOST_PAIRED else kept[::-1]))
+    if len(pairs) > MOST_PAIRS:
+        found.notes.append(f"{len(pairs) - MOST_PAIRS} more differences: see leukemia evaluate.")
+    ranked = ranking(in_order, results)
     found.by_train_subjects = evidence_plots.curves_by_train_subjects(ranked)
     found.tables = {
         "ranking": evidence_tables.ranking_table(ranked),
@@ -70,25 +89,52 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
         "subject-intervals": evidence_tables.subject_intervals_table(metrics),
         "seeds": evidence_tables.seeds_table(metrics),
         "baselines": evidence_tables.baselines_table(metrics),
-        "differences": evidence_tables.differences_table(comparisons(models)),
+        "differences": evidence_tables.differences_table(pairs[:MOST_PAIRS]),
         "calibration": evidence_tables.calibration_table(metrics),
         "selective": evidence_tables.selective_table(metrics),
+        "covariates": _covariates(sweep, kept[0]),
         "gradcam": evidence_tables.gradcam_table(_gradcam(sweep, models, found.problems)),
     }
     policies = _policies(sweep, models, found.problems)
     if len(models) > MOST_PICTURED:
-        found.notes.append(f"Plots are of the first {MOST_PICTURED} of {len(models)} settings.")
-    for model, of in list(zip(models, metrics, strict=True))[:MOST_PICTURED]:
+        found.notes.append(f"Plots are of the best {MOST_PICTURED} of {len(models)} settings.")
+    for model, of in list(zip(kept, found.metrics, strict=True))[:MOST_PICTURED]:
         table, name, marks = model.replicates[0], model.name, of["marks"]
         if of["by_subject"]:
             found.subjects.append(evidence_plots.subject_bars(of["by_subject"], model.classes, name, marks))
         found.reliability.append(evidence_plots.reliability_diagram(table, name, marks))
         if not any(title == name for title, *_ in policies):
             found.risk_coverage.append(evidence_plots.risk_coverage_plot(table, None, name, marks))
+    pictured = [(model.name, model.replicates[0]) for model in kept[:MOST_PICTURED] if not model.pooled]
+    labels = [table.set_index("path")["label"].sort_index() for _, table in pictured]
+    if labels and all(label.equals(labels[0]) for label in labels):
+        found.decision.append(evidence_plots.decision_curves(pictured, kept[0].marks))
     for name, policy, model, table in policies:
         found.triaged.append(_triaged(name, policy, table, model.classes))
         found.risk_coverage.append(evidence_plots.risk_coverage_plot(table, policy, name, model.marks))
     return found
+
+
+def _covariates(sweep: Sweep, model: SettingResult) -> Printed:
+    """Metrics of a setting by the further columns of its cells, which its reader gave."""
+    run = next(run for run in sweep.begun if run.name == model.runs[0])
+    values = {}
+    if (run.folder / "cells.csv").is_file():
+        cells = run.cells[run.cells["path"].isin(model.replicates[0]["path"])]
+        further = cells.drop(columns=[*COLUMNS, *ADDED_COLUMNS], errors="ignore")
+        of_path = cells.set_index("path")
+        values = {name: by_covariate(model.replicates, of_path[name]) for name in covariates(further)}
+    return evidence_tables.covariates_table(values, model.marks)
+
+
+def _ranked(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pairs whose interval of accuracy excludes zero first, then by the size of the difference."""
+
+    def place(pair: dict[str, Any]) -> tuple[bool, float]:
+        of = pair["accuracy"]
+        return of["low"] is None or of["low"] <= 0 <= of["high"], -abs(of["difference"])
+
+    return sorted(pairs, key=place)
 
 
 def _notes(models: Sequence[SettingResult], metrics: Sequence[dict[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from leukemia.evaluation.calibration import cross_fitted, reliability
+from leukemia.evaluation.decision import decision_curve
 from leukemia.evaluation.metrics import decision_confidence
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import arrays
@@ -16,13 +17,15 @@ from leukemia.evaluation.thresholds import outcome
 from leukemia.reporting import drawing
 
 ROW = 0.125  # inches of a subject's bar
+MOST_BARS = 24  # of a class
+MOST_STEPS = 300  # of a curve; more cannot be told apart
 
 
 def subject_bars(
     rows: Sequence[dict[str, Any]], classes: Sequence[str], title: str, marks: list[str]
 ) -> Figure:
     """A bar for each subject: the share of its cells that are called correctly, with its 95 % interval (Wilson's),
-    sorted, the positive class apart from the negative one.
+    sorted, the positive class apart from the negative one; of many subjects the worst called ones.
 
     Args:
         rows: as `leukemia.evaluation.subjects.by_subject` gives them.
@@ -30,7 +33,8 @@ def subject_bars(
     """
     names = {1: classes[1], 0: classes[0], None: "both classes"}
     groups = [(name, [row for row in rows if row["label"] == label]) for label, name in names.items()]
-    groups = [(name, sorted(of, key=lambda row: row["accuracy"])) for name, of in groups if of]
+    groups = [(name, sorted(of, key=lambda row: row["accuracy"])[:MOST_BARS]) for name, of in groups if of]
+    left_out = len(rows) - sum(len(of) for _, of in groups)
     heights = [len(of) for _, of in groups]
     figure = drawing.new_figure(drawing.WIDTH, ROW * sum(heights) + 0.55 * len(groups) + 0.5)
     axes = figure.subplots(len(groups), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
@@ -50,7 +54,8 @@ def subject_bars(
         ax.grid(axis="y", visible=False)
     axes[-1].set_xlim(0, 100)
     axes[-1].set_xlabel("Cells called correctly, % (95 % interval)", fontsize=drawing.TEXT)
-    drawing.set_title(figure, axes[0], f"Subjects (cells), {title}", marks)
+    what = f"The {len(rows) - left_out} worst called of {len(rows)} subjects" if left_out else "Subjects"
+    drawing.set_title(figure, axes[0], f"{what} (cells), {title}", marks)
     return figure
 
 
@@ -130,6 +135,7 @@ def risk_coverage_plot(table: pd.DataFrame, policy: Policy | None, title: str, m
     point of the triage policy."""
     curve = curve_of(table)
     kept = curve[curve["whole"]]
+    kept = kept.iloc[np.unique(np.linspace(0, len(kept) - 1, MOST_STEPS).round().astype(int))]
     figure = drawing.new_figure(drawing.WIDTH, 3.0)
     ax = figure.subplots()
     ax.plot(
@@ -147,6 +153,30 @@ def risk_coverage_plot(table: pd.DataFrame, policy: Policy | None, title: str, m
     drawing.style(ax, "Coverage: cells decided without review, %", "Risk: wrong among them, %")
     ax.set(xlim=(0, 101), ylim=(0, None))
     drawing.set_title(figure, ax, f"Risk and coverage, {title}", marks)
+    drawing.legend_below(figure, ax)
+    return figure
+
+
+def decision_curves(tables: Sequence[tuple[str, pd.DataFrame]], marks: list[str]) -> Figure:
+    """Net benefit against the threshold probability: a line a setting, beside calling all cells positive, and none.
+
+    Args:
+        tables: name and predictions of each setting, of the same cells.
+    """
+    figure = drawing.new_figure(2 * drawing.WIDTH, 3.2)
+    ax = figure.subplots()
+    ax.axhline(0, color=drawing.GREY, lw=0.9, label="none called positive")
+    for place, (name, table) in enumerate(tables):
+        curve = decision_curve(table)
+        at = 100 * curve["threshold"]
+        if place == 0:
+            ax.plot(at, curve["all"], color=drawing.GREY, lw=0.9, ls=":", label="all called positive")
+        look = {"color": drawing.COLOURS[place], "ls": drawing.DASHES[place]}
+        ax.plot(at, curve["model"], lw=1.5, label=drawing.plain(name), **look)
+    top = float(tables[0][1]["label"].mean())
+    drawing.style(ax, "Threshold probability of the positive class, %", "Net benefit")
+    ax.set(xlim=(0, 100), ylim=(-0.1 * top, 1.05 * top))
+    drawing.set_title(figure, ax, "Decision curves", marks)
     drawing.legend_below(figure, ax)
     return figure
 

@@ -94,7 +94,8 @@ def ranking_table(ranked: Found) -> Printed:
         row += [_difference(apart, accuracy) if apart else "–", shown(apart)]
         row += [_difference(gain, accuracy) if gain else "–"]
         row += [whole(of["curve"][-1][0]), milliseconds(of["embed_seconds"]), whole(of["megabytes"])]
-        row += [_interval(dict(of["curve"])[n], accuracy) if n in dict(of["curve"]) else "–" for n in fewer]
+        by_count = dict(of["curve"])
+        row += [_interval(by_count[n]["accuracy"], accuracy) if n in by_count else "–" for n in fewer]
         table.add(row, of["marks"])
     return table
 
@@ -149,6 +150,23 @@ def triage_table(name: str, table: pd.DataFrame, policy: Policy, classes: tuple[
     printed.rows.append(["all", *(whole(number) for number in sums), share, "–", "–", "–"])
     printed.marks = [[] for _ in printed.rows]
     return printed
+
+
+def covariates_table(found: Mapping[str, Mapping[str, dict[str, Any]]], marks: list[str]) -> Printed:
+    """A row a value of each covariate: metrics over its cells with their intervals.
+
+    Args:
+        found: for each column, what `leukemia.evaluation.covariates.by_covariate` gives.
+    """
+    metrics = [
+        METRICS[name] for name in ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity")
+    ]
+    table = Printed(["Column", "Value", *map(words.heading, metrics), "Cells", "Subjects"], 2)
+    for column, values in found.items():
+        for value, of in values.items():
+            shown = [_interval(of["cells"][metric.name], metric) for metric in metrics]
+            table.add([column, value, *shown, whole(of["n_images"]), whole(of["n_subjects"])], marks)
+    return table
 
 
 def gradcam_table(found: list[tuple[str, dict[str, Any]]]) -> Printed:

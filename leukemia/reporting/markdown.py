@@ -1,40 +1,39 @@
-"""results.md: the tables of the report for a README, an issue or a paper's draft."""
+"""results.md: the report without its pictures, for a README, an issue or a paper's draft."""
 
-import pandas as pd
+from collections.abc import Iterator, Sequence
 
-from leukemia.reporting import summary, text_tables
-from leukemia.reporting.evidence_page import Evidence
+from leukemia.reporting.answers import sentences
+from leukemia.reporting.blocks import Answer, Block, Heading, Listing, Section, Table, Text
 from leukemia.reporting.text_tables import Printed
 
 
-def results_md(name: str, results: pd.DataFrame, proof: Evidence) -> str:
-    """The grid, its intervals, the seed study and every run as GitHub Markdown, with the marks of the HTML report."""
-    blocks = [f"# Results of {_escape(name)}", "\n\n".join(map(_escape, summary.headline(results)))]
-    if results["accuracy"].notna().any():
-        leaks, statement = summary.leak_statement(results)
-        blocks.append(f"**{_escape(statement)}**" if leaks else _escape(statement))
-        if chosen := summary.chosen_statement(results):
-            blocks.append(f"**{_escape(chosen)}**")
-        blocks += [
-            "## Networks and freezing",
-            "Mean ± standard deviation over seeds and folds; n is their number.",
+def results_md(title: str, lead: str, first_screen: Sequence[Answer], parts: Sequence[Section]) -> str:
+    """The answers, and the sections' tables and texts, as GitHub Markdown; an alarm stands out."""
+    blocks = [f"# {_escape(title)}", _escape(f"{lead}.")]
+    if first_screen:
+        lines = map(_escape, sentences(first_screen))
+        loud = [
+            f"**{line}**" if of.tone == "alarm" else line
+            for line, of in zip(lines, first_screen, strict=True)
         ]
-        blocks += [table(text_tables.grid_table(results)), table(text_tables.grid_metrics_table(results))]
-    if proof.tables:
-        blocks += ["## Intervals and baselines", "\n\n".join(map(_escape, proof.notes))]
-        blocks += [table(found) for found in proof.tables.values() if found.rows]
-    for triaged in proof.triaged:
-        blocks += [f"### Triage: {_escape(triaged.name)}", "\n\n".join(map(_escape, triaged.said))]
-        blocks.append(table(triaged.table))
-    blocks += ["## Seed study", _escape(summary.study_statement(results)), table(text_tables.study_table())]
-    if results["accuracy"].notna().any():
-        blocks += ["## Every run", table(text_tables.metrics_table(results))]
-        blocks += ["### Training", table(text_tables.training_table(results))]
-        if results["subjects.n"].notna().any():
-            blocks += ["### Subjects", table(text_tables.subjects_table(results))]
-    if (failures := text_tables.failures_table(results)).rows:
-        blocks += ["## Runs without metrics", table(failures)]
+        blocks.append("\n".join(f"- {line}" for line in loud))
+    for section in parts:
+        if found := [text for block in section.blocks for text in _block(block)]:
+            blocks += [f"## {_escape(section.title)}", *found]
     return "\n\n".join(blocks) + "\n"
+
+
+def _block(block: Block) -> Iterator[str]:
+    if isinstance(block, Heading):
+        yield f"### {_escape(block.text)}"
+    elif isinstance(block, Text):
+        yield f"**{_escape(block.text)}**" if block.notice else _escape(block.text)
+    elif isinstance(block, Table):
+        if block.caption:
+            yield _escape(block.caption)
+        yield table(block.printed)
+    elif isinstance(block, Listing):
+        yield "\n".join(f"- {_escape(term)}: {_escape(text)}" for term, text in block.entries.items())
 
 
 def table(printed_table: Printed) -> str:

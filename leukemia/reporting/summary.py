@@ -1,37 +1,15 @@
 """A sweep in sentences, and the settings that its runs share."""
 
 from collections import Counter
-from math import isclose
 from typing import Any
 
 import pandas as pd
 
 from leukemia.reporting import words
-from leukemia.reporting.results import combinations, differing
+from leukemia.reporting.results import differing
 from leukemia.reporting.text_tables import is_cnmc, is_synthetic
 
 HARDWARE = ("machine", "device", "devices", "nodes", "threads")  # of a session
-
-
-def headline(results: pd.DataFrame) -> list[str]:
-    """The states of the runs, the highest accuracy, and the gain of fine-tuning for each network."""
-    lines = [f"{states(results)}."]
-    found = combinations(results)
-    if not found:
-        return [*lines, "No run has metrics yet."]
-    settings, runs = max(found, key=lambda pair: pair[1]["accuracy"].mean())
-    accuracy, majority = runs["accuracy"].mean(), runs["majority_accuracy"].mean()
-    shown = words.percent(accuracy, runs["accuracy"].std(ddof=1))
-    best = f"{words.describe(settings)}: accuracy {shown} %, n {len(runs)}"
-    gain = words.points(accuracy - majority)
-    best += f", {gain} points compared with the majority class ({words.percent(majority)} %)"
-    if len(found) == 1:
-        return [*lines, f"{best}."]
-    picked = f"It is the highest of {len(found)} settings on the reported cells, so it is biased upwards."
-    ties = sum(isclose(other["accuracy"].mean(), accuracy) for _, other in found) - 1
-    if ties:
-        picked += f" {words.count(ties, 'other setting')} reached the same."
-    return [*lines, f"Highest mean accuracy: {best}. {picked}", *_against_frozen(found)]
 
 
 def states(results: pd.DataFrame) -> str:
@@ -123,23 +101,3 @@ def _values(values: Counter[str]) -> str:
     if len(values) == 1:
         return next(iter(values))
     return "; ".join(f"{value} ({words.count(n, 'run')})" for value, n in values.items())
-
-
-def _against_frozen(found: list[tuple[dict[str, Any], pd.DataFrame]]) -> list[str]:
-    lines = []
-    frozen = {_key(s): runs["accuracy"].mean() for s, runs in found if s["trainable_from"] == "head"}
-    gains: dict[Any, list[str]] = {}
-    for settings, runs in found:
-        if settings["trainable_from"] != "head" and _key(settings) in frozen:
-            gain = words.points(runs["accuracy"].mean() - frozen[_key(settings)])
-            gains.setdefault(_key(settings), []).append(f"{settings['trainable_from']} {gain}")
-    for key, of_network in gains.items():
-        settings = {**dict(key), "trainable_from": None}
-        lines.append(
-            f"{words.describe(settings)}, against the frozen baseline: {', '.join(of_network)} points."
-        )
-    return lines
-
-
-def _key(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple((name, value) for name, value in settings.items() if name != "trainable_from")

@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import (
     BaseFinetuning,
     BatchSizeFinder,
     LearningRateFinder,
+    ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -26,6 +27,7 @@ REFUSED = {
     ),
     LearningRateFinder: "config.yaml would not hold the rate that it finds: search over model.optimizer.lr with -m",
     BatchSizeFinder: "config.yaml would not hold the size that it finds: choose data.batch_size",
+    ModelPruning: "it renames the weights, so that no checkpoint fits the network while it trains: prune an export",
     BaseFinetuning: "it freezes stages behind the feature cache's back: use model.trainable_from and model.unfreeze",
 }
 AFTER_VALIDATION = (

@@ -1,4 +1,4 @@
-"""The display of a run while it trains: history.csv, a row an epoch, and pictures in its loggers."""
+"""The callbacks of every run: history.csv, pictures in its loggers, and the end of training by a signal."""
 
 import logging
 import sys
@@ -12,11 +12,12 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from leukemia.data.loader import Batch
+from leukemia.data.loader import Batch, CellLoader
 from leukemia.data.transforms import augment
 from leukemia.models.classifier import CellClassifier
 from leukemia.runs import Run
 from leukemia.training.loggers import log_figure, log_images
+from leukemia.training.signals import State, leave_if_asked
 
 log = logging.getLogger(__name__)
 PICTURED = 16  # cells of the first batch
@@ -86,3 +87,61 @@ def _confusion_figure(counts: list[list[int]], classes: list[str]) -> Any:
     axes.set_xticklabels(classes)
     axes.set_yticklabels(classes)
     return figure
+
+
+class LeaveWithCheckpoint(Checkpoint):
+    """On a signal, writes last.ckpt after the step that is under way and ends the program.
+
+    During validation the signal is answered at the end of the epoch, when last.ckpt is written anyway. A second
+    signal ends the program at once, and so does the first where several processes train, for they would have to agree
+    on a step: then the run goes on from its last whole epoch.
+
+    A Checkpoint by type and the last of them in the list, for Lightning calls it when the others have written theirs.
+
+    Args:
+        run: whose last.ckpt is written.
+        resumable: whether it is; without, the program ends and keeps nothing of this epoch.
+    """
+
+    def __init__(self, run: Run, resumable: bool = True) -> None:
+        self.run, self.resumable = run, resumable
+        self._handed_out = 0  # batches of the epoch, in a checkpoint that was written within it
+
+    def state_dict(self) -> dict[str, int]:
+        return {"handed_out": self._handed_out}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._handed_out = state_dict["handed_out"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._handed_out:  # Lightning leaves it out where it made the loader before it read the checkpoint
+            assert isinstance(trainer.train_dataloader, CellLoader)
+            trainer.train_dataloader.load_state_dict(self.state_dict())
+            self._handed_out = 0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        State.waits = trainer.world_size == 1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if State.received and trainer.world_size == 1 and not trainer.is_last_batch:
+            self._handed_out = batch_idx + 1
+            if self.resumable:
+                trainer.save_checkpoint(self.run.last_checkpoint)
+                log.info(
+                    "last.ckpt holds epoch %d up to its batch %d", trainer.current_epoch + 1, batch_idx + 1
+                )
+            leave_if_asked()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        leave_if_asked()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        State.waits = False
+        leave_if_asked()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        State.waits = False

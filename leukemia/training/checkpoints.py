@@ -64,6 +64,28 @@ def restore_history(run: Run) -> None:
     run.write_table("history.csv", pd.DataFrame(history))
 
 
+def bring_back_best(run: Run) -> None:
+    """Write a finished run's lost best.ckpt from last.ckpt, if that is of the same epoch; else say what needs it.
+
+    Predictions and metrics stay as they are."""
+    if run.best_checkpoint.is_file():
+        return
+    try:
+        same = len(read_checkpoint(run.last_checkpoint)["history"]) == run.metrics["best_epoch"]
+    except (InputError, LookupError, TypeError):
+        same = False
+    if same:
+        with atomic_write(run.best_checkpoint) as file:
+            file.write(run.last_checkpoint.read_bytes())
+        log.info("%s lacked best.ckpt: written again from last.ckpt, which is of the same epoch", run.name)
+    else:
+        log.warning(
+            "%s lacks best.ckpt: its metrics and predictions are complete, but predict, explain, export and the page's "
+            "heat maps need it; bring it back, or train again with resume=restart",
+            run.name,
+        )
+
+
 def stopped_early(checkpoint: Path) -> int:
     """The epoch (from 1) at which a callback ended training; 0 where none did."""
     return _stopped_early(read_checkpoint(checkpoint))

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 
 from leukemia.config import Settings
 from leukemia.data.datamodule import CellDataModule
+from leukemia.data.handcrafted import BASELINE
 from leukemia.evaluation.baseline import against_majority, baseline_logits
 from leukemia.evaluation.metrics import cell_metrics, subject_metrics
 from leukemia.identity import flatten, is_identity, network_name
@@ -87,5 +88,6 @@ def _baseline(data: CellDataModule) -> pd.DataFrame:
     """Predictions on the reported split from handcrafted features alone, fitted on the training split."""
     split = data.reported_split
     of_train = data.cells["label"][data.cells["split"] == "train"]
-    logits = baseline_logits(data.handcrafted("train"), of_train, data.handcrafted(split))
+    fitted, reported = (data.handcrafted(name)[:, :BASELINE] for name in ("train", split))
+    logits = baseline_logits(fitted, of_train, reported)
     return predictions_table(data.cells[data.cells["split"] == split], logits)

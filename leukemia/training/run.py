@@ -21,6 +21,7 @@ from leukemia.models.optim import depends_on_epochs
 from leukemia.runs import Run
 from leukemia.storage.locks import exclusive_lock
 from leukemia.training.checkpoints import (
+    bring_back_best,
     checkpoint_to_continue,
     is_over,
     read_best,
@@ -159,6 +160,7 @@ def _decide(
     state = claim(run, settings, data.cells, resume)
     decision = {"state": state, "folder": str(run.folder.absolute()), "cache_features": data.cache_features}
     if state == "done":
+        bring_back_best(run)
         return decision
     if state == "extend":
         _say_whether_equal(run, model)

@@ -1,4 +1,4 @@
-"""status.json: the state of a run, and each session's machine, devices, threads and versions."""
+"""status.json: the state of a run, and each session's time, machine, devices, threads and versions."""
 
 import json
 import os
@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from leukemia.errors import InputError
 from leukemia.runs import Run, Sweep
@@ -27,6 +25,8 @@ def recorded(run: Run, hardware: dict[str, Any]) -> Iterator[None]:
         hardware: that this session trains with, for `sessions`, which tells each start apart.
     """
     earlier = run.status if (run.folder / "status.json").is_file() else {}
+    import torch  # here, because a sweep's callback needs the rest without
+
     before, sessions = earlier.get("seconds", 0.0), earlier.get("sessions", [])
     started = time.time()
     session = {
@@ -40,10 +40,13 @@ def recorded(run: Run, hardware: dict[str, Any]) -> Iterator[None]:
     }
 
     def write(status: str, error: str | None = None) -> None:
-        seconds = round(before + time.time() - started, 1)
-        finished = None if status == "running" else time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        told = {"status": status, "error": error, "finished": finished, "seconds": seconds,
-                "sessions": [*sessions, session]}  # fmt: skip
+        seconds = time.time() - started
+        ended = (
+            None if status == "running" else time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        )  # a killed session has none
+        this = {**session, "ended": ended, "seconds": ended and round(seconds, 1)}
+        told = {"status": status, "error": error, "finished": ended, "seconds": round(before + seconds, 1),
+                "sessions": [*sessions, this]}  # fmt: skip
         try:
             run.write_json("status.json", told)
         except InputError:

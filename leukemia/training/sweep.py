@@ -134,8 +134,9 @@ def end_sweep(folder: Path, failures: Mapping[Path, Exception], held: ExitStack)
 
 
 def finish_sweep(folder: Path) -> Path:
-    """Write the report of a sweep. Where folds are pooled, first print their metrics with intervals, or of several
-    networks the ranking. Where they are of one setting, choose a policy too, which says that it is not certified.
+    """Write the report of a sweep, and print what it says first. Where folds are pooled, before that print their
+    metrics with intervals, or of several networks the ranking. Where they are of one setting, choose a policy too,
+    which says that it is not certified.
 
     Returns:
         The path of report.html.
@@ -143,7 +144,7 @@ def finish_sweep(folder: Path) -> Path:
     from leukemia.commands.evaluate import evaluated
     from leukemia.commands.triage import triage
     from leukemia.reporting.evidence import setting_results
-    from leukemia.reporting.html import write_report
+    from leukemia.reporting.html import written_report
     from leukemia.reporting.ranking import ranking, ranking_text
     from leukemia.reporting.results import results_table
 
@@ -156,7 +157,9 @@ def finish_sweep(folder: Path) -> Path:
                 triage(folder)
     except InputError as problem:  # of pooled folds; the report says what is wrong with runs
         log.warning("pooled folds are not evaluated: %s", problem)
-    return write_report(folder)
+    report = written_report(folder)
+    print("\n".join(report.said))
+    return report.page
 
 
 def grid_names(config: DictConfig) -> list[str]:

@@ -13,10 +13,9 @@ from leukemia.errors import InputError
 from leukemia.models.targets import TARGET, locate
 from leukemia.runs import Run
 from leukemia.training.averaging import adapted, check_callbacks
-from leukemia.training.callbacks import HistoryFile, Pictures
+from leukemia.training.callbacks import HistoryFile, LeaveWithCheckpoint, Pictures
 from leukemia.training.checkpoints import WholeCheckpointIO
 from leukemia.training.distributed import cluster_plugins
-from leukemia.training.signals import LeaveWithCheckpoint
 
 log = logging.getLogger(__name__)
 

@@ -91,8 +91,8 @@ def decide() -> Callable[..., None]:
     """Call it with a review, a reviewer, a cell's id and a label to store a decision."""
     requests = count(1)
 
-    def store(review, reviewer, cell_id, label, queue="review", blind=False, seconds=2.0) -> None:
-        context = review.context(review.cells[cell_id], queue, blind, seconds)
+    def store(review, reviewer, cell_id, label, queue="review", blind=False, seconds=2.0, comment="") -> None:
+        context = review.context(review.cells[cell_id], queue, blind, seconds, comment)
         review.store.decide(reviewer, context, label, f"request-{next(requests)}")
 
     return store
@@ -111,16 +111,21 @@ def read_manifest() -> Callable[..., CellDataModule]:
 
 
 class MeanRed:
-    """Stands in for a run's network. The logit and the heat map of the positive class are a cell's red; the heat map of
-    the negative class is the opposite."""
+    """Stands in for a run's network. The logit of the positive class is a cell's red, its heat map that of the four
+    quarters; the heat map of the negative class is the opposite."""
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         return pixels[..., 0].mean(axis=(1, 2)).astype(float) / 10 - 1
 
+    def prepare(self) -> None:
+        """There is nothing to load."""
+
     def overlay(self, pixels: np.ndarray, positive: bool) -> bytes:
         from leukemia.app.network_process import coloured
 
-        red = pixels[..., 0].astype(np.float32) / 255
+        size = len(pixels) // 2 * 2
+        quarters = pixels[:size, :size, 0].reshape(2, size // 2, 2, size // 2)
+        red = quarters.mean(axis=(1, 3)).astype(np.float32) / 255
         return coloured(red if positive else 1 - red)
 
 
@@ -164,8 +169,8 @@ def serve() -> Iterator[Callable[..., Page]]:
     """Call it with a run (and a folder, a token) to serve its page until the test ends."""
     ends = []
 
-    def start(run: Run, images: Path | None = None, token: str | None = None) -> Page:
-        review = Review(run, images)
+    def start(run: Run, images: Path | None = None, token: str | None = None, blind: bool = False) -> Page:
+        review = Review(run, images, blind)
         network: Any = MeanRed()
         worker = ScoringWorker(review, network.logits)
         worker.restore()

@@ -2,6 +2,8 @@
 
 import contextlib
 import http.client
+import inspect
+import re
 import socket
 import threading
 import time
@@ -13,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leukemia.app import decoding, protocol, routes
+from leukemia.app import decoding, pictures, protocol, requests, routes
 from leukemia.app.png import png_bytes
 
 
@@ -22,12 +24,14 @@ def connected(page):
     return socket.create_connection((place.hostname, place.port), timeout=10)
 
 
-@pytest.mark.parametrize(
-    "origin", ["http://[", "http://[::1", "http://]", "//", "http://\u00ff", "http://[v1.x]"]
-)
-def test_a_malformed_origin_is_refused(serve, run, origin):
-    status, _, _ = serve(run).ask("POST", "/api/undo", {}, Origin=origin)
-    assert status == 403
+def test_a_malformed_origin_is_a_bad_request_and_a_foreign_one_is_refused(serve, run):
+    page = serve(run)
+    malformed = ("http://[", "http://[::1", "http://]", "//", "http://\u00ff", "http://[v1.x]", "", "http://a b",
+                 "http://a/b", "a.example", "http://a:999999", "://a")  # fmt: skip
+    foreign = ("null", "https://a.example", "http://[::1]:80", "chrome-extension://abc")
+    for origin in (*malformed, *foreign):
+        expected = 400 if origin in malformed else 403
+        assert page.ask("POST", "/api/undo", {}, Origin=origin)[0] == expected, origin
 
 
 @pytest.mark.parametrize(
@@ -131,11 +135,8 @@ def test_few_pictures_are_decoded_at_once(serve, run, monkeypatch):
     assert answers.count(202) >= routes.MOST_UPLOADS
 
 
-PATHS = [
-    "/", "/dashboard", "/api/cell", "/api/changes", "/api/decisions", "/api/undo", "/api/reviewer", "/api/pictures",
-    "/cells/{}.png", "/cells/{}/thumb.png", "/cells/{}/overlay.png", "/export/decisions.csv", "/export/manifest.csv",
-    "/static/{}", "/{}",
-]  # fmt: skip
+ASKED = re.compile(r'(?:query|query_params|body|json_body\(request\)\))\.get\("(\w+)"')
+KEYS = sorted({name for module in (routes, requests) for name in ASKED.findall(inspect.getsource(module))})
 TEXT = st.text(max_size=12)
 JSON = st.recursive(
     st.none()
@@ -147,28 +148,27 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-BODY = st.dictionaries(
-    st.sampled_from(["cell", "label", "queue", "seconds", "blind", "picked", "reviewer", "request", "name"]),
-    JSON,
-)
 
 
+@pytest.mark.hypothesis
 def test_no_request_ends_in_an_error_of_the_server(serve, run):
+    """Every route and every key that a route asks for, read from the code: a new one is tried too."""
     page = serve(run)
     cells = list(page.review.cells)[:3]
+    paths = [route.path for route in routes.create_app(page.review, page.worker, None).routes]
+    assert {"cell", "label", "queue", "request", "since", "name", "reviewer"} <= set(KEYS)
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=max(150, settings.default.max_examples), suppress_health_check=list(HealthCheck))
     @given(
-        path=st.sampled_from(PATHS),
+        path=st.sampled_from([*paths, "/static/{x}", "/{x}"]),
         part=TEXT | st.sampled_from([*cells, "..", "%2e%2e/x", "%ff", "%00"]),
-        query=st.dictionaries(st.sampled_from(["at", "after", "queue", "since", "name", "with"]),
-                              TEXT | st.sampled_from([*cells, "9" * 30, "a.png"]), max_size=3),
-        body=BODY | JSON | st.binary(max_size=30),
+        query=st.dictionaries(st.sampled_from(KEYS), TEXT | st.sampled_from([*cells, "9" * 30, "a.png"]), max_size=3),
+        body=st.dictionaries(st.sampled_from(KEYS), JSON) | JSON | st.binary(max_size=30),
         cookie=TEXT,
         method=st.sampled_from(["GET", "POST", "PUT", "DELETE"]),
     )  # fmt: skip
     def ask(path, part, query, body, cookie, method):
-        address = path.format(part if "%" in part else quote(part, safe=""))
+        address = re.sub(r"\{.*?\}", part if "%" in part else quote(part, safe=""), path)
         asked = "&".join(f"{name}={quote(value, errors='replace')}" for name, value in query.items())
         if isinstance(body, dict) and body.get("cell") is None:
             body = {**body, "cell": cells[0], "request": "0123456789ab"}
@@ -179,3 +179,23 @@ def test_no_request_ends_in_an_error_of_the_server(serve, run):
         assert status < 500
 
     ask()
+    assert page.ask("GET", "/")[0] == 200
+
+
+def test_pictures_are_kept_by_their_bytes():
+    drawn = []
+    kept = pictures._Kept(lambda cell: drawn.append(cell) or bytes(10 * len(cell)), len, most=100)
+    for cell in (
+        "aaa",
+        "bbb",
+        "ccc",
+        "aaa",
+        "ddd",
+    ):  # 30 bytes each: the fourth puts out bbb, unused for longest
+        assert len(kept(cell)) == 30
+    assert drawn == ["aaa", "bbb", "ccc", "ddd"]
+    kept("aaa"), kept("bbb")
+    assert drawn == ["aaa", "bbb", "ccc", "ddd", "bbb"]
+    assert kept.size == 90
+    assert len(kept("e" * 20)) == 200  # larger than all: given, not kept
+    assert kept.size == 0

@@ -36,6 +36,7 @@ def test_logits_are_those_of_the_run_and_overlays_are_pngs(leukemia_train, small
         overlay = np.asarray(Image.open(io.BytesIO(network.overlay(pixels[0], True))))
         assert overlay.shape == (32, 32, 4)
         (folder / "checkpoints" / "best.ckpt").unlink()
+        network.overlay(pixels[1], False)  # the network is in memory, once
         other = NetworkProcess(folder)
         with pytest.raises(InputError, match=r"best\.ckpt"):
             other.logits(pixels)

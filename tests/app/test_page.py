@@ -54,6 +54,57 @@ CONTRASTS = """
 """
 
 
+# Texts that their box cuts off. Tables scroll, and say so.
+CUT = """
+() => [...document.querySelectorAll("body *")].filter((at) => {
+  const ALLOWED = ".unseen, .skip, .viewer, .scroll.wide, .strip button, input";
+  const style = getComputedStyle(at);
+  return at.checkVisibility({ visibilityProperty: true }) && !at.matches(ALLOWED)
+    && style.overflowX !== "visible" && at.scrollWidth > at.clientWidth + 1 && at.textContent.trim();
+}).map((at) => at.outerHTML.slice(0, 120))
+"""
+
+# WCAG 2.2: 1.1.1 alternatives, 1.3.1 structure, 4.1.2 names. Broken references and doubled ids.
+BROKEN = """
+() => {
+  const ids = [...document.querySelectorAll("[id]")].map((at) => at.id);
+  const found = ids.filter((id, place) => ids.indexOf(id) !== place).map((id) => `id ${id} twice`);
+  for (const name of ["aria-labelledby", "aria-describedby", "for", "list"]) {
+    for (const at of document.querySelectorAll(`[${name}]`)) {
+      if (!ids.includes(at.getAttribute(name))) found.push(`${name}=${at.getAttribute(name)}`);
+    }
+  }
+  for (const at of document.querySelectorAll("img:not([alt])")) found.push(at.outerHTML);
+  for (const at of document.querySelectorAll("th:not([scope])")) found.push(at.outerHTML);
+  for (const one of ["main", "h1"]) if (document.querySelectorAll(one).length !== 1) found.push(one);
+  const levels = [...document.querySelectorAll("main h1, main h2, main h3")].map((at) => Number(at.tagName[1]));
+  levels.forEach((level, place) => place && level > levels[place - 1] + 1 && found.push(`h${level} skips a level`));
+  return found;
+}
+"""
+CONTROLS = {"button", "link", "textbox", "checkbox", "radio", "combobox", "dialog", "img", "region", "group", "table",
+            "progressbar", "image"}  # fmt: skip
+
+
+def unnamed(window):
+    """Controls that a screen reader has no name for."""
+    session = window.context.new_cdp_session(window)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    roles = [(node["role"]["value"], node) for node in nodes if not node["ignored"]]
+    focusable = {
+        node["nodeId"] for _, node in roles
+        if any(entry["name"] == "focusable" and entry["value"]["value"] for entry in node.get("properties", []))
+    }  # fmt: skip
+    assert focusable
+    return [
+        (role, node.get("properties"))
+        for role, node in roles
+        if (role in CONTROLS - {"table", "group"} or node["nodeId"] in focusable)
+        and role not in ("RootWebArea", "main")
+        and not node.get("name", {}).get("value")
+    ]
+
+
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
@@ -196,6 +247,9 @@ def test_everything_fits_and_has_enough_contrast(serve, run, window, width, cert
         assert here.evaluate("document.body.scrollWidth") <= WIDTHS[width][0], name
         texts = here.evaluate(CONTRASTS)
         assert [entry for entry in texts if entry["ratio"] < entry["needed"]] == [], name
+        assert here.evaluate(CUT) == [], name
+        assert here.evaluate(BROKEN) == [], name
+        assert unnamed(here) == [], name
         states.append(len(texts))
 
     look("undecided")
@@ -221,7 +275,16 @@ def test_everything_fits_and_has_enough_contrast(serve, run, window, width, cert
     here.wait_for_selector("#viewer-text", state="visible")
     look("an empty queue")
     here.goto(page.url + "dashboard")
+    seen_table = here.locator(".scroll").first
+    seen_table.wait_for()
     look("dashboard")
+    if width == "narrow":
+        assert "Scroll sideways" in seen_table.evaluate("at => getComputedStyle(at, '::before').content")
+        before = here.locator("thead .word").first.bounding_box()["x"]
+        seen_table.focus()
+        here.keyboard.press("ArrowRight")
+        here.wait_for_function("document.querySelector('.scroll').scrollLeft > 0")
+        assert here.locator("thead .word").first.bounding_box()["x"] == before  # the names stay
     assert min(states) > 10
 
 
@@ -247,6 +310,9 @@ def test_the_tab_key_reaches_every_control_and_outlines_it(serve, run, window):
         "HEM",
         "unsure",
         "ALL",
+        "artefact",
+        "poor quality",
+        "comment",
         "back",
         "next",
         "hide",
@@ -274,10 +340,110 @@ def test_the_heat_map_can_be_switched_and_names_its_class(serve, run, window):
     here.wait_for_selector("#overlay", state="visible")
     assert here.locator("#overlay").bounding_box() == here.locator("#picture").bounding_box()
     first = page.review.cells[page.review.queues["review"][0]]
+    assert here.text_content("#places") == "2 × 2 blocks"
     assert here.text_content("#explained") == page.review.opinion(first).label
     assert here.get_attribute("#gradcam", "aria-pressed") == "true"
     here.keyboard.press("g")
     assert here.is_hidden("#overlay")
+
+
+def test_the_page_says_that_a_heat_map_is_being_computed(serve, run, window):
+    here = enter(window(), serve(run).url)
+    answers = []
+    here.route("**/overlay.png*", lambda route: route.continue_() if answers else answers.append(route))
+    here.keyboard.press("g")
+    here.wait_for_selector("#computing:text-is('Grad-CAM: computing …')", state="visible")
+    assert here.is_hidden("#legend")
+    answers[0].continue_()
+    here.wait_for_selector("#legend", state="visible")
+    assert here.is_hidden("#computing")
+
+
+def test_a_blind_review_shows_the_opinion_after_the_decision_only(serve, run, window):
+    page = serve(run, blind=True)
+    here = window()
+    here.goto(page.url)
+    assert here.is_visible("#who-dialog >> text=This review is blind")
+    enter(here, page.url)
+    for key in "mg":
+        here.keyboard.press(key)
+    assert here.is_hidden("#opinion")
+    assert here.is_hidden("#hide")
+    assert here.is_hidden("#overlay")
+    assert here.locator("#strip span").count() == 0
+    here.keyboard.press("g")
+    press(here, "a", 1)
+    first = page.review.cells[page.review.queues["review"][0]]
+    here.wait_for_selector("#status:has-text('Saved. The model: ')")
+    assert here.is_hidden("#opinion")  # that of the next cell
+    here.keyboard.press("b")
+    here.wait_for_selector("#opinion", state="visible")
+    named(here, first.id)
+    assert [row.blind for row in page.review.store.history()] == [True]
+
+
+def test_the_page_asks_with_the_name_whether_to_read_blind(serve, run, window):
+    page = serve(run)
+    here = window()
+    here.goto(page.url)
+    here.fill("#who-name", "Ann")
+    here.keyboard.press("Tab")
+    here.keyboard.press("ArrowDown")  # all by keyboard
+    here.keyboard.press("Enter")
+    seen(here)
+    here.wait_for_selector("#opinion-hidden", state="visible")
+    press(here, "a", 1)
+    assert [row.blind for row in page.review.store.history()] == [True]
+
+
+def test_artefacts_poor_quality_and_comments_are_given_by_keyboard(serve, run, window):
+    page = serve(run)
+    here = enter(window(), page.url)
+    first, second = page.review.queues["review"][:2]
+    here.wait_for_selector("#picture[data-shown]")
+    here.keyboard.press("c")
+    here.keyboard.type("a smudge, h?")  # no letter is a decision here
+    here.keyboard.press("Enter")
+    press(here, "x", 1)
+    assert here.input_value("#comment") == ""
+    press(here, "q", 2)
+    assert [(row.cell, row.new_label, row.comment) for row in page.review.store.history()] == [
+        (first, "artefact", "a smudge, h?"),
+        (second, "poor quality", ""),
+    ]
+    for cell_id in (second, first):
+        here.keyboard.press("b")
+        named(here, cell_id)
+    assert here.input_value("#comment") == "a smudge, h?"
+    here.wait_for_selector("[data-label=artefact].chosen")
+
+
+def test_classes_are_spelled_out_and_reference_cells_can_be_enlarged(serve, run, window):
+    here = enter(window(), serve(run).url)
+    assert here.text_content(".label.negative span") == "HEM normal precursor"
+    assert here.text_content(".label.positive span") == "ALL leukemic blast"
+    assert here.locator(".reference").count() == 8
+    here.locator(".reference").last.focus()
+    here.keyboard.press("Enter")
+    here.wait_for_selector("#reference-text:has-text('ALL, leukemic blast, diameter')")
+    assert here.locator("#reference-picture").bounding_box()["width"] == 450
+    here.keyboard.press("Escape")
+    assert here.is_hidden("#reference-dialog")
+    assert here.evaluate("document.activeElement.className") == "reference"
+    assert re.fullmatch(r"diameter \d+ pixels", here.text_content("#cell-size"))
+
+
+def test_the_end_of_a_queue_leads_on_by_keyboard(serve, run, window, decide):
+    page = serve(run)
+    for queue, to in (("review", r"queue=check"), ("check", r"/dashboard$")):
+        for cell_id in page.review.queues[queue][1:]:
+            decide(page.review, "Ann", cell_id, "ALL", queue)
+        here = enter(window(), f"{page.url}?queue={queue}")
+        press(here, "a", len(page.review.queues[queue]))
+        here.wait_for_selector("#viewer-text a:focus")
+        assert here.is_visible("#viewer-text >> text=Export the decisions")
+        here.keyboard.press("Enter")
+        here.wait_for_url(re.compile(to))
 
 
 def test_a_spot_check_hides_the_model_until_the_decision_and_the_history_says_so(serve, run, window):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukemia.app.cells import Cell
-from leukemia.app.queues import build_queues, next_cell
+from leukemia.app.queues import build_queues, following
 from leukemia.evaluation.policy import Policy
 
 CLASSES = ("HEM", "ALL")
@@ -70,4 +70,4 @@ def test_added_pictures_have_a_queue_of_their_own():
     ],
 )
 def test_the_next_cell_is_the_first_undecided_after_this_one_and_then_from_the_start(done, after, expected):
-    assert next_cell(list("abcd"), set(done), after) == expected
+    assert next(following(list("abcd"), set(done), after), None) == expected

@@ -54,7 +54,7 @@ def test_a_picture_that_the_model_was_trained_on_is_marked(serve, run, cells_roo
     page.ask("POST", "/api/pictures?name=old.bmp", content)
     page.wait_for_scores()
     shown = page.ask("GET", f"/api/cell?at={trained['pixel_hash']}&queue=added")[1]["cell"]
-    assert "trained on this picture" in shown["warning"]
+    assert "trained on this picture" in shown["notes"][0]
 
 
 def test_a_folder_is_reviewed_instead_of_the_runs_own_cells(serve, run, tmp_path):

@@ -105,6 +105,16 @@ def test_undo_takes_back_only_the_reviewers_own_decisions(store):
     assert store.undo("Ann", "undo-2") is None
 
 
+def test_undoing_brings_back_the_label_and_the_comment_before(store):
+    store.decide("Ann", replace(CELL, comment="blurred"), "ALL", "request-0001")
+    store.decide("Ann", replace(CELL, comment="two cells"), "artefact", "request-0002")
+    assert store.undo("Ann", "undo-1").comment == "two cells"
+    assert [(row.new_label, row.comment) for row in store.decisions_on("c0")] == [("ALL", "blurred")]
+    store.undo("Ann", "undo-2")
+    assert store.decisions_on("c0") == []
+    assert [row.comment for row in store.history()] == ["blurred", "two cells", "blurred", ""]
+
+
 def test_a_request_that_comes_twice_is_written_once(store):
     decide(store, "Ann", "c0", "ALL", request="the-same")
     decide(store, "Ann", "c0", "ALL", request="the-same")
@@ -128,7 +138,7 @@ def test_two_processes_write_and_see_each_other(store):
         thread.join()
     assert len(store.history()) == len(other.history()) == 60
     assert store.reviewers() == other.reviewers()
-    assert store.labels_of("c7") == {"Ann": "ALL", "Bob": "ALL"}
+    assert {row.reviewer: row.new_label for row in store.decisions_on("c7")} == {"Ann": "ALL", "Bob": "ALL"}
     other.close()
 
 
@@ -152,6 +162,22 @@ def test_a_file_that_is_not_a_review_file_is_refused_and_left_alone(tmp_path):
     with pytest.raises(InputError, match=r"review\.sqlite"):
         Store(place)
     assert place.read_bytes().startswith(b"not a database")
+
+
+def test_a_file_of_an_earlier_version_is_upgraded_and_keeps_every_decision(store):
+    decide(store, "Ann", "c0", "ALL")
+    decide(store, "Bob", "c0", "HEM")
+    store.undo("Ann", "undo-it")
+    before = store.history()
+    store.close()
+    other = sqlite3.connect(store.path)
+    other.execute("ALTER TABLE decisions DROP COLUMN comment")
+    other.execute("PRAGMA user_version=1")
+    other.close()
+    upgraded = Store(store.path)
+    assert upgraded.history() == before
+    decide(upgraded, "Ann", "c0", "artefact")
+    upgraded.close()
 
 
 def test_a_file_of_a_later_version_is_refused(tmp_path):

@@ -128,13 +128,13 @@ def test_cells_are_kept_when_predict_dies(run, demo_root, tmp_path, monkeypatch,
     monkeypatch.setattr(predict, "AT_ONCE", 8)
     calls = []
 
-    def logits(self, pixels):
+    def member_logits(self, pixels):
         calls.append(len(pixels))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return pixels.mean(axis=(1, 2, 3)).astype(float) - 10
+        return pixels.mean(axis=(1, 2, 3))[None] - 10
 
-    monkeypatch.setattr("leukemia.inference.torch_predictor.TorchPredictor.logits", logits)
+    monkeypatch.setattr("leukemia.inference.torch_predictor.TorchPredictor.member_logits", member_logits)
     output = tmp_path / "out.csv"
     assert leukemia("predict", run.folder, demo_root, "-o", output) == 130
     assert not output.exists()

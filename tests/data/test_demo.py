@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from leukemia.data import demo
+from leukemia.data.class_folders import class_folders
 from leukemia.data.cnmc import cnmc
 from leukemia.data.demo import plan, write_demo
 from leukemia.data.splits import assign_splits
@@ -204,3 +205,27 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, int])
     with pytest.raises(InputError, match=str(next(iter(wrong.values())))):
         write_demo(tmp_path / "set", **wrong)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_study_has_as_many_test_subjects_as_a_triage_policy_needs() -> None:
+    cells = plan(2090, kind="study")
+    subjects = cells.groupby(["published_split", "label"])["subject"].nunique()
+    assert subjects["prelim"].to_dict() == {0: 32, 1: 64}
+    assert subjects["train"].to_dict() == {0: 26, 1: 47}
+    assert cells["path"].is_unique
+
+
+def test_the_other_cells_are_a_manifest_of_two_other_classes(tmp_path: Path) -> None:
+    manifest = write_demo(tmp_path / "others", images=80, size=64, kind="others")
+    table, classes, _ = class_folders(manifest, positive="open")
+    assert classes == ("clumped", "open")
+    assert len(table) == 80
+    assert set(table["published_split"]) == {"train", "prelim"}
+    planned = plan(80, kind="others").set_index("path").loc[table["path"]]
+    assert (planned["label"].to_numpy() == table["label"]).all()
+    assert table["subject"].notna().all()
+
+
+def test_an_unknown_kind_of_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cnmc, study, others"):
+        write_demo(tmp_path / "set", kind="some")

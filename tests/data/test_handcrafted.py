@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from leukemia.data.datamodule import CellDataModule
 from leukemia.data.handcrafted import AT_ONCE, handcrafted_features, measure
+from leukemia.evaluation.gate import HANDCRAFTED
 
 
 def ellipse(half_height, half_width, colour=(200, 100, 50), size=224, centre=None):
@@ -26,7 +27,9 @@ def test_an_ellipse_anywhere_has_its_own_area_and_roundness(a, b, down, right):
 
 
 def test_a_black_picture_has_no_cell():
-    np.testing.assert_array_equal(measure(np.zeros((1, 32, 32, 3), np.uint8)), np.zeros((1, 5)))
+    np.testing.assert_array_equal(
+        measure(np.zeros((1, 32, 32, 3), np.uint8)), np.zeros((1, len(HANDCRAFTED)))
+    )
 
 
 def test_every_cell_of_a_map_is_measured_once_and_kept(demo_root, monkeypatch):

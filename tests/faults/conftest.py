@@ -19,7 +19,14 @@ from leukemia.training.run import train
 
 INJECTED = str(Path(__file__).with_name("injected.py"))
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["leukemia.train", "leukemia.reporting.html", "pytorch_lightning.loggers"])
+CONTEXT.set_forkserver_preload(
+    [
+        "leukemia.training.run",
+        "leukemia.training.sweep",
+        "leukemia.reporting.html",
+        "pytorch_lightning.loggers",
+    ]
+)
 
 
 @pytest.fixture

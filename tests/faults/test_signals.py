@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -21,7 +23,7 @@ def handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    signals._State.waits, signals._State.received = False, 0
+    signals.State.waits, signals.State.received = False, 0
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,59 @@ def test_outside_of_training_a_signal_ends_the_run_at_once(monkeypatch, tmp_path
         train(compose([*settings, "trainer.max_epochs=1"]), tmp_path / "run")
     assert left.value.code == 143
     assert Run(tmp_path / "run").status["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["from leukemia.train import main; main()", "import runpy; runpy.run_module('leukemia.train', run_name='__main__')",
+     "from leukemia.cli import main; main(['predict', 'run', 'cell.png'])"],
+    ids=["leukemia-train", "python -m leukemia.train", "leukemia"],
+)  # fmt: skip
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_within_an_import_ends_a_command_in_one_line(tmp_path, program, number, code):
+    (tmp_path / "run").mkdir()
+    signalled = (
+        "import os, sys\n"
+        "class Meets:\n"
+        "    def find_spec(self, name, *others):\n"
+        f"        if name == 'pandas' or name == 'torch': os.kill(os.getpid(), {int(number)})\n"
+        f"sys.meta_path.insert(0, Meets())\n{program}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", signalled], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "interrupted\n")
+
+
+def test_between_two_runs_a_signal_ends_the_sweep_in_one_line_also_while_objects_are_cleared_away(
+    monkeypatch, tmp_path, settings, leukemia_train
+):
+    from leukemia.training.sweep import SweepCallback
+
+    class Signals:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    end = SweepCallback.on_job_end
+
+    def ends(self, *arguments, **others):
+        end(self, *arguments, **others)
+        Signals()
+
+    sweep = ["-m", *settings, "trainer.max_epochs=1", "model.unfreeze=null", "seed=0,1"]
+    sweep.append(f"hydra.sweep.dir={tmp_path}/s")
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepCallback, "on_job_end", ends)
+        code, _, said = leukemia_train(*sweep)
+    assert code == 143
+    assert "interrupted\n" in said
+    assert "Traceback" not in said
+    assert len(Sweep(tmp_path / "s").with_status("done")) == 1
+    assert len(Sweep(tmp_path / "s").begun) == 1
+    code, said, _ = leukemia_train(*sweep)
+    assert code == 0
+    assert said.count("is done already") == 1
+    assert len(Sweep(tmp_path / "s").with_status("done")) == 2
 
 
 def test_a_signal_that_python_swallows_ends_the_sweep_before_its_next_run(

@@ -206,7 +206,7 @@ def test_trials_without_a_usable_folder_wait_for_the_same_command(
                 raise PlaceError("cannot write: No space left on device; make room there and start again")
             return train(config, folder, **more)
 
-        patch.setattr("leukemia.train.train", second_fails)
+        patch.setattr("leukemia.training.run.train", second_fails)
         code, _, err = leukemia_train(*settings)
     assert code == 1
     assert "No space left" in err
@@ -254,7 +254,7 @@ def test_a_trial_that_was_cut_off_three_times_has_failed(leukemia_train, search,
         Run(folder).write_json("status.json", {"status": "running"})
         raise RuntimeError("its process dies")
 
-    monkeypatch.setattr("leukemia.train.train", cut_off)
+    monkeypatch.setattr("leukemia.training.run.train", cut_off)
     states = []
     for _ in range(3):
         leukemia_train(*search, "model.optimizer.lr=choice(1e-3)", "hydra.sweeper.trials=1")

@@ -44,6 +44,13 @@ def test_the_network_comes_back_with_everything_that_prediction_needs(tmp_path):
     assert [row["epoch"] for row in loaded.history] == [1, 2]
 
 
+def test_a_checkpoint_of_release_01_is_refused_as_such(tmp_path):
+    content = {"state_dict": {}, "hyper_parameters": {"depth": 18, "trainable_from": "layer4"}, "history": []}
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(InputError, match=r"old\.ckpt is a checkpoint of release 0\.1: train it again"):
+        load_network(tmp_path / "old.ckpt")
+
+
 def test_the_classifier_comes_back_with_its_settings(tmp_path):
     expected = pixel_logits(checkpoint(tmp_path / "x.ckpt"), PIXELS)
     model = load_classifier(tmp_path / "x.ckpt")

@@ -23,6 +23,7 @@ from leukemia.models.checkpoint import load_classifier, load_network, read_check
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.network import pixel_logits
 from leukemia.models.resnet import resnet
+from leukemia.models.targets import name_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*dataloader' does not have many workers",
@@ -167,8 +168,8 @@ FOCAL = partial(sigmoid_focal_loss, alpha=-1, gamma=2.0, reduction="mean")
 
 @pytest.mark.parametrize(
     "criterion",
-    [nn.BCEWithLogitsLoss(), Scaled(), hinge, FOCAL, nn.SoftMarginLoss()],
-    ids=["bce", "scaled", "hinge", "focal", "soft-margin"],
+    [nn.BCEWithLogitsLoss(), Scaled(), hinge, FOCAL, nn.MultiLabelSoftMarginLoss()],
+    ids=["bce", "scaled", "hinge", "focal", "multi-label"],
 )
 def test_val_loss_is_the_criterion(make, tmp_path, criterion):
     model = trained(make(criterion=criterion), tmp_path)
@@ -209,6 +210,18 @@ def test_a_criterion_with_parameters_is_trained_and_saved(make, tiny, tmp_path):
 )
 def test_a_criterion_of_another_kind_is_refused(make, criterion, named):
     with pytest.raises(InputError, match=named):
+        make(criterion=criterion)
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [nn.CrossEntropyLoss(), torch.nn.functional.cross_entropy, nn.SoftMarginLoss(), nn.HingeEmbeddingLoss(),
+     nn.KLDivLoss(reduction="batchmean"), nn.PoissonNLLLoss(), nn.MSELoss(), nn.L1Loss(), nn.SmoothL1Loss(),
+     nn.HuberLoss()],
+    ids=name_of,
+)  # fmt: skip
+def test_a_loss_of_torch_for_other_labels_or_logits_is_refused(make, criterion):
+    with pytest.raises(InputError, match="does not fit one logit a cell and labels 0 and 1"):
         make(criterion=criterion)
 
 
@@ -432,6 +445,19 @@ def test_a_linear_head_does_not_see_a_common_mean_of_its_features(tiny, tmp_path
         )
         found.append(model.logits({"features": values + shift}).detach())
     assert torch.allclose(*found, atol=1e-3)
+
+
+@pytest.mark.parametrize(("bias", "kept"), [(5.0, False), (0.0, True)])
+def test_a_head_that_begins_worse_than_a_constant_begins_without_its_offset(tiny, tmp_path, bias, kept):
+    model = CellClassifier(tiny(), "head", stage_lr={"head": 1e-9})
+    values = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0.0, 1.0] * 8)
+    with torch.no_grad():
+        model.net.stages.head.weight.copy_(values.T @ (2 * labels - 1) / len(labels))
+        model.net.stages.head.bias.fill_(bias)
+    trainer(tmp_path, 1).fit(model, batches_of(values, labels), batches_of(values, labels))
+    mean = float(model.logits({"features": values}).mean().detach())
+    assert (abs(mean) < 1e-4) != kept
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

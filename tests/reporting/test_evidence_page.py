@@ -218,7 +218,7 @@ def test_the_page_has_every_part_and_says_what_the_policy_is(sweep):
     assert "Not for" in page
     assert "Diagnosis" in page
     markdown = (sweep.folder / "results.md").read_text(encoding="utf-8")
-    assert "## Intervals and baselines" in markdown
+    assert "## Intervals" in markdown
     assert "### Triage: " in markdown
 
 

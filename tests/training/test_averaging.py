@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import (
     EMAWeightAveraging,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -242,6 +243,7 @@ def test_other_callbacks_are_left_as_they_are():
         (BackboneFinetuning(), "model.unfreeze"),
         (LearningRateFinder(), "search over model.optimizer.lr"),
         (BatchSizeFinder(), "choose data.batch_size"),
+        (ModelPruning("l1_unstructured", amount=0.5), "prune an export"),
         (EMAWeightAveraging(update_starting_at_epoch=3), "update_starting_at_step"),
         (EachEpoch(), "after that epoch was validated"),
     ],

@@ -8,7 +8,8 @@ import torch
 
 from leukemia.errors import InputError
 from leukemia.models.checkpoint import read_checkpoint
-from leukemia.training.checkpoints import MovableCheckpoint, WholeCheckpointIO
+from leukemia.runs import Run
+from leukemia.training.checkpoints import MovableCheckpoint, WholeCheckpointIO, bring_back_best
 
 
 def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -21,6 +22,20 @@ def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         writer.save_checkpoint({"epoch": 2}, tmp_path / "last.ckpt")
     assert read_checkpoint(tmp_path / "last.ckpt") == {"epoch": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(("best_epoch", "comes_back"), [(3, True), (2, False)])
+def test_a_lost_best_checkpoint_comes_back_from_the_last_one_of_the_same_epoch_only(
+    tmp_path, caplog, best_epoch, comes_back
+):
+    run = Run(tmp_path)
+    run.write_json("metrics.json", {"best_epoch": best_epoch})
+    WholeCheckpointIO().save_checkpoint({"history": [{"epoch": n} for n in (1, 2, 3)]}, run.last_checkpoint)
+    bring_back_best(run)
+    assert run.best_checkpoint.is_file() == comes_back
+    assert ("train again with resume=restart" in caplog.text) != comes_back
+    if comes_back:
+        assert read_checkpoint(run.best_checkpoint) == read_checkpoint(run.last_checkpoint)
 
 
 @pytest.mark.parametrize("path", ["/", "..", "../../elsewhere/best.ckpt", "/etc/passwd", "checkpoints/."])

@@ -1,5 +1,6 @@
 """What a run tells of its sessions, and the time that a sweep still takes."""
 
+import time
 from importlib.metadata import version
 
 import pytest
@@ -31,10 +32,19 @@ def test_each_session_is_told_with_its_hardware_and_versions(tmp_path):
     with pytest.raises(SystemExit), recorded(run, {"devices": 1, "threads": 4}):
         raise SystemExit(143)
     with recorded(run, {"devices": 1, "threads": 8}):
-        assert [session["threads"] for session in run.status["sessions"]] == [4, 8]
+        first, second = run.status["sessions"]
+        assert (first["threads"], second["threads"]) == (4, 8)
+        assert first["ended"] is not None
+        assert second["ended"] is second["seconds"] is None  # as of a session that was killed
+        time.sleep(0.1)
     assert run.status["status"] == "done"
     assert [session["threads"] for session in run.status["sessions"]] == [4, 8]
     for session in run.status["sessions"]:
         assert {"started", "machine", "devices", "job", "visible_devices", "versions"} <= set(session)
         assert session["versions"]["torch"] == version("torch")
+        assert session["ended"] >= session["started"]
+        assert 0 <= session["seconds"] <= run.status["seconds"]
+    assert run.status["seconds"] == pytest.approx(
+        sum(each["seconds"] for each in run.status["sessions"]), abs=0.2
+    )
     assert set(run.status) == {"status", "error", "finished", "seconds", "sessions"}

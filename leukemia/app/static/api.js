@@ -35,6 +35,8 @@ export function reviewer() {
   const dialog = document.getElementById("who-dialog");
   const name = document.getElementById("who-name");
   const error = document.getElementById("who-error");
+  const blind = document.getElementById("who-blind"); // absent where the whole review is blind
+  if (blind) blind.checked = localStorage.getItem("hide-model") === "yes";
   const required = dialog.hasAttribute("data-required");
   document.getElementById("who-button").addEventListener("click", () => dialog.showModal());
   if (required) {
@@ -45,6 +47,7 @@ export function reviewer() {
     event.preventDefault();
     try {
       await post("api/reviewer", { name: name.value });
+      if (blind) localStorage.setItem("hide-model", blind.checked ? "yes" : "no");
       location.reload();
     } catch (problem) {
       error.textContent = said(problem);

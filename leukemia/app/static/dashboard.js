@@ -4,6 +4,11 @@ import { answer, get, reviewer, said } from "./api.js";
 
 const POLL = 2000; // milliseconds
 
+// Mark the tables that are wider than the window.
+function markWide() {
+  for (const box of document.querySelectorAll(".scroll")) box.classList.toggle("wide", box.scrollWidth > box.clientWidth);
+}
+
 async function poll() {
   const main = document.getElementById("main");
   try {
@@ -13,6 +18,7 @@ async function poll() {
       const focused = document.activeElement?.getAttribute("href");
       main.replaceChildren(...page.getElementById("main").childNodes);
       main.dataset.last = page.getElementById("main").dataset.last;
+      markWide();
       if (focused) main.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
     }
   } catch {
@@ -40,5 +46,7 @@ document.getElementById("main").addEventListener("click", async (event) => {
   }
 });
 
+markWide();
+addEventListener("resize", markWide);
 await reviewer();
 poll();

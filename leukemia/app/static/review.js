@@ -1,6 +1,6 @@
 // The review page: shows one cell, handles keys and clicks, and polls for decisions of other windows.
 
-import { get, post, reviewer, said } from "./api.js";
+import { answer, get, post, reviewer, said } from "./api.js";
 import { showScoring } from "./uploads.js";
 import { centre, moveBy, zoomBy, zoomTo } from "./viewer.js";
 
@@ -8,8 +8,11 @@ const POLL = 1000; // milliseconds
 const $ = (id) => document.getElementById(id);
 const page = $("main").dataset;
 const labels = [...document.querySelectorAll(".label")];
-const kindOf = { [page.negative]: "negative", [page.positive]: "positive", unsure: "undecided" };
-const named = (label) => (label === "unsure" ? "unsure" : label);
+const blind = "blind" in page; // the server shows no opinion before a decision
+const kindOf = { [page.negative]: "negative", [page.positive]: "positive" };
+const named = (label) => (label === page.artefact ? "not a cell / artefact" : label);
+const markOf = { unsure: "?", [page.artefact]: "✗", [page.poorQuality]: "✗" };
+const visible = () => Boolean(cell?.opinion) && (!hidden || cell.mine !== null); // the model's opinion
 
 let cell = null;
 let shownAt = 0; // when the cell's picture appeared
@@ -23,8 +26,9 @@ const who = $("who").textContent; // the reviewer in this window
 let stopped = null; // the reason why the server cannot save decisions
 let last = Number(page.last); // id of the newest decision that this window knows
 let overlayOn = false;
+let computing = ""; // address of the heat map that is being computed
 let lighter = false;
-let hidden = page.queue === "check" || localStorage.getItem("hide-model") === "yes";
+let hidden = blind || page.queue === "check" || localStorage.getItem("hide-model") === "yes";
 const trail = JSON.parse(sessionStorage.getItem(`trail-${page.queue}`) || "[]");
 
 function show(state) {
@@ -38,23 +42,31 @@ function show(state) {
   $("viewer-text").hidden = true;
   $("cell-name").textContent = cell.name;
   $("cell-place").textContent = cell.position ? `${cell.position} of ${cell.of}` : "not in this queue";
-  $("cell-warning").hidden = !cell.warning;
-  $("cell-warning").textContent = cell.warning || "";
+  $("cell-size").textContent = cell.size && `diameter ${cell.size}`;
+  list("notes", cell.notes);
   if (changed) {
     opinionSeen = false;
     shownAt = 0;
     delete $("picture").dataset.shown;
     centre();
-    $("overlay").hidden = true;
-    $("overlay").removeAttribute("src");
     $("picture").src = cell.picture;
     $("picture").alt = `${cell.name}, a white blood cell on black`;
+    $("comment").value = cell.comment;
   }
   showOpinion();
   showMine();
   showSubject();
-  if (overlayOn) showOverlay();
+  showOverlay();
   for (const address of cell.ahead) new Image().src = address;
+}
+
+function list(id, texts) {
+  $(id).hidden = !texts.length;
+  $(id).replaceChildren(...texts.map((text) => {
+    const item = document.createElement("li");
+    item.textContent = text;
+    return item;
+  }));
 }
 
 function showProgress(progress) {
@@ -71,44 +83,48 @@ function showProgress(progress) {
 
 function showEnd(progress) {
   const [title, text] = progress.total
-    ? ["Every cell of this queue is decided.", "Undo takes back the last decision. "]
-    : { review: ["There are no cells to review.", "Triage releases all cells, or there are none. "],
-        check: ["There are no cells to check.", "Triage sends every cell to review. "],
-        added: ["No pictures are added yet.", "Drop some on this page. "] }[page.queue];
+    ? ["Every cell of this queue is decided.", "Undo (Z) takes back the last decision."]
+    : { review: ["There are no cells to review.", "Triage releases all cells, or there are none."],
+        check: ["There are no cells to check.", "Triage sends every cell to review."],
+        added: ["No pictures are added yet.", "Drop some on this page."] }[page.queue];
   const heading = document.createElement("b");
   heading.textContent = title;
-  const line = document.createElement("span");
+  const line = document.createElement("p");
   line.textContent = text;
-  const link = document.createElement("a");
-  link.href = "dashboard";
-  link.textContent = "See the dashboard";
-  line.append(link);
-  $("viewer-text").replaceChildren(heading, line);
+  const links = [["dashboard", "Dashboard: agreement, accuracy, time"], ["dashboard#export-title", "Export the decisions"]];
+  if (progress.released && page.queue !== "check") links.unshift(["./?queue=check", `Spot-check the ${progress.released} released cells`]);
+  const steps = links.map(([address, name]) => {
+    const link = document.createElement("a");
+    link.href = address;
+    link.textContent = name;
+    return link;
+  });
+  $("viewer-text").replaceChildren(heading, line, ...steps);
   $("viewer-text").hidden = false;
+  if (progress.total && progress.done === progress.total) steps[0].focus({ preventScroll: true });
   $("cell-name").textContent = progress.total ? "Done" : "–";
-  $("cell-place").textContent = "";
-  $("cell-warning").hidden = true;
-  for (const id of ["opinion", "yours-card", "subject-card", "legend"]) $(id).hidden = true;
-  $("opinion-hidden").hidden = true;
+  for (const id of ["cell-place", "cell-size"]) $(id).textContent = "";
+  $("comment").value = "";
+  for (const id of ["notes", "opinion", "opinion-hidden", "yours-card", "subject-card"]) $(id).hidden = true;
+  showOverlay();
   for (const button of labels) button.classList.remove("chosen");
 }
 
 function showOpinion() {
-  const visible = !hidden || cell.mine !== null;
-  opinionSeen ||= visible && cell.mine === null;
-  $("opinion").hidden = !visible;
-  $("opinion-hidden").hidden = visible;
+  opinionSeen ||= visible() && cell.mine === null;
+  $("opinion").hidden = !visible();
+  $("opinion-hidden").hidden = visible();
   $("hide").setAttribute("aria-pressed", String(hidden));
-  $("subject-model").hidden = !visible;
-  $("strip").classList.toggle("blind", !visible);
-  if (!visible) return;
-  const percent = Math.round(100 * cell.probability);
-  $("leaning").textContent = cell.leaning;
+  if (!visible()) return;
+  const { probability, leaning, meaning, triage, notes } = cell.opinion;
+  const percent = Math.round(100 * probability);
+  $("leaning").textContent = leaning;
   $("leaning").className = `leaning ${percent < 40 ? "negative" : percent >= 60 ? "positive" : ""}`;
   $("percent").textContent = percent === 100 ? "> 99 %" : percent === 0 ? "< 1 %" : `${percent} %`;
-  $("meaning").textContent = cell.meaning;
-  $("triage").textContent = cell.triage;
-  $("marker").style.left = `${100 * cell.probability}%`;
+  $("meaning").textContent = meaning;
+  $("triage").textContent = triage;
+  list("opinion-notes", notes);
+  $("marker").style.left = `${100 * probability}%`;
   $("scale").setAttribute("aria-label", `Probability of ${page.positive}: ${percent} %`);
   $("zone-low").style.width = page.low ? `${100 * page.low}%` : "0";
   $("zone-high").style.width = page.high ? `${100 * (1 - page.high)}%` : "0";
@@ -120,12 +136,8 @@ function showMine() {
     button.setAttribute("aria-pressed", String(button.dataset.label === cell.mine));
   }
   $("yours-card").hidden = !cell.others.length;
-  if (!cell.others.length) return;
-  $("decided").replaceChildren(...[{ reviewer: "You", label: cell.mine }, ...cell.others].map((entry) => {
-    const item = document.createElement("li");
-    item.textContent = `${entry.reviewer}: ${named(entry.label)}`;
-    return item;
-  }));
+  const all = [{ reviewer: "You", label: cell.mine, comment: cell.comment }, ...cell.others];
+  list("decided", all.map((entry) => `${entry.reviewer}: ${[named(entry.label), entry.comment].filter(Boolean).join(", ")}`));
 }
 
 function showSubject() {
@@ -134,32 +146,32 @@ function showSubject() {
   if (!subject) return;
   $("subject-title").textContent = `Subject ${subject.name}`;
   $("subject-summary").textContent = subject.summary;
-  $("subject-model").textContent = subject.model;
+  $("subject-model").textContent = visible() ? subject.model : "";
+  $("strip").setAttribute("aria-label", `Other cells of this subject, ${subject.order}`);
   $("strip-more").textContent = subject.more ? `${subject.more} more; the cells shown are spread evenly over all of them.` : "";
-  const visible = !hidden || cell.mine !== null;
   $("strip").replaceChildren(...subject.cells.map((other) => {
     const item = document.createElement("div");
     item.setAttribute("role", "listitem");
     const button = document.createElement("button");
     button.type = "button";
-    const opinion = visible ? `${other.label === page.positive ? other.percent : 100 - other.percent} % ${other.label}` : "";
-    button.className = visible ? kindOf[other.label] : "";
+    const opinion = visible() ? other.opinion : null;
+    button.className = opinion ? kindOf[opinion.label] : "";
     button.setAttribute("aria-label", [
-      "Open cell", other.id.slice(0, 8), opinion && `model: ${opinion}`, other.mine && `you: ${named(other.mine)}`,
+      "Open cell", other.id.slice(0, 8), opinion && `model: ${opinion.text}`, other.mine && `you: ${named(other.mine)}`,
     ].filter(Boolean).join(", "));
     const image = document.createElement("img");
     image.src = other.thumb;
     image.alt = "";
     image.loading = "lazy";
     button.append(image);
-    if (visible) {
+    if (opinion) {
       const caption = document.createElement("span");
-      caption.textContent = opinion;
+      caption.textContent = opinion.text;
       button.append(caption);
     }
     if (other.mine) {
       const mark = document.createElement("i");
-      mark.textContent = other.mine === "unsure" ? "?" : `✓ ${other.mine}`;
+      mark.textContent = markOf[other.mine] ?? `✓ ${other.mine}`;
       button.append(mark);
     }
     button.addEventListener("click", () => open(other.id));
@@ -168,42 +180,42 @@ function showSubject() {
   }));
 }
 
-function showOverlay() {
+async function showOverlay() {
   const overlay = $("overlay");
-  const wanted = overlayOn && cell && (!hidden || cell.mine !== null);
+  const address = overlayOn && visible() ? cell.opinion.overlay : "";
+  const wanted = () => overlayOn && visible() && cell.opinion.overlay === address;
+  const isReady = address !== "" && overlay.dataset.address === address;
   $("gradcam").setAttribute("aria-pressed", String(overlayOn));
-  $("legend").hidden = !wanted;
-  $("explained").textContent = cell?.opinion ?? "";
-  overlay.hidden = true;
-  $("gradcam").removeAttribute("aria-busy");
-  if (!wanted) return;
+  overlay.hidden = $("legend").hidden = !isReady;
+  $("computing").hidden = !address || isReady;
+  if (!address) return;
   opinionSeen ||= cell.mine === null;
-  const address = new URL(cell.overlay, location).href;
-  if (overlay.src === address && overlay.complete && overlay.naturalWidth) {
-    overlay.hidden = false;
-    return;
-  }
-  $("gradcam").setAttribute("aria-busy", "true");
-  overlay.onload = () => {
-    $("gradcam").removeAttribute("aria-busy");
-    overlay.hidden = !overlayOn;
-  };
-  overlay.onerror = async () => {
-    $("gradcam").removeAttribute("aria-busy");
-    if (!overlayOn) return;
+  if (isReady || computing === address) return;
+  computing = address;
+  try {
+    const response = await fetch(address);
+    if (!response.ok) await answer(response);
+    await response.blob();
+    if (!wanted()) return;
+    const places = response.headers.get("x-places");
+    overlay.src = address; // from the browser's cache
+    await overlay.decode();
+    overlay.dataset.address = address;
+    $("places").textContent = `${places} × ${places} blocks`;
+    $("explained").textContent = cell.opinion.label;
+    showOverlay();
+  } catch (error) {
+    if (!wanted()) return;
     toggleOverlay(); // show an error only once
-    try {
-      await get(address);
-    } catch (error) {
-      fail(error);
-    }
-  };
-  overlay.src = address;
+    fail(error);
+  } finally {
+    if (computing === address) computing = "";
+  }
 }
 
 function toggleOverlay() {
   overlayOn = !overlayOn;
-  if (overlayOn && hidden && cell && cell.mine === null) {
+  if (overlayOn && cell && !visible()) {
     say("The heat map is part of the model's opinion. It appears once you have decided, or when the model is not hidden.");
   }
   showOverlay();
@@ -217,6 +229,7 @@ function lighten(on) {
 }
 
 function toggleModel() {
+  if (blind) return say("This review is blind: the model's opinion of a cell appears after your decision.");
   hidden = !hidden;
   if (page.queue !== "check") localStorage.setItem("hide-model", hidden ? "yes" : "no");
   if (!cell) return;
@@ -228,9 +241,11 @@ function toggleModel() {
 async function decide(label) {
   if (busy || !cell || !shownAt) return; // no decision before the picture is visible
   const decided = cell;
-  if (unsent?.cell !== decided.id || unsent?.label !== label) {
+  const seen = opinionSeen || decided.mine !== null;
+  const comment = $("comment").value;
+  if (unsent?.cell !== decided.id || unsent?.label !== label || unsent?.comment !== comment) {
     unsent = {
-      cell: decided.id, label, queue: page.queue, picked, blind: !opinionSeen && decided.mine === null, reviewer: who,
+      cell: decided.id, label, comment, queue: page.queue, picked, blind: !seen, reviewer: who,
       seconds: (performance.now() - shownAt) / 1000, request: crypto.randomUUID?.() ?? random(),
     };
   }
@@ -240,7 +255,8 @@ async function decide(label) {
     remember(decided.id);
     picked = false;
     show(state);
-    say(`${decided.name}: ${named(label)}. Saved.`);
+    const opinion = seen ? "" : ` The model: ${state.leaning}.`;
+    say(`${decided.name}: ${named(label)}. Saved.${opinion}`);
   });
 }
 
@@ -375,6 +391,9 @@ async function poll() {
 
 const ACTIONS = {
   u: () => decide("unsure"), 3: () => decide("unsure"),
+  x: () => decide(page.artefact), 4: () => decide(page.artefact),
+  q: () => decide(page.poorQuality), 5: () => decide(page.poorQuality),
+  c: () => $("comment").focus(),
   1: () => decide(page.negative), 2: () => decide(page.positive),
   n: next, arrowright: next, b: back, arrowleft: back, z: undo, backspace: undo,
   g: toggleOverlay, l: () => lighten(!lighter), m: toggleModel,
@@ -397,6 +416,17 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
   if (!event.repeat || "+-=".includes(event.key)) action();
 });
+$("comment").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" || event.key === "Escape") $("viewer").focus({ preventScroll: true });
+});
+for (const button of document.querySelectorAll(".reference")) {
+  button.addEventListener("click", () => {
+    $("reference-picture").src = button.dataset.picture;
+    $("reference-text").textContent = button.dataset.text;
+    $("reference-dialog").showModal();
+  });
+  button.firstChild.addEventListener("error", () => button.remove());
+}
 for (const button of labels) button.addEventListener("click", () => decide(button.dataset.label));
 $("back").addEventListener("click", back);
 $("next").addEventListener("click", next);

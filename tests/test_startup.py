@@ -1,0 +1,69 @@
+"""How much of the machine a command takes before it works: processor time, and the libraries that it loads."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+TRAIN = "from leukemia.train import main; main()"
+REFUSED = (
+    ["data.root=nowhere", "trainer.max_epoch=3"],
+    ["+data.foo=1"],
+    ["trainer.max_epochs=0"],
+    ["model.lr=1"],
+)
+
+
+def started(code: str, *arguments: str) -> tuple[subprocess.CompletedProcess, float]:
+    """A Python program, and the seconds of processor time that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def loaded_by(code: str) -> set[str]:
+    done, _ = started(f"{code}\nimport sys; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    return {name for name in done.stdout.split() if "." not in name}
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_a_refused_setting_is_answered_in_two_seconds_of_processor_time(tmp_path, overrides):
+    done, seconds = started(TRAIN, *overrides, f"hydra.run.dir={tmp_path}/run")
+    assert (done.returncode, done.stderr.startswith("error: ")) == (2, True), done.stderr
+    assert seconds < 2
+
+
+def test_names_and_numbers_are_checked_without_pytorch():
+    loaded = loaded_by("from leukemia.config import checked, compose; checked(compose(['data.root=x']))")
+    assert not {"torch", "pytorch_lightning", "sklearn", "matplotlib"} & loaded
+
+
+def test_a_sweep_starts_without_pytorch():
+    assert "torch" not in loaded_by("import leukemia.training.sweep")
+
+
+def test_inference_needs_no_lightning():
+    loaded = loaded_by("import leukemia.commands.predict, leukemia.inference.torch_predictor")
+    assert not {"pytorch_lightning", "torchmetrics", "hydra", "matplotlib"} & loaded
+
+
+@pytest.mark.parametrize("command", ["evaluate", "triage", "predict"])
+def test_a_command_loads_no_pytorch_before_it_needs_it(command):
+    assert not {"torch", "hydra", "matplotlib"} & loaded_by(
+        f"import leukemia.commands.{command}, leukemia.cli"
+    )
+
+
+@pytest.mark.parametrize("code", ["import leukemia.train", "import leukemia.cli", "import leukemia"])
+@pytest.mark.parametrize("given", [None, "active"])
+def test_waiting_threads_leave_the_processor_to_others_unless_the_user_says_so(monkeypatch, code, given):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    shown = f"{code}; import os; print(os.environ['OMP_WAIT_POLICY'])"
+    assert started(shown)[0].stdout.split() == [given or "passive"]
+    assert os.environ.get("OMP_WAIT_POLICY") == given
