@@ -19,10 +19,11 @@ NAMES = {
     "stem": "full fine-tuning (`stem`)",
 }
 TIMES = {  # the plain loop, ResNet18, by precision; deeper networks: three quarters
-    "bf16-mixed": {"head": 25, "layer4": 4.5, "layer4-d4": 2.5, "stem": 2.2},
+    "bf16-mixed": {"head": 30, "layer4": 5, "layer4-d4": 3.5, "stem": 3},
     "32-true": {"head": 13, "layer4": 4.5, "layer4-d4": 2.5},
 }
-GRID_TIMES, SECOND_START = 4, 15
+TIMES_BF16 = {"head": 15, "layer4": 2.5, "stem": 1.5}  # the plain loop in bf16 and channels-last, ResNet18
+GRID_TIMES, SECOND_START = 5.5, 15
 SHARE = {"head": 85, "layer4": 85, "stem": 90}  # % of the limit, ResNet18
 PARTS = {
     "head": "feature pass / forward pass",
@@ -39,7 +40,7 @@ def page(measured: Measured, task: Measurement, machine: Measurement) -> str:
     """The page in Markdown.
 
     Args:
-        measured: what the contenders `package`, `plain` and `limit` printed, rows that are complete only; and of
+        measured: what the contenders `package`, `plain`, `plain_bf16` and `limit` printed, complete rows only; and of
             the frozen baseline the seconds of `again`, the second start.
         task: what was measured: `size`, `epochs`, `plain_epochs`, `batch_size`, `lr`, `repeats`, `planned` rows.
         machine: as `prepare.py` prints it.
@@ -61,8 +62,9 @@ are stated for 224x224, 12 epochs and two processor cores.{unfinished}
 
 ## Against the plain loop
 
-| data | network | trains from | cells | package, s | plain, s | times faster | target | val accuracy, package | plain |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| data | network | trains from | cells | package, s | plain, s | times faster | target | plain in bf16, s | \
+times faster | target | val accuracy, package | plain | plain in bf16 |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {lines(against_plain)}
 
 ## Against the limit
@@ -94,6 +96,7 @@ start and imports, s, package | plain | peak GB, package | plain | limit |
 - Plain: `benchmarks/plain_loop.py` on the same training and validation cells: PIL, torchvision transforms, a
   DataLoader with 2 workers for each split, 32-true, frozen modules by `requires_grad_(False)` and `eval()`, Lightning's
   own checkpoint and logger. {scaled(task)}
+- Plain in bf16: the same loop with `precision="bf16-mixed"` and a channels-last network and pictures.
 - Limit: `benchmarks/limit.py`, the network alone on one batch in memory, in {precision}, channels-last, median of
   {task["limit_repeats"]} repeats of {task["limit_seconds"]:g} s after a warm-up. Training batches of the package: the \
 median epoch, from its
@@ -114,20 +117,17 @@ precision {precision}.
 
 def plain_row(key: Key, found: dict[str, list[Measurement]], precision: str, epochs: int) -> list[str]:
     package = typical(found["package"], "seconds")
-    plain = median(plain_seconds(run, epochs) for run in found["plain"])
-    wanted = TIMES.get(precision, {}).get(key[2])
-    target = f"{number(wanted * (1 if key[1] == 18 else 0.75))}x" if wanted else "–"
-    accuracies = [f"{typical(found[name], 'val_accuracy'):.3f}" for name in ("package", "plain")]
-    cells = str(found["package"][0]["cells"])
-    return [
-        *named(key),
-        cells,
-        number(package),
-        number(plain),
-        f"{number(plain / package)}x",
-        target,
-        *accuracies,
+    wanted = TIMES.get(precision, {})
+    ratios = []
+    for name, targets in (("plain", wanted), ("plain_bf16", TIMES_BF16 if wanted else {})):
+        plain = median(plain_seconds(run, epochs) for run in found[name])
+        times = targets.get(key[2])
+        target = f"{number(times * (1 if key[1] == 18 else 0.75))}x" if times else "–"
+        ratios += [number(plain), f"{number(plain / package)}x", target]
+    accuracies = [
+        f"{typical(found[name], 'val_accuracy'):.3f}" for name in ("package", "plain", "plain_bf16")
     ]
+    return [*named(key), str(found["package"][0]["cells"]), number(package), *ratios, *accuracies]
 
 
 def limit_row(key: Key, found: dict[str, list[Measurement]]) -> list[str]:

@@ -137,7 +137,7 @@ def overrides(task: Measurement) -> list[str]:
 
 def measure_row(task: Measurement, row: str, scratch: Path) -> dict[str, Measurement]:
     """What each contender printed, measured one directly after the other."""
-    scripts = {"package": "package", "plain": "plain_loop", "limit": "limit"}
+    scripts = {"package": "package", "plain": "plain_loop", "plain_bf16": "plain_loop", "limit": "limit"}
     if row == "layer4-d4":  # its limit is that of layer4
         del scripts["limit"]
     found = {}
@@ -145,7 +145,8 @@ def measure_row(task: Measurement, row: str, scratch: Path) -> dict[str, Measure
         files = {"folder": folder, "run": f"{folder}/run", "lists": f"{folder}/lists.json"}
         task = {**task, **files, "overrides": overrides(task)}
         for name, script in scripts.items():
-            found[name] = contender(script, task, Path(folder))
+            precision = "bf16-mixed" if name == "plain_bf16" else "32-true"
+            found[name] = contender(script, {**task, "plain_precision": precision}, Path(folder))
             tell(task, row, name, found[name])
         if row == "head":
             found["again"] = second_start(task, Path(folder))

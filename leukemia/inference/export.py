@@ -1,4 +1,4 @@
-"""`leukemia export`: a run's network as one file, for use without this package or without torch."""
+"""`leukemia export`: a run's network or an ensemble as one file, for use without this package or without torch."""
 
 import hashlib
 import json
@@ -21,48 +21,51 @@ from leukemia.data.pixels import fit
 from leukemia.data.synthetic import Traits, draw_cell
 from leukemia.data.transforms import d4
 from leukemia.errors import InputError
+from leukemia.evaluation.ensemble import combined
 from leukemia.evaluation.policy import TTA, Policy
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.identity import network_name
-from leukemia.inference.onnx_predictor import FORMAT, needs
+from leukemia.inference.onnx_predictor import FORMAT, MEMBERS, needs
 from leukemia.inference.predictor import ONNX, Predictor
 from leukemia.inference.torch_predictor import TorchPredictor, mean_logits
 from leukemia.models.checkpoint import load_network
 from leukemia.models.network import pixel_logits
 from leukemia.models.weights import published_state
-from leukemia.runs import Run
+from leukemia.runs import Ensemble, Run
 from leukemia.storage.atomic import atomic_write
 
 FORMATS = {"onnx": ONNX, "state_dict": ".safetensors"}
 IMAGES, TOLERANCE = 64, 1e-4
+LARGEST = 1.9e9  # bytes of weights in one protobuf
 
 
-def export(run: Run, output: Path | None = None, form: str = "onnx") -> Path:
-    """Write the best checkpoint of a run as one file.
+def export(model: Run | Ensemble, output: Path | None = None, form: str = "onnx") -> Path:
+    """Write the best checkpoint of a run, or those of an ensemble, as one file.
 
     `onnx`: from pixels, uint8 (N, S, S, 3) as `leukemia.data.pixels.fit` gives them, to `logit` and calibrated
-    `probability` of the positive class, float32 (N,). Normalisation, test-time augmentation and calibration are in the
-    graph; the metadata hold all else that a prediction needs. It computes in full precision whatever the run did, and
-    is kept only if onnxruntime and torch agree on IMAGES pictures to TOLERANCE.
+    `probability` of the positive class, float32 (N,), and of an ensemble `member_logits`, (N, members). Normalisation,
+    test-time augmentation and calibration are in the graph; the metadata hold all else that a prediction needs. It
+    computes in full precision whatever the run did, and is kept only if onnxruntime and torch agree on IMAGES pictures
+    to TOLERANCE.
 
-    `state_dict`: safetensors under the published names of the parameters, torchvision's for ResNets.
+    `state_dict`: safetensors of a run under the published names of the parameters, torchvision's for ResNets.
 
     Args:
-        run: finished, or with at least one finished epoch.
-        output: the file; by default one with the run's name in the current folder.
+        model: a run, finished or with at least one finished epoch; or an ensemble.
+        output: the file; by default one with the name of the run or sweep in the current folder.
         form: a key of FORMATS.
 
     Returns:
         The file.
 
     Raises:
-        InputError: if the run cannot be read, its network is not trusted or cannot be exported, the file cannot be
-            written, a package is missing, or onnxruntime and torch disagree.
+        InputError: if a run cannot be read, its network is not trusted or cannot be exported, the file cannot be
+            written, a package is missing, onnxruntime and torch disagree, or the weights of an ensemble are asked for.
     """
-    output = Path(f"{run.name}{FORMATS[form]}") if output is None else Path(output)
+    output = Path(f"{model.name}{FORMATS[form]}") if output is None else Path(output)
     if output.suffix != FORMATS[form]:
         raise InputError(f"{output}: a file of --format {form} ends in {FORMATS[form]}")
-    content = _onnx(run) if form == "onnx" else _safetensors(run)
+    content = _onnx(model) if form == "onnx" else _safetensors(model)
     with atomic_write(output) as file:
         file.write(content)
     print(output)
@@ -70,29 +73,44 @@ def export(run: Run, output: Path | None = None, form: str = "onnx") -> Path:
 
 
 class FromPixels(nn.Module):
-    """The exported graph: pixels, uint8 (N, S, S, 3), to logits and calibrated probabilities, float32 (N,) each.
+    """The exported graph: pixels, uint8 (N, S, S, 3), to logits and calibrated probabilities, float32 (N,) each, and of
+    several networks to each one's logits, (N, networks).
 
     Args:
-        net: a network of the seam.
+        nets: of the seam; the logit is their mean.
         tta: `none` or `d4`.
         slope, intercept: of the calibration.
     """
 
-    def __init__(self, net: Any, tta: str, slope: float = 1.0, intercept: float = 0.0) -> None:
+    def __init__(self, nets: Sequence[Any], tta: str, slope: float = 1.0, intercept: float = 0.0) -> None:
         super().__init__()
-        self.stages, self.transforms = net.stages, TTA[tta]
+        self.members, self.transforms = nn.ModuleList(map(_Normalised, nets)), TTA[tta]
         self.slope, self.intercept = slope, intercept
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        seen = torch.cat([d4(pixels, n) for n in range(self.transforms)]) if self.transforms > 1 else pixels
+        of_members = [net(seen.float()).reshape(self.transforms, -1).mean(dim=0) for net in self.members]
+        logits = torch.stack(of_members, dim=1)
+        logit = logits.mean(dim=1)
+        probability = torch.sigmoid(self.slope * logit + self.intercept)
+        return (logit, probability, logits) if len(self.members) > 1 else (logit, probability)
+
+
+class _Normalised(nn.Module):
+    """A network from pixels, float (N, S, S, 3)."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.stages = net.stages
         self.offset: Tensor
         self.scale: Tensor
         for name, values in zip(("offset", "scale"), net.normalisation, strict=True):
             self.register_buffer(name, 255 * torch.tensor(values, dtype=torch.float32))
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        seen = torch.cat([d4(pixels, n) for n in range(self.transforms)]) if self.transforms > 1 else pixels
+    def forward(self, pixels: Tensor) -> Tensor:
         # The stages as one sequence: `prefix` and `suffix` switch gradients and autocast, and the graph has neither.
-        values = self.stages(((seen.float() - self.offset) / self.scale).permute(0, 3, 1, 2))
-        logit = values.reshape(self.transforms, -1).mean(dim=0)
-        return logit, torch.sigmoid(self.slope * logit + self.intercept)
+        values: Tensor = self.stages(((pixels - self.offset) / self.scale).permute(0, 3, 1, 2))
+        return values
 
 
 def policy_in_full_precision(policy: Policy | None, precision: str) -> Policy | None:
@@ -110,40 +128,51 @@ def policy_in_full_precision(policy: Policy | None, precision: str) -> Policy | 
     return replace(policy, certified=False, why_not=why_not)
 
 
-def _onnx(run: Run) -> bytes:
+def _onnx(model: Run | Ensemble) -> bytes:
     onnx, onnxruntime = needs("onnx"), needs("onnxruntime")
     needs("onnxscript")  # torch's exporter imports it
-    predictor = TorchPredictor(run, "cpu")
-    policy = policy_in_full_precision(predictor.policy, predictor.precision)
+    predictor = TorchPredictor(model, "cpu")
+    precision = " and ".join(sorted(set(predictor.precisions)))
+    policy = policy_in_full_precision(predictor.policy, precision)
     slope, intercept, source = 1.0, 0.0, "identity"
     if policy is not None and policy.slope is not None and policy.intercept is not None:
         slope, intercept, source = policy.slope, policy.intercept, "triage.json"
-    pixels, of_run = _pictures(run, predictor)
-    proto = _graph(FromPixels(predictor.net, predictor.tta, slope, intercept).eval(), pixels)
+    pixels, of_run = _pictures(model.members[0], predictor)
+    module = FromPixels(predictor.nets, predictor.tta, slope, intercept).eval()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    if size > LARGEST:
+        raise InputError(
+            f"the {len(predictor.nets)} networks have {size / 1e9:.1f} GB, and one ONNX file holds 2: export fewer"
+        )
+    proto = _graph(module, pixels)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    given = session.run(["logit", "probability"], {"pixels": pixels})
+    given = session.run(None, {"pixels": pixels})
     with torch.inference_mode():
-        expected = mean_logits(partial(pixel_logits, predictor.net), torch.from_numpy(pixels), predictor.tta)
-    apart = _largest_difference(given, (expected, sigmoid(slope * expected + intercept)))
+        of_members = [mean_logits(partial(pixel_logits, net), torch.from_numpy(pixels), predictor.tta)
+                      for net in predictor.nets]  # fmt: skip
+    expected = combined(of_members)["logit"]
+    wanted = (expected, sigmoid(slope * expected + intercept), np.stack(of_members, axis=1))
+    apart = _largest_difference(given, wanted[: len(given)])
     checked = {"images": IMAGES, "of_the_run": of_run, "largest_difference": apart}
     said = [f"onnxruntime agrees with torch on {IMAGES} pictures ({of_run} of them the run's) to {apart:.1e}"]
     if source == "identity":
         said.append("The probability is the plain sigmoid: no triage.json calibrates it (`leukemia triage`)")
-    if predictor.precision != "32-true":
+    if precision != "32-true":
         in_run = predictor.logits(pixels)
         moved = int((predictor.decide(in_run) != predictor.decide(expected)).sum())
         off = float(np.abs(in_run - expected).max())
         checked |= {"largest_difference_from_run": off, "decisions_moved": moved}
         said.append(
-            f"NOTE: the run computed in {predictor.precision}, this file computes in 32-true: logits differ by up to "
+            f"NOTE: the run computed in {precision}, this file computes in 32-true: logits differ by up to "
             f"{off:.2g}, and {moved} of {IMAGES} decisions with them"
         )
     if policy is not None and not policy.certified:
         said.append(f"NOTE: the policy is not certified: {policy.why_not}")
     metadata = {
         "format": FORMAT,
-        "run": run.name,
-        "run_hash": run_hash(run),
+        "run": model.name,
+        "run_hash": run_hash(model),
+        "members": [run.name for run in model.members],
         "classes": list(predictor.classes),
         "image_size": predictor.image_size,
         "resize": predictor.resize,
@@ -153,7 +182,7 @@ def _onnx(run: Run) -> bytes:
         "thresholds": None if policy is None else {"low": policy.low, "high": policy.high},
         "policy": None if policy is None else policy.to_json(),
         "precision": "32-true",
-        "run_precision": predictor.precision,
+        "run_precision": precision,
         "checked": checked,
         "versions": _versions("leukemia", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"),
     }
@@ -173,11 +202,14 @@ def _largest_difference(given: Sequence[NDArray[Any]], expected: Sequence[NDArra
     return apart
 
 
-def run_hash(run: Run) -> str:
-    """Identifies the exported network: SHA-256 of config.yaml and of the best checkpoint."""
-    digest = hashlib.sha256((run.folder / "config.yaml").read_bytes())
-    with open(run.best_checkpoint, "rb") as file:
-        return hashlib.file_digest(file, lambda: digest).hexdigest()
+def run_hash(model: Run | Ensemble) -> str:
+    """Identifies the exported networks: SHA-256 of config.yaml and of the best checkpoint of each."""
+    digest = hashlib.sha256()
+    for run in model.members:
+        digest.update((run.folder / "config.yaml").read_bytes())
+        with open(run.best_checkpoint, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
@@ -191,7 +223,7 @@ def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
                 module,
                 (torch.from_numpy(pixels[:2].copy()),),
                 input_names=["pixels"],
-                output_names=["logit", "probability"],
+                output_names=["logit", "probability", MEMBERS][: 2 + (len(module.members) > 1)],
                 dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
                 dynamo=True,
                 verbose=False,
@@ -227,7 +259,12 @@ def _pictures(run: Run, predictor: Predictor) -> tuple[NDArray[np.uint8], int]:
     return np.stack(found), of_run
 
 
-def _safetensors(run: Run) -> bytes:
+def _safetensors(run: Run | Ensemble) -> bytes:
+    if isinstance(run, Ensemble):
+        raise InputError(
+            f"the published names are those of one network, and {run.folder} has {len(run.members)}: export them one "
+            f"by one, as {run.members[0].folder}"
+        )
     save = needs("safetensors.torch").save
     loaded = load_network(run.best_checkpoint)
     about = {

@@ -14,6 +14,7 @@ from leukemia.evaluation.policy import Policy
 from leukemia.inference.predictor import Predictor
 
 FORMAT = "leukemia.onnx.2"
+MEMBERS = "member_logits"  # the output of an ensemble, (N, members)
 
 
 class OnnxPredictor(Predictor):
@@ -48,6 +49,8 @@ class OnnxPredictor(Predictor):
                 f"{path} is not a model that onnxruntime can open ({quoted(error)}): export it again"
             ) from None
         self.path = path
+        outputs = [output.name for output in self.session.get_outputs()]
+        self._output = MEMBERS if MEMBERS in outputs else "logit"
         about = _metadata(self.session.get_modelmeta().custom_metadata_map, path)
         if tta not in (None, about["tta"]):
             raise InputError(
@@ -58,14 +61,18 @@ class OnnxPredictor(Predictor):
 
     def member_logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         try:
-            logit = np.asarray(self.session.run(["logit"], {"pixels": pixels})[0], dtype=np.float64)
+            logits = np.asarray(self.session.run([self._output], {"pixels": pixels})[0], dtype=np.float64)
         except Exception as error:  # as above
             raise InputError(f"{self.path} cannot score cells ({quoted(error)}): export it again") from None
-        if logit.shape != (len(pixels),):
+        if (
+            logits.shape[:1] != (len(pixels),)
+            or logits.ndim != 1 + (self._output == MEMBERS)
+            or not logits.size
+        ):
             raise InputError(
-                f"{self.path} gives {quoted(logit.shape)} logits for {len(pixels)} cells: export it again"
+                f"{self.path} gives {quoted(logits.shape)} logits for {len(pixels)} cells: export it again"
             )
-        return logit[None]
+        return logits.reshape(len(pixels), -1).T
 
 
 def needs(name: str) -> Any:
