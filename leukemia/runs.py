@@ -26,8 +26,10 @@ from leukemia.data.run_files import (
 )
 from leukemia.errors import InputError, quoted
 from leukemia.evaluation.ensemble import mean_predictions
+from leukemia.evaluation.gate import Gate
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import checked, parse_table
+from leukemia.storage.arrays import file_hash, read_arrays, write_arrays
 from leukemia.storage.atomic import write_text
 from leukemia.storage.plain_files import dump_yaml, parse_json, parse_yaml, read_text
 
@@ -156,6 +158,21 @@ class Run:
             ) from None
 
     @property
+    def gate(self) -> Gate | None:
+        """The gate of the best checkpoint; None if there is none. Read afresh each time."""
+        file = self.folder / "gate.json"
+        if not file.is_file():
+            return None
+        content = self._json("gate.json")
+        remedy = "train to the end again (`leukemia-train`), or move it aside"
+        if content.get("checkpoint") != file_hash(self.best_checkpoint):
+            raise InputError(f"{file} is not the gate of checkpoints/best.ckpt beside it: {remedy}")
+        try:
+            return Gate.from_json(content, read_arrays(self.folder / "gate.npz", str(content.get("arrays"))))
+        except InputError as error:
+            raise InputError(f"{file}: {error}; {remedy}") from None
+
+    @property
     def pruned(self) -> dict[str, Any] | None:
         """Where a search stopped the run early: `epoch`, `monitor`, `best`, `compared_with`; None where it did not."""
         return self._json(PRUNED) if (self.folder / PRUNED).is_file() else None
@@ -180,6 +197,15 @@ class Run:
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         write_text(self.folder / name, json.dumps(value, indent=2) + "\n")
+
+    def write_gate(self, gate: Gate) -> None:
+        """Write gate.npz and gate.json, which names it and the best checkpoint."""
+        arrays: dict[str, Any] = {"centre": gate.centre, "whitening": gate.whitening, "cells": gate.cells}
+        names = {
+            "checkpoint": file_hash(self.best_checkpoint),
+            "arrays": write_arrays(self.folder / "gate.npz", arrays),
+        }
+        self.write_json("gate.json", {**gate.to_json(), **names})
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         write_text(self.folder / name, table.to_csv(index=False, quoting=csv.QUOTE_MINIMAL))

@@ -47,12 +47,13 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def untrained_run(demo_root):
     """A function that writes the run folder of an untrained network on the synthetic set: config.yaml, cells.csv,
-    predictions.csv, status.json and best.ckpt. It takes the folder, a network, and settings of the data."""
+    predictions.csv, status.json and best.ckpt, with `gate` also gate.json. It takes the folder, a network, and settings
+    of the data."""
 
-    def write(folder, net=None, *, trainable_from="last", **settings):
+    def write(folder, net=None, *, trainable_from="last", gate=False, **settings):
         from leukemia.data.datamodule import CellDataModule
-        from leukemia.inference.torch_predictor import predict_logits, predictions_table
-        from leukemia.models.network import pixel_logits
+        from leukemia.inference.torch_predictor import predict_outputs, predictions_table
+        from leukemia.models.network import pixel_outputs
         from leukemia.models.resnet import resnet
         from leukemia.runs import Run
 
@@ -64,10 +65,10 @@ def untrained_run(demo_root):
         net.train()
         with torch.no_grad():
             for batch in data.batches("train"):
-                pixel_logits(net, batch["pixels"])  # BatchNorm statistics, so that logits are of usual size
+                pixel_outputs(net, batch["pixels"])  # BatchNorm statistics, so that logits are of usual size
         net.eval()
-        logits = predict_logits(
-            lambda batch: pixel_logits(net, batch["pixels"]), data.batches("test"), tta=data.tta
+        logits, _ = predict_outputs(
+            lambda batch: pixel_outputs(net, batch["pixels"]), data.batches("test"), tta=data.tta
         )
         run = Run(Path(folder))
         plain = {"root": str(demo_root), "protocol": "holdout", "resize": data.resize, "tta": data.tta}
@@ -93,6 +94,13 @@ def untrained_run(demo_root):
             "network": {"node": net.node, "native_size": data.native_size},
             "history": [{"epoch": 1}],
         }, run.best_checkpoint)  # fmt: skip
+        if gate:
+            from leukemia.training.final_metrics import gate_of
+
+            outputs = predict_outputs(
+                lambda batch: pixel_outputs(net, batch["pixels"]), data.batches("train")
+            )
+            run.write_gate(gate_of(data, outputs[1]))
         return run
 
     return write

@@ -3,13 +3,17 @@
 import json
 import os
 
+import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
 
 from leukemia.errors import InputError
+from leukemia.evaluation.gate import HANDCRAFTED, fit_gate
 from leukemia.runs import Run, Sweep
+from leukemia.storage.arrays import file_hash
 from leukemia.storage.atomic import write_text
+from leukemia.storage.plain_files import parse_json
 
 
 def test_a_table_keeps_subjects_as_written(tmp_path):
@@ -127,3 +131,70 @@ def test_a_planned_run_lies_in_its_sweep(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": names, "total": "many"}))
     assert Sweep(tmp_path).planned == ["kept"]
     assert Sweep(tmp_path).total == 0
+
+
+def a_gate(folder):
+    """A run folder with a gate, and the gate."""
+    run, rng = Run(folder), np.random.default_rng(0)
+    run.best_checkpoint.parent.mkdir(parents=True)
+    run.best_checkpoint.write_bytes(b"weights")
+    shape, features = rng.random((60, len(HANDCRAFTED))), rng.random((60, 4))
+    gate = fit_gate(shape, features, np.arange(60) % 6, np.arange(60))
+    run.write_gate(gate)
+    return run, gate
+
+
+def test_a_gate_comes_back_as_it_was_written(tmp_path):
+    run, gate = a_gate(tmp_path)
+    again = run.gate
+    assert again.to_json() == gate.to_json()
+    np.testing.assert_array_equal(again.whitening, gate.whitening)
+    assert Run(tmp_path / "none").gate is None
+
+
+def test_the_gate_of_another_run_is_refused(tmp_path):
+    run, _ = a_gate(tmp_path)
+    run.best_checkpoint.write_bytes(b"other weights")
+    with pytest.raises(InputError, match=r"not the gate of checkpoints/best.ckpt"):
+        _ = run.gate
+
+
+class Touch:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("content", ["nothing", "cut", "missing", "pickle", "packed", "other"])
+def test_a_damaged_or_strange_gate_is_refused_in_a_line_and_nothing_in_it_runs(
+    tmp_path, monkeypatch, content
+):
+    monkeypatch.chdir(tmp_path)
+    run, gate = a_gate(tmp_path / "run")
+    file = run.folder / "gate.npz"
+    whole, arrays = file.read_bytes(), {"centre": gate.centre, "whitening": gate.whitening}
+    if content in ("nothing", "cut"):
+        file.write_bytes(b"" if content == "nothing" else whole[: len(whole) // 2])
+    elif content == "missing":
+        file.unlink()
+    elif content == "pickle":
+        np.savez(file, **arrays, cells=np.array([Touch()], dtype=object))
+    elif content == "packed":
+        np.savez_compressed(file, **arrays, cells=np.zeros(10**6, np.uint64))
+    else:
+        np.savez(file, **arrays, cells=np.zeros(3))
+    if content in ("pickle", "packed", "other"):  # a stranger makes the checksum fit
+        run.write_json(
+            "gate.json", parse_json((run.folder / "gate.json").read_text(), "") | {"arrays": file_hash(file)}
+        )
+    with pytest.raises(InputError, match=r"gate.json: .*train") as refused:
+        _ = run.gate
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"checkpoint": 3, "checks": []}'])
+def test_a_gate_that_is_not_json_is_refused(tmp_path, text):
+    run, _ = a_gate(tmp_path)
+    (run.folder / "gate.json").write_text(text)
+    with pytest.raises(InputError, match=r"gate.json"):
+        _ = run.gate

@@ -155,9 +155,9 @@ class ScoringWorker:
         if not unscored:
             return
         cells = []
-        scores = self._scores(np.stack(pixels))
-        deviations = scores.get("probability_sd", np.full(len(unscored), np.nan)).tolist()
-        for job, logit, deviation in zip(unscored, scores["logit"].tolist(), deviations, strict=True):
+        found = self._scores(np.stack(pixels))
+        deviations = found.get("probability_sd", np.full(len(unscored), np.nan)).tolist()
+        for job, logit, deviation in zip(unscored, found["logit"].tolist(), deviations, strict=True):
             self.review.store.add_picture(replace(job.picture, logit=logit))
             cell = self._cell(job.picture, job.file, logit, job.added)
             cells.append(replace(cell, probability_sd=deviation))

@@ -157,7 +157,7 @@ def _text(metrics: dict[str, Any]) -> str:
     lines.append(
         f"selective: AURC {selective['aurc']:.4f}, AUGRC {selective['augrc']:.4f}; coverage at risk {reached}"
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *words.unlike(metrics["unlike"])])
 
 
 def _by_subject(rows: list[dict[str, Any]], classes: list[str]) -> list[str]:

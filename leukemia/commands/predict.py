@@ -20,7 +20,7 @@ from leukemia.errors import InputError, PlaceError, unusable_place
 from leukemia.evaluation.policy import REVIEW
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.evaluation.subjects import summary_by_subject
-from leukemia.inference.predictor import SCORES, Predictor, open_predictor
+from leukemia.inference.predictor import NO_GATE, SCORES, Predictor, open_predictor
 from leukemia.reporting.words import count
 from leukemia.storage.atomic import write_text
 from leukemia.storage.tables import spreadsheet_csv
@@ -124,8 +124,8 @@ def score(
     """The table of `leukemia predict`, a row a file; `keep` gets its parts as they come.
 
     Its columns: `path, logit, probability, probability_sd` (of the members of an ensemble), `calibrated_probability`
-    (missing where no calibration is known), `decision` (a class or `review`), `decided_by, tta, error` (missing where
-    there is none).
+    (missing where no calibration is known), `unlike` (the check of the gate that stops the cell, in words), `unlike_by`
+    (see `Unlike.by`), `decision` (a class or `review`), `decided_by, tta, error` (missing where there is none).
     """
     scores = {name: np.full(len(files), np.nan) for name in SCORES}
     errors: list[str | None] = [None] * len(files)
@@ -160,6 +160,8 @@ def _table(
         None if fine else error or f"{name}: its logit is not a finite number"
         for fine, error, name in zip(read, errors, names, strict=True)
     ]
+    by = scores["unlike_by"] if predictor.has_gate else None
+    unlike = pd.Series(predictor.unlike_words(scores), dtype=object).where(read)
     calibrated = None if predictor.policy is None else predictor.policy.calibrated(logit)
     return pd.DataFrame({
         "path": names,
@@ -167,8 +169,10 @@ def _table(
         "probability": sigmoid(logit),
         "probability_sd": scores["probability_sd"],
         "calibrated_probability": np.nan if calibrated is None else calibrated,
-        "decision": pd.Series(predictor.decide(logit), dtype=object).where(read),
-        "decided_by": pd.Series([predictor.decided_by] * len(files), dtype=object).where(read),
+        "unlike": unlike,
+        "unlike_by": scores["unlike_by"],
+        "decision": pd.Series(predictor.decide(logit, by), dtype=object).where(read),
+        "decided_by": pd.Series(predictor.decided_by, unlike.index).mask(unlike.notna(), "gate.json").where(read),
         "tta": predictor.tta,
         "error": problems,
     })  # fmt: skip
@@ -259,14 +263,15 @@ def _kept(output: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
         raise
 
 
-def _told(row: dict[str, Any], predictor: Predictor) -> str:
+def _told(row: Mapping[Any, Any], predictor: Predictor) -> str:
     """The decision on one cell in a line."""
     calibrated = row["calibrated_probability"]
     known = np.isfinite(calibrated)
     probability = calibrated if known else row["probability"]
     spread = f" (sd of the members {row['probability_sd']:.3f})" if np.isfinite(row["probability_sd"]) else ""
     kind = "calibrated probability" if known else "probability"
-    return f"{row['path']}: {row['decision']}, {kind} of {predictor.classes[1]} {probability:.3f}{spread}"
+    unlike = "" if pd.isna(row["unlike"]) else f"; unlike the training cells: {row['unlike']}"
+    return f"{row['path']}: {row['decision']}, {kind} of {predictor.classes[1]} {probability:.3f}{spread}{unlike}"
 
 
 def _summary(table: pd.DataFrame, predictor: Predictor) -> list[str]:
@@ -280,9 +285,15 @@ def _summary(table: pd.DataFrame, predictor: Predictor) -> list[str]:
             f"{table['probability_sd'].mean():.3f} on average, at most {table['probability_sd'].max():.3f}"
         )
         lines.append(f"Mean logit of an ensemble; standard deviation of its members' probabilities: {spread}")
+    stopped = table["unlike"].value_counts()
+    if stopped.sum():
+        lines.append(f"{count(stopped.sum(), 'cell')} unlike the training cells, for review:")
+        lines += [f"  {number:,} {words}" for words, number in stopped.items()]
+    if not predictor.has_gate:
+        lines.append(f"WARNING: {predictor.name} {NO_GATE}")
     if predictor.policy is None:
         lines.append(
-            "No cell is sent to review: there is no triage.json beside the model (`leukemia triage`)"
+            "No other cell is sent to review: there is no triage.json beside the model (`leukemia triage`)"
         )
     elif not predictor.policy.certified:
         lines.append(f"NOTE: the policy is not certified: {predictor.policy.why_not}")

@@ -18,7 +18,7 @@ from leukemia.data.demo import MANIFEST, SETS, write_demo
 from leukemia.data.feature_cache import FeatureCache, FrozenPrefix, Part, why_not
 from leukemia.data.handcrafted import handcrafted_features
 from leukemia.data.loader import Batch, CellLoader
-from leukemia.data.pixels import RESIZES, Pixels, load_pixels
+from leukemia.data.pixels import RESIZES, Pixels, cell_hashes, load_pixels
 from leukemia.data.reader import Classes, Reader, Reading, check_reader, read_cells
 from leukemia.data.splits import PROTOCOLS, SPLITS, assign_splits, leaking, splits_table, with_train_subjects
 from leukemia.data.transforms import AUGMENTATIONS, D4, augment
@@ -169,6 +169,10 @@ class CellDataModule(pl.LightningDataModule):
     def handcrafted(self, split: str) -> np.ndarray:
         """The handcrafted features of the cells of a split, (n, F); see `leukemia.data.handcrafted.measure`."""
         return handcrafted_features(self.pixels, self.max_gb)[self._rows(split)]
+
+    def cell_hashes(self, split: str) -> np.ndarray:
+        """See `leukemia.data.pixels.cell_hashes`; of the cells of a split, (n,)."""
+        return cell_hashes(self.pixels.images[row] for row in self._rows(split))
 
     @property
     def reported_split(self) -> str:

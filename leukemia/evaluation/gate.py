@@ -5,17 +5,23 @@ training cells. A check counts in units of the training cells: 0 at their median
 The score of a cell is its largest check, and one limit holds for the score.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+
+from leukemia.errors import InputError, quoted
+from leukemia.evaluation.policy import REVIEW
+from leukemia.evaluation.predictions import has_subjects, plain_subjects
 
 Floats = NDArray[np.float64]
 SHARE = 0.01  # of cells like the training cells that may be stopped, mean over subjects
 FOLDS = 10
-NETWORK = "network"  # the check on pooled features
+NUMBERS = ("share", "guaranteed_share", "n_units", "n_cells")
+ABOUT = (*NUMBERS, "stopped_share", "unit")  # facts of a gate
 # Each handcrafted feature: the least difference that counts as 1, and words for a larger and for a smaller value.
 HANDCRAFTED: dict[str, tuple[float, str, str]] = {
     "area": (0.01, "larger", "smaller"),
@@ -30,6 +36,9 @@ HANDCRAFTED: dict[str, tuple[float, str, str]] = {
     "background": (2, "on a brighter background", "on a darker background"),
 }
 
+# `area+` for a larger area than that of the training cells, `area-` for a smaller one, ...; `network`: pooled features.
+CHECKS = (*(f"{name}{sign}" for sign in "+-" for name in HANDCRAFTED), "network")
+
 
 @dataclass(frozen=True)
 class Unlike:
@@ -37,16 +46,27 @@ class Unlike:
 
     Attributes:
         by: the largest check of each cell over the limit, (N,); a cell above 1 is stopped.
-        check: the name of that check, (N,): `network`, or `area+` for a larger and `area-` for a smaller area.
+        check: the number of that check in CHECKS, (N,).
     """
 
     by: Floats
-    check: NDArray[np.str_]
+    check: NDArray[np.int64]
 
     @property
     def stopped(self) -> NDArray[np.bool_]:
         """Which cells go to review, (N,). A value that is not a number is stopped too."""
-        return ~(self.by <= 1)
+        return ~(self.by <= 1)  # not `> 1`, for NaN
+
+    def words(self, share: float) -> list[str | None]:
+        """The check that stops each cell, as `larger than 99 % of the training cells`; None where none does.
+
+        Args:
+            share: of the gate.
+        """
+        return [
+            _words(number, share) if stop else None
+            for number, stop in zip(self.check.tolist(), self.stopped, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -54,22 +74,17 @@ class Gate:
     """The limits of a network's training cells.
 
     Attributes:
-        low, middle, high: of each handcrafted feature, in the order of HANDCRAFTED, (F,).
+        scale: the training cells at 0 and 1 of each check.
         centre: mean of the pooled features, (D,).
         whitening: pooled features to a space where the distance from the centre counts, (D, D).
-        distance_middle, distance_high: of the training cells' distances.
         limit: of the score.
-        about: facts of the fit, in plain values.
-        cells: `cell_hash` of each training cell, ascending, (cells,).
+        about: facts of the fit, in plain values; see ABOUT.
+        cells: `leukemia.data.pixels.cell_hashes` of the training cells, ascending, (cells,).
     """
 
-    low: Floats
-    middle: Floats
-    high: Floats
+    scale: "_Scale"
     centre: NDArray[np.float32]
     whitening: NDArray[np.float32]
-    distance_middle: float
-    distance_high: float
     limit: float
     about: Mapping[str, Any]
     cells: NDArray[np.uint64]
@@ -77,6 +92,10 @@ class Gate:
     def distance(self, features: ArrayLike) -> Floats:
         """The Mahalanobis distance of pooled features (N, D) from the training cells, (N,)."""
         return _distance(np.asarray(features, dtype=np.float64), self.centre, self.whitening)
+
+    def network_check(self, distance: ArrayLike) -> Floats:
+        """The check on distances (N,), in units of the training cells."""
+        return self.scale.network(np.asarray(distance, dtype=np.float64))
 
     def unlike(self, handcrafted: ArrayLike, features: ArrayLike) -> Unlike:
         """How unlike the training cells some cells are.
@@ -89,26 +108,89 @@ class Gate:
 
     def unlike_at(self, handcrafted: ArrayLike, distance: ArrayLike) -> Unlike:
         """As `unlike`, with the distances of pooled features, (N,)."""
-        names, values = _checks(handcrafted, distance, self._scale)
+        values = _checks(handcrafted, distance, self.scale)
         largest = np.where(np.isnan(values), np.inf, values).argmax(axis=1)
-        by = values[np.arange(len(values)), largest] / self.limit
-        return Unlike(by, np.array(names)[largest])
-
-    def words(self, check: str) -> str:
-        """A check in words, as `larger than 99 % of the training cells`."""
-        rest = f"than {100 * (1 - self.share):g} % of the training cells"
-        if check == NETWORK:
-            return f"farther {rest} from their centre, as the network sees them"
-        return f"{HANDCRAFTED[check[:-1]][1 if check.endswith('+') else 2]} {rest}"
+        return Unlike(values[np.arange(len(values)), largest] / self.limit, largest)
 
     @property
     def share(self) -> float:
-        """The share of cells like the training cells that was asked to be stopped at most."""
         return float(self.about["share"])
 
-    @property
-    def _scale(self) -> "_Scale":
-        return _Scale(self.low, self.middle, self.high, self.distance_middle, self.distance_high)
+    def to_json(self) -> dict[str, Any]:
+        """The content of gate.json, but for the names of other files."""
+        columns = zip(self.scale.low, self.scale.middle, self.scale.high, strict=True)
+        ends = {name: list(map(float, of)) for name, of in zip(HANDCRAFTED, columns, strict=True)}
+        ends["network"] = [self.scale.distance_middle, self.scale.distance_high]
+        return {**self.about, "limit": self.limit, "checks": ends}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> "Gate":
+        """The gate in the content of a gate.json and the arrays of its gate.npz.
+
+        Raises:
+            InputError: if it is not one.
+        """
+        try:
+            ends = {name: np.array(list(map(float, content["checks"][name]))) for name in HANDCRAFTED}
+            low, middle, high = np.stack(list(ends.values())).T
+            near, far = map(float, content["checks"]["network"])
+            scale = _Scale(low, middle, high, near, far)
+            about = {name: content[name] for name in ABOUT}
+            limit = float(content["limit"])
+            centre, whitening, cells = (np.asarray(arrays[name]) for name in ("centre", "whitening", "cells"))
+            sound = (
+                (low <= middle).all()
+                and (middle <= high).all()
+                and near < far
+                and 0 < limit < 1e9
+                and all(isinstance(about[name], int | float) and 0 < about[name] < 1e9 for name in NUMBERS)
+                and about["share"] < 1
+                and isinstance(about["unit"], str)
+                and centre.ndim == cells.ndim == 1
+                and whitening.shape == (len(centre), len(centre))
+                and cells.dtype == np.uint64
+                and {centre.dtype, whitening.dtype} == {np.dtype(np.float32)}
+                and np.isfinite([*low, *middle, *high, near, far]).all()
+                and bool(np.isfinite(centre).all() and np.isfinite(whitening).all())
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"this is not a gate as training writes it: {quoted(error)}") from None
+        if not sound:
+            raise InputError("this is not a gate as training writes it: its numbers are not possible")
+        return cls(scale, centre, whitening, limit, about, cells)
+
+
+def gated_decisions(decisions: ArrayLike, by: ArrayLike) -> NDArray[np.str_]:
+    """Decisions (N,) with the stopped cells (see `Unlike`) sent to review. No cell is released for it, so no rate of
+    missed cells and of false alarms can rise."""
+    return np.where(np.asarray(by, dtype=np.float64) <= 1, np.asarray(decisions), REVIEW)
+
+
+def stopped_cells(table: pd.DataFrame) -> dict[str, Any] | None:
+    """The stopped cells of a predictions table with the column `unlike_by` (see `Unlike.by`), for reports.
+
+    Returns:
+        `n_cells`, `stopped`, `why` (how many for each reason in the column `unlike`) and, where subjects are known,
+        `subjects`: the name, `stopped` and `n` of each subject with a stopped cell, the most affected first. None
+        without the column.
+    """
+    if "unlike_by" not in table:
+        return None
+    by = pd.to_numeric(table["unlike_by"], "coerce")
+    if by.isna().all():
+        return None
+    stopped = ~(by <= 1)
+    why = table["unlike"][stopped].fillna("unknown") if "unlike" in table else pd.Series(dtype=object)
+    found = {"n_cells": len(table), "stopped": int(stopped.sum()), "why": why.value_counts().to_dict()}
+    if not has_subjects(table):
+        return {**found, "subjects": None}
+    groups = stopped.groupby(plain_subjects(table).to_numpy()).agg(["sum", "size"])
+    worst = groups[groups["sum"] > 0].sort_values("sum", ascending=False, kind="stable")
+    subjects = [
+        {"subject": str(name), "stopped": int(of["sum"]), "n": int(of["size"])}
+        for name, of in worst.iterrows()
+    ]
+    return {**found, "subjects": subjects}
 
 
 def fit_gate(
@@ -116,6 +198,7 @@ def fit_gate(
     features: ArrayLike,
     units: ArrayLike,
     cells: ArrayLike,
+    unit: str = "subject",
     share: float = SHARE,
 ) -> Gate:
     """The gate of some training cells.
@@ -129,7 +212,8 @@ def fit_gate(
         handcrafted: as `Gate.unlike` takes them, (N, F).
         features: as `Gate.unlike` takes them, (N, D).
         units: the subject of each cell, or what else is independent, (N,).
-        cells: `cell_hash` of each cell, (N,).
+        cells: `leukemia.data.pixels.cell_hashes` of the cells, (N,).
+        unit: what the units are.
         share: of cells like these that may be stopped, as a mean over units.
     """
     shape, deep = np.asarray(handcrafted, dtype=np.float64), np.asarray(features, dtype=np.float64)
@@ -143,7 +227,7 @@ def fit_gate(
     for held in range(fold.max() + 1):
         rest, here = fold != held, fold == held
         scale = _scale(shape[rest], distance[rest], weight[rest], share)
-        score[here] = _checks(shape[here], distance[here], scale)[1].max(axis=1)
+        score[here] = _checks(shape[here], distance[here], scale).max(axis=1)
     guaranteed = max(share, 1 / (n + 1))
     order = np.argsort(-score, kind="stable")
     stopped = np.cumsum(weight[order])  # the share at a limit just below each score
@@ -152,6 +236,7 @@ def fit_gate(
     scale = _scale(shape, distance, weight, share)
     centre, whitening = _reference(deep)
     about = {
+        "unit": unit,
         "share": share,
         "guaranteed_share": guaranteed,
         "stopped_share": float(weight[score > limit].sum()),
@@ -159,10 +244,15 @@ def fit_gate(
         "n_cells": len(deep),
     }
     hashes = np.unique(np.asarray(cells, dtype=np.uint64))
-    return Gate(
-        scale.low, scale.middle, scale.high, centre.astype(np.float32), whitening.astype(np.float32),
-        scale.distance_middle, scale.distance_high, limit, about, hashes,
-    )  # fmt: skip
+    return Gate(scale, centre.astype(np.float32), whitening.astype(np.float32), limit, about, hashes)
+
+
+def strictest(found: Sequence[Unlike]) -> Unlike:
+    """Of several networks, the one that finds each cell most unlike its training cells."""
+    by = np.stack([each.by for each in found])
+    first = np.where(np.isnan(by), np.inf, by).argmax(axis=0)
+    rows = np.arange(by.shape[1])
+    return Unlike(by[first, rows], np.stack([each.check for each in found])[first, rows])
 
 
 @dataclass(frozen=True)
@@ -175,16 +265,25 @@ class _Scale:
     distance_middle: float
     distance_high: float
 
+    def network(self, distance: Floats) -> Floats:
+        return (distance - self.distance_middle) / (self.distance_high - self.distance_middle)
 
-def _checks(handcrafted: ArrayLike, distance: ArrayLike, scale: _Scale) -> tuple[list[str], Floats]:
-    """The names of all checks, and their values, (N, checks)."""
+
+def _words(check: int, share: float) -> str:
+    rest = f"than {100 * (1 - share):g} % of the training cells"
+    name, sign = CHECKS[check][:-1], CHECKS[check][-1]
+    if name not in HANDCRAFTED:
+        return f"farther {rest} from their centre, as the network sees them"
+    return f"{HANDCRAFTED[name][1 if sign == '+' else 2]} {rest}"
+
+
+def _checks(handcrafted: ArrayLike, distance: ArrayLike, scale: _Scale) -> Floats:
+    """The values of all CHECKS, (N, checks)."""
     shape, far = np.asarray(handcrafted, dtype=np.float64), np.asarray(distance, dtype=np.float64)
     least = np.array([floor for floor, *_ in HANDCRAFTED.values()])
     more = (shape - scale.middle) / np.maximum(scale.high - scale.middle, least)
     less = (scale.middle - shape) / np.maximum(scale.middle - scale.low, least)
-    far = (far - scale.distance_middle) / (scale.distance_high - scale.distance_middle)
-    names = [f"{name}{sign}" for sign in "+-" for name in HANDCRAFTED]
-    return [*names, NETWORK], np.column_stack([more, less, far])
+    return np.column_stack([more, less, scale.network(far)])
 
 
 def _scale(shape: Floats, distance: Floats, weight: Floats, share: float) -> _Scale:

@@ -1,5 +1,6 @@
 """An exported model as a predictor: onnxruntime and numpy, no torch."""
 
+import base64
 import json
 from importlib import import_module
 from pathlib import Path
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 
 from leukemia.data.run_files import run_data
 from leukemia.errors import InputError, quoted
+from leukemia.evaluation.gate import Gate
 from leukemia.evaluation.policy import Policy
-from leukemia.inference.predictor import Predictor
+from leukemia.inference.predictor import Outputs, Predictor
 
 FORMAT = "leukemia.onnx.2"
 MEMBERS = "member_logits"  # the output of an ensemble, (N, members)
+DISTANCES = "distances"  # of the pooled features, (N, members that have a gate); see `Gate.distance`
 
 
 class OnnxPredictor(Predictor):
@@ -49,8 +52,8 @@ class OnnxPredictor(Predictor):
                 f"{path} is not a model that onnxruntime can open ({quoted(error)}): export it again"
             ) from None
         self.path = path
-        outputs = [output.name for output in self.session.get_outputs()]
-        self._output = MEMBERS if MEMBERS in outputs else "logit"
+        known = [output.name for output in self.session.get_outputs()]
+        self._outputs = [MEMBERS if MEMBERS in known else "logit", *[DISTANCES] * (DISTANCES in known)]
         about = _metadata(self.session.get_modelmeta().custom_metadata_map, path)
         if tta not in (None, about["tta"]):
             raise InputError(
@@ -59,20 +62,26 @@ class OnnxPredictor(Predictor):
             )
         super().__init__(**about)
 
-    def member_logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def member_outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         try:
-            logits = np.asarray(self.session.run([self._output], {"pixels": pixels})[0], dtype=np.float64)
+            found = dict(zip(self._outputs, self.session.run(self._outputs, {"pixels": pixels}), strict=True))
         except Exception as error:  # as above
             raise InputError(f"{self.path} cannot score cells ({quoted(error)}): export it again") from None
-        if (
-            logits.shape[:1] != (len(pixels),)
-            or logits.ndim != 1 + (self._output == MEMBERS)
-            or not logits.size
-        ):
+        logits = np.asarray(found[self._outputs[0]], dtype=np.float64)
+        distances = np.asarray(found.get(DISTANCES, np.empty((len(pixels), 0))), dtype=np.float64)
+        gated = sum(gate is not None for gate in self.gates)
+        wanted = (len(pixels),) if len(self.gates) == 1 else (len(pixels), len(self.gates))
+        if logits.shape != wanted or distances.shape != (len(pixels), gated):
             raise InputError(
-                f"{self.path} gives {quoted(logits.shape)} logits for {len(pixels)} cells: export it again"
+                f"{self.path} gives {quoted(logits.shape)} logits and {quoted(distances.shape)} distances for "
+                f"{len(pixels)} cells: export it again"
             )
-        return logits.reshape(len(pixels), -1).T
+        far = iter(distances.T)
+        of_members = logits.reshape(len(pixels), -1).T
+        return [
+            (logit, None if gate is None else next(far))
+            for logit, gate in zip(of_members, self.gates, strict=True)
+        ]
 
 
 def needs(name: str) -> Any:
@@ -85,6 +94,20 @@ def needs(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise InputError(f"exported models need {name} ({error}): pip install 'leukemia[onnx]'") from None
+
+
+def encoded(cells: NDArray[np.uint64]) -> str:
+    """Hashes as a text."""
+    return base64.b64encode(cells.astype("<u8").tobytes()).decode("ascii")
+
+
+def _gate(content: Any) -> Gate | None:
+    """The gate in the metadata, without the arrays that the graph holds."""
+    if content is None:
+        return None
+    cells = np.frombuffer(base64.b64decode(content["cells"], validate=True), dtype="<u8").astype(np.uint64)
+    nothing = np.zeros((0, 0), np.float32)
+    return Gate.from_json(content, {"centre": nothing.ravel(), "whitening": nothing, "cells": cells})
 
 
 def _metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
@@ -106,6 +129,12 @@ def _metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
             "resize": data.resize,
             "native_size": data.native_size,
             "tta": texts["tta"],
+            "gates": [_gate(gate) for gate in json.loads(texts["gates"])],
         }
-    except (KeyError, ValueError, RecursionError) as error:  # InputError and JSONDecodeError among them
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # InputError and JSONDecodeError among them
         raise InputError(f"{path}: its metadata are damaged ({quoted(error)}): export it again") from None

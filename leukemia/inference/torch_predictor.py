@@ -15,9 +15,10 @@ from leukemia.data.transforms import d4
 from leukemia.errors import InputError, quoted
 from leukemia.evaluation.policy import TTA
 from leukemia.evaluation.predictions import sigmoid
-from leukemia.inference.predictor import Predictor
+from leukemia.inference.predictor import Outputs, Predictor
 from leukemia.models.checkpoint import load_network
-from leukemia.models.network import pixel_logits
+from leukemia.models.freezing import pooled
+from leukemia.models.network import pixel_outputs
 from leukemia.precision import autocast
 from leukemia.runs import Ensemble, Run
 
@@ -63,50 +64,59 @@ class TorchPredictor(Predictor):
             resize=data.resize,
             native_size=native_size,
             tta=data.tta if tta is None else tta,
+            gates=[run.gate for run in model.members],
         )
 
-    def member_logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        batch, found = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device), []
-        for net, precision in zip(self.nets, self.precisions, strict=True):
+    def member_outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        batch, found = torch.from_numpy(np.require(pixels, requirements="CW")).to(self.device), []
+        for net, precision, gate in zip(self.nets, self.precisions, self.gates, strict=True):
             with torch.inference_mode(), autocast(self.device.type, precision):
-                found.append(mean_logits(partial(pixel_logits, net), batch, self.tta))
-        return np.stack(found)
+                logit, features = mean_outputs(partial(pixel_outputs, net), batch, self.tta)
+            found.append((logit, None if gate is None else gate.distance(features)))
+        return found
 
 
-def predict_logits(
-    logits_of: Callable[[Batch], Tensor],
+def predict_outputs(
+    outputs_of: Callable[[Batch], tuple[Tensor, Tensor]],
     batches: CellLoader,
     device: str = "cpu",
     precision: str = "32-true",
     tta: str = "none",
-) -> NDArray[np.float64]:
-    """The logit of each cell, in the order of the batches: (cells,).
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """The logit of each cell, in the order of the batches, (cells,), and its pooled features, (cells, D).
 
     Args:
-        logits_of: a batch to logits (N,), as `CellClassifier.logits`; its network is on the device and in eval mode.
+        outputs_of: as `CellClassifier.outputs`; its network is on the device and in eval mode.
         batches: not shuffled; of pixels for `tta=d4`.
         device: `cpu`, `cuda`, ...
         precision: as in training, see `leukemia.precision.autocast`.
         tta: `none`, or `d4` for the mean logit over the 8 D4 transforms.
     """
-    name, found = batches.stored.name, [np.empty(0)]
+    name, found = batches.stored.name, []
     assert tta == "none" or name == "pixels"
     with torch.inference_mode(), autocast(device, precision):
         for batch in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
-            found.append(mean_logits(lambda seen: logits_of({name: seen}), batch[name].to(device), tta))
-    return np.concatenate(found)
+            found.append(mean_outputs(lambda seen: outputs_of({name: seen}), batch[name].to(device), tta))
+    if not found:
+        return np.empty(0), np.empty((0, 0), np.float32)
+    logits, features = zip(*found, strict=True)
+    return np.concatenate(logits), np.concatenate(features)
 
 
-def mean_logits(logits_of: Callable[[Tensor], Tensor], values: Tensor, tta: str) -> NDArray[np.float64]:
-    """The mean logit of each cell over its D4 transforms: (N,). The mean is taken in double precision.
+def mean_outputs(
+    outputs_of: Callable[[Tensor], tuple[Tensor, Tensor]], values: Tensor, tta: str
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """The mean logit of each cell over its D4 transforms, (N,), and the pooled features of the cell as it is, (N, D).
+    The mean is taken in double precision.
 
     Args:
-        logits_of: values to logits (N,).
+        outputs_of: values to logits (N,) and the values that the head takes.
         values: (N, ...), pixels where there are several transforms.
         tta: `none` or `d4`.
     """
-    seen = [logits_of(d4(values, number) if number else values) for number in range(TTA[tta])]
-    return np.asarray(torch.stack(seen).double().mean(dim=0).cpu().numpy(), dtype=np.float64)
+    seen = [outputs_of(d4(values, number) if number else values) for number in range(TTA[tta])]
+    logits = torch.stack([logits for logits, _ in seen]).double().mean(dim=0)
+    return logits.cpu().numpy(), pooled(seen[0][1]).cpu().numpy()
 
 
 def predictions_table(cells: pd.DataFrame, logits: NDArray[np.float64]) -> pd.DataFrame:

@@ -101,6 +101,11 @@ class CellClassifier(pl.LightningModule):
         """The logits (N,) of a batch of pixels, or of features, which are the activations at the boundary."""
         return self._parts[1](batch["features"]) if "features" in batch else self(batch["pixels"])
 
+    def outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The logits (N,) of a batch as above, and the values that the head takes (N, ...)."""
+        values = batch["features"] if "features" in batch else self.prefix(batch["pixels"])
+        return self._parts[1].outputs(values)
+
     # The feature cache knows a network by these four.
     @property
     def boundary(self) -> str | None:

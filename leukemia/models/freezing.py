@@ -84,17 +84,33 @@ class Suffix(nn.Sequential):
     """
 
     def forward(self, values: Tensor) -> Tensor:
+        return self.outputs(values)[0]
+
+    def outputs(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits (N,), and the values that the head takes (N, ...)."""
         *body, head = self
         for stage in body:
             values = stage(values)
+        values = values.float()
         with torch.autocast(values.device.type, enabled=False):
-            logits = head(values.float())
+            logits = head(values)
         if logits.shape[1:].numel() != 1:
             raise InputError(
                 f"the head of model.net gives values of shape {tuple(logits.shape)} for {len(values)} cells: "
                 "let it give one logit for each, (N, 1)"
             )
-        return logits.flatten()
+        return logits.flatten(), values
+
+
+def pooled(values: Tensor) -> Tensor:
+    """The values that a head takes as features (N, D): maps (N, D, H, W) and tokens (N, T, D) by their means."""
+    return (
+        values.mean(dim=1)
+        if values.ndim == 3
+        else values.flatten(2).mean(dim=2)
+        if values.ndim > 3
+        else values
+    )
 
 
 def prefix_hash(net: Any) -> str:

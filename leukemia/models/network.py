@@ -157,4 +157,9 @@ def _check_owners(name: str, stages: nn.Sequential) -> None:
 
 def pixel_logits(net: Any, pixels: Tensor) -> Tensor:
     """Pixels (N, S, S, 3), 0 to 255, to logits (N,)."""
-    return suffix(net)(prefix(net)(normalise(pixels, *net.normalisation)))
+    return pixel_outputs(net, pixels)[0]
+
+
+def pixel_outputs(net: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels (N, S, S, 3), 0 to 255, to logits (N,), and to the values that the head takes (N, ...)."""
+    return suffix(net).outputs(prefix(net)(normalise(pixels, *net.normalisation)))

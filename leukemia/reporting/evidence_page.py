@@ -92,6 +92,7 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
         "differences": evidence_tables.differences_table(pairs[:MOST_PAIRS]),
         "calibration": evidence_tables.calibration_table(metrics),
         "selective": evidence_tables.selective_table(metrics),
+        "gate": evidence_tables.gate_table(metrics),
         "covariates": _covariates(sweep, kept[0]),
         "gradcam": evidence_tables.gradcam_table(_gradcam(sweep, models, found.problems)),
     }
@@ -123,7 +124,9 @@ def _covariates(sweep: Sweep, model: SettingResult) -> Printed:
         cells = run.cells[run.cells["path"].isin(model.replicates[0]["path"])]
         further = cells.drop(columns=[*COLUMNS, *ADDED_COLUMNS], errors="ignore")
         of_path = cells.set_index("path")
-        values = {name: by_covariate(model.replicates, of_path[name]) for name in covariates(further)}
+        values = {
+            name: by_covariate(model.replicates, dict(of_path[name].items())) for name in covariates(further)
+        }
     return evidence_tables.covariates_table(values, model.marks)
 
 

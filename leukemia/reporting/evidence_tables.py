@@ -152,6 +152,19 @@ def triage_table(name: str, table: pd.DataFrame, policy: Policy, classes: tuple[
     return printed
 
 
+def gate_table(found: Found) -> Printed:
+    """A row a setting: the reported cells that the gate stops, and their subjects."""
+    table = Printed(["Setting", "Cells", "Stopped", "Stopped %", "Reasons", "Subjects"], 1)
+    for of in found:
+        if (unlike := of["unlike"]) is not None:
+            why = "; ".join(f"{number:,} {reason}" for reason, number in unlike["why"].items())
+            subjects = ", ".join(words.stopped_of(unlike["subjects"] or []))
+            share = percent(unlike["stopped"] / unlike["n_cells"])
+            row = [whole(unlike["n_cells"]), whole(unlike["stopped"]), share, why or "–", subjects or "–"]
+            table.add([of["name"], *row], of["marks"])
+    return table
+
+
 def covariates_table(found: Mapping[str, Mapping[str, dict[str, Any]]], marks: list[str]) -> Printed:
     """A row a value of each covariate: metrics over its cells with their intervals.
 

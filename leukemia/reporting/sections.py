@@ -6,11 +6,13 @@ from typing import Any
 
 import pandas as pd
 
+from leukemia.errors import InputError
 from leukemia.reporting import plots, summary, text_tables, words
 from leukemia.reporting.blocks import Block, Heading, Listing, Section, Table, Text, pictures, tables
 from leukemia.reporting.evidence_page import Evidence
 from leukemia.reporting.model_card import model_card
 from leukemia.reporting.results import combinations, read_status
+from leukemia.reporting.stress import stress_page
 from leukemia.reporting.terms import TERMS
 from leukemia.runs import Run, Sweep
 
@@ -182,6 +184,11 @@ def _covariates(of: Material) -> list[Block]:
     return [Text(said), Table("covariates", of.proof.tables["covariates"])]
 
 
+def _gate(of: Material) -> list[Block]:
+    said = "Cells that the gate sends to review, because they are unlike the training cells. The metrics count them."
+    return tables(Table("gate", of.proof.tables["gate"], said)) if of.proof.tables else []
+
+
 def _gradcam(of: Material) -> list[Block]:
     if not of.proof.tables or not of.proof.tables["gradcam"].rows:
         return []
@@ -209,6 +216,22 @@ def _review(of: Material) -> list[Block]:
         found += [Table(f"triage-{number}", triaged.table)]
     if not of.proof.triaged:
         found += [Text("There is no triage policy yet: `leukemia triage` chooses one.")]
+    return found
+
+
+def _stress(of: Material) -> list[Block]:
+    found: list[Block] = []
+    for number, run in enumerate(of.sweep.begun, start=1):
+        try:
+            page = stress_page(run)
+        except InputError as problem:
+            found.append(Text(str(problem), notice=True))
+            continue
+        if page is not None:
+            found += [Heading(run.name), Text(page.sentence), *pictures([page.figure], 1)]
+            found += [
+                Table(f"stress-{number}", page.table, "Differences are to the same cells without a shift.")
+            ]
     return found
 
 
@@ -355,6 +378,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[Material], list[Block]], bool], ...] =
     ("decision", "Decision curves", _decision, False),
     ("covariates", "Metrics by covariate", _covariates, False),
     ("triage", "Review and triage", _review, False),
+    ("gate", "Cells unlike the training cells", _gate, False),
+    ("stress", "Shifts of optics, camera, stain and crop", _stress, False),
     ("gradcam", "Grad-CAM", _gradcam, False),
     ("training", "Training", _training_of_all, False),
     ("roc", "ROC curves", _roc, False),

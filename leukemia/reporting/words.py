@@ -24,6 +24,7 @@ PRUNED = "stopped early by the search"
 LEAKS = "LEAKS"
 SEEN = f"{LEAKS}: the weights were pretrained on C-NMC"
 TRAINED = f"{LEAKS}: these cells trained the model"
+MOST_STOPPED = 10  # subjects in a line
 UNITS = {
     "cell": "Wilson, cells taken as independent",
     "subject": "bootstrap of subjects",
@@ -66,6 +67,23 @@ def released(policy: Policy, classes: Sequence[str]) -> str:
     low = "nothing" if policy.low is None else f"logit at or below {policy.low:.4g}"
     high = "nothing" if policy.high is None else f"logit at or above {policy.high:.4g}"
     return f"Released as {classes[0]}: {low}; as {classes[1]}: {high}"
+
+
+def unlike(found: Mapping[str, Any] | None) -> list[str]:
+    """The cells that the gate stops, in lines; see `leukemia.evaluation.gate.stopped_cells`."""
+    if found is None:
+        return ["gate: none, so nothing tells whether these cells are like the training cells"]
+    lines = [f"gate: {found['stopped']:,} of {count(found['n_cells'], 'cell')} are unlike the training cells"]
+    lines += [f"  {number:,} {why}" for why, number in found["why"].items()]
+    if found["subjects"]:
+        lines.append(f"  of {', '.join(stopped_of(found['subjects']))}")
+    return lines
+
+
+def stopped_of(subjects: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many cells of each subject the gate stops."""
+    said = [f"{of['subject']} ({of['stopped']} of {of['n']})" for of in subjects[:MOST_STOPPED]]
+    return [*said, f"{len(subjects) - MOST_STOPPED} more"] if len(subjects) > MOST_STOPPED else said
 
 
 def describe(settings: Mapping[str, Any]) -> str:

@@ -3,16 +3,20 @@
 import logging
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
+from numpy.typing import NDArray
 
 from leukemia.config import Settings
 from leukemia.data.datamodule import CellDataModule
 from leukemia.data.handcrafted import BASELINE
 from leukemia.evaluation.baseline import against_majority, baseline_logits
+from leukemia.evaluation.gate import Gate, fit_gate
 from leukemia.evaluation.metrics import cell_metrics, subject_metrics
+from leukemia.evaluation.predictions import clusters
 from leukemia.identity import flatten, is_identity, network_name
-from leukemia.inference.torch_predictor import predict_logits, predictions_table
+from leukemia.inference.torch_predictor import predict_outputs, predictions_table
 from leukemia.models.checkpoint import fill, read_checkpoint
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.network import network_size
@@ -29,19 +33,24 @@ def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, t
     best_epoch = int(content["history"][-1]["epoch"])
     device, precision = trainer.strategy.root_device.type, str(trainer.precision)
 
-    def predictions(split: str, tta: str = "none") -> pd.DataFrame:
+    def predictions(split: str, tta: str = "none") -> tuple[pd.DataFrame, NDArray[np.float32]]:
         batches = data.batches(split, model=model if tta == "none" else None)
-        logits = predict_logits(model.logits, batches, device, precision, tta)
-        return predictions_table(data.cells[data.cells["split"] == split], logits)
+        logits, features = predict_outputs(model.outputs, batches, device, precision, tta)
+        return predictions_table(data.cells[data.cells["split"] == split], logits), features
 
     model.to(device).eval()
     split = data.reported_split
-    table = predictions(split, data.tta)
-    run.write_table("predictions.csv", table)
+    table, features = predictions(split, data.tta)
+    of_train, of_training = predictions("train")
+    gate = gate_of(data, of_training)
+    run.write_gate(gate)
+    unlike = gate.unlike(data.handcrafted(split), features)
+    why = pd.Series(unlike.words(gate.share), table.index, dtype=object)
+    run.write_table("predictions.csv", table.assign(unlike=why, unlike_by=unlike.by))
     run.write_table("baseline.csv", _baseline(data))
-    train_accuracy = cell_metrics(predictions("train"))["accuracy"]
+    train_accuracy = cell_metrics(of_train)["accuracy"]
     as_reported = split == "val" and data.tta == "none"
-    val_accuracy = cell_metrics(table if as_reported else predictions("val"))["accuracy"]
+    val_accuracy = cell_metrics(table if as_reported else predictions("val")[0])["accuracy"]
     metrics = {
         **cell_metrics(table),
         "split": split,
@@ -82,6 +91,15 @@ def logged_settings(settings: Settings) -> dict[str, Any]:
         if is_identity(key)
         and key.startswith(("seed", "data.", "model.", "trainer.max_epochs", "trainer.precision"))
     }
+
+
+def gate_of(data: CellDataModule, features: NDArray[np.float32]) -> Gate:
+    """The gate of the training cells, from their pooled features, (cells, D), in the order of `data.cells`."""
+    cells = data.cells[data.cells["split"] == "train"]
+    unit, units = clusters(cells)
+    if len(set(units)) < 2:
+        unit, units = "cell", cells["path"].to_numpy(dtype=object)
+    return fit_gate(data.handcrafted("train"), features, units, data.cell_hashes("train"), unit)
 
 
 def _baseline(data: CellDataModule) -> pd.DataFrame:

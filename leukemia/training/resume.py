@@ -14,7 +14,14 @@ from leukemia.storage.atomic import remove_left_behind
 
 log = logging.getLogger(__name__)
 WRITTEN_FIRST = {"config.yaml", "cells.csv"}
-RESULTS = ("history.csv", "predictions.csv", "baseline.csv", "metrics.json")  # of a finished run
+RESULTS = (
+    "history.csv",
+    "predictions.csv",
+    "baseline.csv",
+    "gate.json",
+    "gate.npz",
+    "metrics.json",
+)  # of a finished run
 RESUMES = ("auto", "never", "restart", "extend")
 REMEDY = "choose another folder (hydra.run.dir=DIR or name=NAME), or move it aside with resume=restart"
 

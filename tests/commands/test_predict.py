@@ -2,15 +2,18 @@
 
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from leukemia.cli import main
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.subjects import summary_by_subject
+from leukemia.inference.torch_predictor import TorchPredictor
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +131,13 @@ def test_cells_are_kept_when_predict_dies(run, demo_root, tmp_path, monkeypatch,
     monkeypatch.setattr(predict, "AT_ONCE", 8)
     calls = []
 
-    def member_logits(self, pixels):
+    def member_outputs(self, pixels):
         calls.append(len(pixels))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return pixels.mean(axis=(1, 2, 3))[None] - 10
+        return [(pixels.mean(axis=(1, 2, 3)) - 10, None)]
 
-    monkeypatch.setattr("leukemia.inference.torch_predictor.TorchPredictor.member_logits", member_logits)
+    monkeypatch.setattr("leukemia.inference.torch_predictor.TorchPredictor.member_outputs", member_outputs)
     output = tmp_path / "out.csv"
     assert leukemia("predict", run.folder, demo_root, "-o", output) == 130
     assert not output.exists()
@@ -257,3 +260,58 @@ def test_a_run_without_a_checkpoint_is_refused_without_talk_of_training(
     said = capsys.readouterr().err
     assert said.count("best.ckpt cannot be read") == 2
     assert "resume" not in said
+
+
+@pytest.fixture(scope="module")
+def gated(untrained_run, tmp_path_factory):
+    return untrained_run(tmp_path_factory.mktemp("gated") / "run", gate=True)
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """Pictures that are not cells: noise, a white and a black one."""
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (450, 450, 3), dtype=np.uint8)
+    for name, pixels in {"noise": noise, "white": noise * 0 + 255, "black": noise * 0}.items():
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return folder
+
+
+def test_foreign_pictures_go_to_review_whatever_the_policy_releases(gated, foreign, tmp_path, capsys):
+    everything = Policy(0.0, 1e-9, None, None, 1, 1, 0.95, "subject", True)
+    for policy_beside in (False, True):
+        if policy_beside:
+            gated.write_json("triage.json", everything.to_json())
+        assert leukemia("predict", gated.folder, foreign, "-o", tmp_path / "out.csv") == 0
+        table = pd.read_csv(tmp_path / "out.csv")
+        assert (table["decision"] == "review").all()
+        assert (table["decided_by"] == "gate.json").all()
+        assert table["unlike"].str.contains("99 % of the training cells").all()
+        assert (table["unlike_by"] > 1).all()
+        assert "3 cells unlike the training cells, for review" in capsys.readouterr().out
+    (gated.folder / "triage.json").unlink()
+
+
+def test_the_cells_that_set_the_limits_pass(gated, tmp_path):
+    cells = gated.cells
+    files = [gated.data.root / path for path in cells["path"][cells["split"] == "train"]]
+    assert leukemia("predict", gated.folder, *files, "-o", tmp_path / "out.csv") == 0
+    assert (pd.read_csv(tmp_path / "out.csv")["unlike_by"] <= 1).mean() > 0.9
+
+
+def test_a_stopped_training_cell_is_marked(gated):
+    predictor = TorchPredictor(gated, "cpu")
+    cells = gated.cells
+    (path,) = cells["path"][cells["split"] == "train"].head(1)
+    pixels = predictor.pixels(gated.data.root / path)[None]
+    (gate,) = predictor.gates
+    predictor.gates = (replace(gate, limit=1e-9),)
+    assert predictor.unlike_words(predictor.scores(pixels))[0].endswith("(a training cell)")
+    assert not predictor.unlike_words(predictor.scores(255 - pixels))[0].endswith("(a training cell)")
+
+
+def test_a_run_without_a_gate_is_used_with_a_loud_line(run, demo_root, tmp_path, capsys):
+    assert leukemia("predict", run.folder, next(demo_root.rglob("*.bmp")), "-o", tmp_path / "out.csv") == 0
+    assert "WARNING: run has no gate.json" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "out.csv")[["unlike", "unlike_by"]].isna().all(axis=None)

@@ -1,9 +1,24 @@
 """The gate stops what is unlike the training cells, and no more of the like ones than it says."""
 
-import numpy as np
-import pytest
+import json
+from functools import cache
 
-from leukemia.evaluation.gate import HANDCRAFTED, NETWORK, fit_gate
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leukemia.errors import InputError
+from leukemia.evaluation.gate import (
+    CHECKS,
+    HANDCRAFTED,
+    Gate,
+    fit_gate,
+    gated_decisions,
+    stopped_cells,
+    strictest,
+)
 
 F, D = len(HANDCRAFTED), 12
 
@@ -16,6 +31,7 @@ def drawn(subjects, cells, seed=0, spread=0.5):
     return 100 + 10 * values[:, :F], values[:, F:], units
 
 
+@cache
 def fitted(subjects=30, cells=20, seed=0, **settings):
     shape, deep, units = drawn(subjects, cells, seed)
     return fit_gate(shape, deep, units, np.arange(len(units)), **settings)
@@ -27,10 +43,10 @@ def test_with_few_subjects_no_training_cell_is_stopped_and_the_share_is_what_so_
     assert gate.about["stopped_share"] == 0
 
 
-@pytest.mark.parametrize(("subjects", "share"), [(40, 0.01), (40, 0.1), (120, 0.01), (120, 0.05)])
+@pytest.mark.parametrize(("subjects", "share"), [(40, 0.01), (120, 0.01), (120, 0.05)])
 def test_new_subjects_like_the_training_ones_are_stopped_at_most_in_the_guaranteed_share(subjects, share):
     stopped = []
-    for seed in range(8):
+    for seed in range(4):
         gate = fitted(subjects, 10, seed, share=share)
         shape, deep, _ = drawn(200, 10, seed + 1000)
         stopped.append(gate.unlike(shape, deep).stopped.mean())
@@ -46,7 +62,7 @@ def test_a_cell_far_out_in_one_feature_is_stopped_by_that_check(check, place, by
     shape[:, place] += by
     found = fitted().unlike(shape, deep)
     assert found.stopped.all()
-    assert set(found.check) == {check}
+    assert {CHECKS[number] for number in found.check} == {check}
 
 
 def test_pooled_features_in_a_direction_that_training_cells_never_take_are_stopped_by_the_network():
@@ -54,7 +70,7 @@ def test_pooled_features_in_a_direction_that_training_cells_never_take_are_stopp
     deep[:, 3] += 30
     found = fitted().unlike(shape, deep)
     assert found.stopped.all()
-    assert set(found.check) == {NETWORK}
+    assert {CHECKS[number] for number in found.check} == {"network"}
 
 
 def test_a_feature_that_never_varies_stops_no_cell_within_its_least_difference():
@@ -71,12 +87,74 @@ def test_values_that_are_not_numbers_are_stopped():
     deep[0, 0] = np.nan
     found = fitted().unlike(shape, deep)
     assert found.stopped.tolist() == [True, False]
-    assert found.check[0] == NETWORK
+    assert CHECKS[found.check[0]] == "network"
 
 
 def test_every_check_has_words():
     gate = fitted()
-    said = [gate.words(f"{name}{sign}") for name in HANDCRAFTED for sign in "+-"]
-    assert len(set(said)) == 2 * F
+    said = [gate.words(number) for number in range(len(CHECKS))]
+    assert len(set(said)) == len(CHECKS)
     assert said[0] == "larger than 99 % of the training cells"
-    assert gate.words(NETWORK).startswith("farther than 99 %")
+    assert said[-1].startswith("farther than 99 %")
+
+
+def test_of_several_networks_the_strictest_counts():
+    shape, deep, _ = drawn(50, 1)
+    found = [fitted(seed=seed).unlike(shape, deep) for seed in (1, 2)]
+    both = strictest(found)
+    np.testing.assert_array_equal(both.by, np.maximum(found[0].by, found[1].by))
+    assert set(both.check) <= {*found[0].check, *found[1].check}
+
+
+def test_a_gate_written_and_read_stops_the_same_cells():
+    gate = fitted()
+    arrays = {name: getattr(gate, name) for name in ("centre", "whitening", "cells")}
+    again = Gate.from_json(json.loads(json.dumps(gate.to_json())), arrays)
+    shape, deep, _ = drawn(50, 1)
+    np.testing.assert_array_equal(again.unlike(shape, deep).by, gate.unlike(shape, deep).by)
+    assert again.about == gate.about
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"limit": float("nan")},
+        {"limit": "high"},
+        {"share": 2},
+        {"n_units": None},
+        {"unit": 3},
+        {"checks": {}},
+        {"checks": None},
+        {"centre": np.zeros(D + 1, np.float32)},
+        {"whitening": np.full((D, D), np.inf, np.float32)},
+        {"cells": np.zeros(3)},
+    ],
+)
+def test_a_damaged_gate_is_refused(change):
+    gate = fitted()
+    arrays = {name: getattr(gate, name) for name in ("centre", "whitening", "cells")}
+    with pytest.raises(InputError, match="not a gate as training writes it"):
+        Gate.from_json({**gate.to_json(), **change}, {**arrays, **change})
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.sampled_from(["HEM", "ALL", "review"]), st.floats(0, 3)), min_size=1)
+)
+def test_sending_more_to_review_can_only_lower_missed_and_false_alarm_rates(cells):
+    label, decided, by = map(np.array, zip(*cells, strict=True))
+    gated = gated_decisions(decided, by)
+    for of_class, wrong in ((label, "HEM"), (~label, "ALL")):
+        assert not (of_class & (gated == wrong) & (decided != wrong)).any()  # so of any subject's cells too
+    assert (gated == "review").sum() >= (decided == "review").sum()
+
+
+def test_the_stopped_cells_of_a_table_are_counted_by_subject_and_reason():
+    table = pd.DataFrame({
+        "path": list("abcd"), "subject": ["1", "1", "2", "2"], "label": [1, 1, 0, 0], "logit": 0.0,
+        "unlike": [None, "larger", "larger", "bluer"], "unlike_by": [0.5, 1.5, 2, np.inf],
+    })  # fmt: skip
+    assert stopped_cells(table) == {
+        "n_cells": 4, "stopped": 3, "why": {"larger": 2, "bluer": 1},
+        "subjects": [{"subject": "2", "stopped": 2, "n": 2}, {"subject": "1", "stopped": 1, "n": 2}],
+    }  # fmt: skip
+    assert stopped_cells(table.drop(columns="unlike_by")) is None

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -60,7 +61,7 @@ def exported(written, tmp_path_factory):
 def calibrated(untrained_run, tmp_path_factory):
     """The folder of a run with D4 augmentation at test time and a policy, and of its exported model."""
     folder = tmp_path_factory.mktemp("calibrated")
-    run = untrained_run(folder / "run", tta="d4")
+    run = untrained_run(folder / "run", tta="d4", gate=True)
     run.write_json("triage.json", POLICY.to_json())
     export(run, folder / "run.onnx")
     return folder
@@ -92,11 +93,16 @@ def test_the_same_csv_comes_from_the_run_and_from_the_file(calibrated, demo_root
     monkeypatch.chdir(tmp_path)
     broken = tmp_path / "broken.bmp"
     broken.write_bytes(b"BM")
+    Image.new("RGB", (450, 450), "white").save(tmp_path / "white.png")
+    seen = (demo_root / "validation_data", tmp_path / "white.png", broken)
     tables = []
     for target in (calibrated / "run", calibrated / "run.onnx"):
-        assert leukemia("predict", target, demo_root / "validation_data", broken, "-o", "out.csv") == 1
+        assert leukemia("predict", target, *seen, "-o", "out.csv") == 1
         tables.append(pd.read_csv("out.csv"))
-    pd.testing.assert_frame_equal(*tables, atol=1e-4, rtol=0)
+    pd.testing.assert_frame_equal(*tables, atol=1e-4, rtol=1e-4)
+    white = tables[1].set_index("path").loc[str(tmp_path / "white.png")]
+    assert (white["decision"], white["decided_by"]) == ("review", "gate.json")
+    assert tables[1]["unlike_by"].notna().sum() == len(tables[1]) - 1
     assert set(tables[1]["decision"].dropna()) & {"HEM", "ALL", "review"}
     assert tables[1]["calibrated_probability"].notna().sum() == len(tables[1]) - 1
     assert (tables[1]["tta"] == "d4").all()

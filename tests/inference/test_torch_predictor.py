@@ -12,7 +12,7 @@ from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import InputError
 from leukemia.evaluation.policy import Policy
 from leukemia.inference.predictor import open_predictor
-from leukemia.inference.torch_predictor import TorchPredictor, predict_logits, predictions_table
+from leukemia.inference.torch_predictor import TorchPredictor, predict_outputs, predictions_table
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.resnet import resnet
 from leukemia.runs import Run
@@ -37,7 +37,7 @@ def test_predictions_are_the_networks_eval_output_cell_by_cell(demo_root):
     torch.manual_seed(0)
     data = CellDataModule(str(demo_root), image_size=32, batch_size=8, augment="full")
     model = CellClassifier(resnet(18, weights="none"), trainable_from="stem").eval()
-    logits = predict_logits(model.logits, data.batches("val"))
+    logits, _features = predict_outputs(model.outputs, data.batches("val"))
     cells = data.cells[data.cells["split"] == "val"]
     table = predictions_table(cells, logits)
     assert list(table.columns) == ["path", "subject", "split", "label", "logit", "probability"]
@@ -53,9 +53,10 @@ def test_with_d4_a_logit_is_the_mean_over_flips_and_quarter_turns(demo_root):
     data = CellDataModule(str(demo_root), image_size=32, batch_size=8)
 
     def corner(batch):
-        return batch["pixels"][:, 0, :2, 0].double() @ torch.tensor([1.0, 100.0], dtype=torch.float64)
+        values = batch["pixels"][:, 0, :2, 0].double()
+        return values @ torch.tensor([1.0, 100.0], dtype=torch.float64), values
 
-    logits = predict_logits(corner, data.batches("val"), tta="d4")
+    logits, _features = predict_outputs(corner, data.batches("val"), tta="d4")
     pixels = data.pixels.images[data.cells["split"] == "val"][..., 0].astype(float)
     first = [pixels[:, row, column] for row in (0, -1) for column in (0, -1)]
     second = [

@@ -1,11 +1,13 @@
 """The metrics of a run are those of its best checkpoint's tensors, on the reported split."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from leukemia.config import compose
 from leukemia.evaluation.metrics import METRICS
+from leukemia.inference.torch_predictor import TorchPredictor
 from leukemia.models.checkpoint import load_network
 from leukemia.models.network import pixel_logits
 from leukemia.runs import Run
@@ -79,3 +81,14 @@ def test_the_gap_is_the_difference_of_the_accuracies(run):
     val = run.metrics["train_accuracy"] - run.metrics["train_val_gap"]
     assert val == pytest.approx(history["val/accuracy"], abs=1e-6)
     assert pd.notna(run.metrics["train_accuracy"])
+
+
+def test_the_gate_is_that_of_the_training_cells_and_judges_the_reported_ones_as_predict_does(run):
+    train, gate = run.cells[run.cells["split"] == "train"], run.gate
+    assert gate.about["n_cells"] == len(train)
+    assert (gate.about["unit"], gate.about["n_units"]) == ("subject", train["subject"].nunique())
+    assert len(gate.cells) == train["pixel_hash"].nunique()
+    predictor, table = TorchPredictor(run, "cpu"), run.predictions.head(8)
+    pixels = np.stack([predictor.pixels(run.data.root / path) for path in table["path"]])
+    np.testing.assert_allclose(predictor.scores(pixels)["unlike_by"], table["unlike_by"], rtol=1e-4)
+    assert run.predictions["unlike"].notna().tolist() == (run.predictions["unlike_by"] > 1).tolist()
