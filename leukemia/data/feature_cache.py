@@ -151,7 +151,8 @@ class FeatureCache:
         """
         content = self.model.prefix_hash()
         common, dtype = self._common(content), self._of_one_cell().dtype
-        stores, folders = {}, []
+        stores = {}
+        folders: list[Path] = []
         for split, parts in self.parts.items():
             arrays = []
             for part in parts:
@@ -172,7 +173,7 @@ class FeatureCache:
             return None
         cells = sum(each["cells"] for each in passes)
         seconds = sum(each["seconds"] for each in passes) / max(cells, 1)
-        found = {"stage": self.model.boundary, "cells": cells, "seconds_per_cell": seconds}
+        found: dict[str, Any] = {"stage": self.model.boundary, "cells": cells, "seconds_per_cell": seconds}
         return found | {"device": self.device, "precision": self.precision, "threads": passes[0]["threads"]}
 
     def _compute(self, part: Part, folder: Path, dtype: type = np.float16) -> None:

@@ -21,8 +21,8 @@ from leukemia.models.network import check_network
 from leukemia.models.targets import name_of, parameters_of
 
 CLASS_WEIGHTS = ("none", "balanced")
-LIBRARIES = ("torch.", "torchvision.", "timm.")  # a criterion of one's own may compare cells of both classes
 STAGE_LR = MappingProxyType({"head": 1e-2})  # from random weights, at 3e-4 early stopping ends it too soon
+LIBRARIES = ("torch.", "torchvision.", "timm.")  # a criterion of one's own may compare cells of both classes
 
 
 class CellClassifier(pl.LightningModule):
@@ -131,6 +131,8 @@ class CellClassifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch).float()
+        if self.global_step == 0 and batch_idx == 0 and self._mean is not None:
+            logits = logits - self._offset(logits.detach(), batch["label"])
         loss = self._loss(logits, batch["label"], self.pos_weight)
         bad_now = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad_now, self.global_step, self.first_bad_step)
@@ -291,6 +293,17 @@ class CellClassifier(pl.LightningModule):
         if isinstance(self.criterion, nn.Module) and (own := list(self.criterion.parameters())):
             groups.append({"name": "criterion", "params": own})
         return optim.build_optimizer(self.make_optimizer, groups, fused)
+
+    def _offset(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Take the mean of the first logits out of the bias if they are worse than a constant. A head of random weights
+        may begin far off, and its bias comes back slowly."""
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+        loss, mean = self.trainer.strategy.reduce(torch.stack([loss, logits.mean()]), reduce_op="mean")
+        offset = torch.where(loss > math.log(2), mean, torch.zeros_like(mean))
+        with torch.no_grad():
+            head: Any = self.net.stages[-1]
+            head.bias -= offset
+        return offset
 
     def _note_mean(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self.training and inputs[0].ndim == 2:

@@ -39,8 +39,8 @@ class SettingResult:
         runs: the names of its runs.
         pooled: whether several models' test splits stand in one table.
         over: the difference of the replicates: seeds, folds, or seeds and folds.
-        settings: as `combinations` gives them; empty for a table.
         names: of the replicates.
+        settings: as `combinations` gives them; empty for a table.
     """
 
     name: str
@@ -51,8 +51,8 @@ class SettingResult:
     runs: list[str]
     pooled: bool
     over: str = "seeds"
-    settings: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def setting_results(target: Path | Ensemble, problems: list[str] | None = None) -> list[SettingResult]:
@@ -117,8 +117,8 @@ def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dic
         list(rows["run"]),
         several,
         _over(rows),
-        settings,
         tuple(tables),
+        settings,
     )
 
 

@@ -94,7 +94,8 @@ def ranking_table(ranked: Found) -> Printed:
         row += [_difference(apart, accuracy) if apart else "–", shown(apart)]
         row += [_difference(gain, accuracy) if gain else "–"]
         row += [whole(of["curve"][-1][0]), milliseconds(of["embed_seconds"]), whole(of["megabytes"])]
-        row += [_interval(dict(of["curve"])[n], accuracy) if n in dict(of["curve"]) else "–" for n in fewer]
+        by_count = dict(of["curve"])
+        row += [_interval(by_count[n]["accuracy"], accuracy) if n in by_count else "–" for n in fewer]
         table.add(row, of["marks"])
     return table
 

@@ -95,7 +95,7 @@ def _entry(models: list[SettingResult], results: pd.DataFrame) -> dict[str, Any]
     """The models of one setting, which differ in the number of training subjects."""
     models = sorted(models, key=lambda model: _count(model.settings))
     most, settings = models[-1], _without_count(models[-1].settings)
-    counted = results.set_index("run")["train_subjects"]
+    counted = results.set_index("run")["train_subjects"].astype(float)
     numbers = [
         float(model.settings.get(TRAIN_SUBJECTS) or counted.loc[model.runs].mean()) for model in models
     ]

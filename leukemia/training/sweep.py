@@ -135,7 +135,7 @@ def end_sweep(folder: Path, failures: Mapping[Path, Exception], held: ExitStack)
 
 def finish_sweep(folder: Path) -> Path:
     """Write the report of a sweep, and print what it says first. Where folds are pooled, before that print their
-    metrics with intervals, or of several networks the ranking; and where they are of one setting, choose a policy too,
+    metrics with intervals, or of several networks the ranking. Where they are of one setting, choose a policy too,
     which says that it is not certified.
 
     Returns:

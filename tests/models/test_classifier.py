@@ -447,6 +447,19 @@ def test_a_linear_head_does_not_see_a_common_mean_of_its_features(tiny, tmp_path
     assert torch.allclose(*found, atol=1e-3)
 
 
+@pytest.mark.parametrize(("bias", "kept"), [(5.0, False), (0.0, True)])
+def test_a_head_that_begins_worse_than_a_constant_begins_without_its_offset(tiny, tmp_path, bias, kept):
+    model = CellClassifier(tiny(), "head", stage_lr={"head": 1e-9})
+    values = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0.0, 1.0] * 8)
+    with torch.no_grad():
+        model.net.stages.head.weight.copy_(values.T @ (2 * labels - 1) / len(labels))
+        model.net.stages.head.bias.fill_(bias)
+    trainer(tmp_path, 1).fit(model, batches_of(values, labels), batches_of(values, labels))
+    mean = float(model.logits({"features": values}).mean().detach())
+    assert (abs(mean) < 1e-4) != kept
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("kind", ["Adam", "SGD"])
 def test_gradients_are_clipped_in_every_precision(make, tmp_path, precision, kind):
