@@ -5,6 +5,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,21 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     argument = _verb(verbs, _evaluate)
-    argument("target", type=Path, metavar="RUN|SWEEP|TABLE.csv", help="path, subject, label, logit")
+    argument(
+        "targets", type=Path, nargs="+", metavar="RUN|SWEEP|TABLE.csv", help="path, subject, label, logit"
+    )
+    argument(
+        "--ensemble",
+        action="store_true",
+        help="the mean logit of all runs of SWEEP, or of several RUNs, and its difference to the best of them",
+    )
     argument("--against", type=Path, metavar="OTHER", help="compare on the same cells")
     argument("--json", action="store_true", help="print JSON")
 
     argument = _verb(verbs, _triage)
     argument("folder", type=Path, metavar="RUN|SWEEP")
     argument("--on", type=Path, metavar="TABLE.csv", help="labelled cells that the model has not seen")
+    argument("--ensemble", action="store_true", help="certify the mean logit of the runs of SWEEP")
     argument("--max-missed", type=float, default=0.10, metavar="SHARE", help="default 0.10")
     argument("--max-false-alarm", type=float, default=0.20, metavar="SHARE", help="default 0.20")
     argument("--confidence", type=float, default=0.95, metavar="SHARE", help="default 0.95")
@@ -89,11 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     argument("--prevalence", type=float, metavar="SHARE", help="print predictive values for it")
 
     argument = _verb(verbs, _predict)
-    argument("model", type=Path, metavar="RUN|MODEL.onnx")
-    argument("paths", nargs="+", metavar="PATH", help="files, folders or globs")
     argument(
-        "-o", "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help="predictions.csv"
+        "model", type=Path, metavar="RUN|SWEEP|MODEL.onnx", help="a SWEEP is an ensemble; so are RUN RUN ..."
     )
+    argument(
+        "paths", nargs="+", metavar="PATH", help="files, folders or globs; - for names on standard input"
+    )
+    argument("-o", "--output", type=Path, metavar="FILE", help="predictions.csv; none for one PATH or --json")
     argument(
         "--tta",
         choices=["none", "d4"],
@@ -106,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     argument(
         "--challenge", action="store_true", help="write isbi_valid.predict too, a label a line in image order"
     )
+    argument("--json", action="store_true", help="print JSON")
 
     argument = _verb(verbs, _explain)
     argument("run_folder", type=Path, metavar="RUN")
@@ -139,7 +151,9 @@ def _parser() -> argparse.ArgumentParser:
     argument("--json", action="store_true", help="print JSON")
 
     argument = _verb(verbs, _export)
-    argument("run_folder", type=Path, metavar="RUN")
+    argument(
+        "models", type=Path, nargs="+", metavar="RUN|SWEEP", help="several: an ensemble, in one ONNX file"
+    )
     argument("-o", "--output", type=Path, metavar="FILE", help="default: the run's name, here")
     argument(
         "--format",
@@ -149,7 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     argument = _verb(verbs, _app)
-    argument("folder", type=Path, metavar="RUN", help="the folder of a finished run")
+    argument(
+        "folders", type=Path, nargs="+", metavar="RUN|SWEEP", help="of finished runs; several: an ensemble"
+    )
     argument(
         "--images",
         type=Path,
@@ -248,7 +264,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from leukemia.commands.evaluate import evaluated
 
     problems: list[str] = []
-    found = evaluated(options.target, options.against, as_json=options.json, problems=problems)
+    found = evaluated(
+        options.targets, options.against, as_json=options.json, problems=problems, ensemble=options.ensemble
+    )
     print(found if options.json else emphasised(found, sys.stdout))
     return 1 if problems else 0
 
@@ -263,21 +281,29 @@ def _triage(options: argparse.Namespace) -> int:
 
     return triage(
         options.folder, options.on, options.max_missed, options.max_false_alarm, options.confidence,
-        options.unit, options.prevalence,
+        options.unit, options.prevalence, options.ensemble,
     )  # fmt: skip
 
 
 def _predict(options: argparse.Namespace) -> int:
-    """Decide on picture files, with a run or an exported model.
+    """Decide on picture files, with a run, an ensemble or an exported model.
 
     example:
       leukemia predict outputs/paper/RUN new_cells -o decisions.csv
     """
     from leukemia.commands.predict import predict
 
+    # Run folders before the first picture are members of an ensemble.
+    named = takewhile(lambda path: (Path(path) / "status.json").is_file(), options.paths)
+    models = [options.model, *map(Path, named)]
+    paths = options.paths[len(models) - 1 :]
+    if not paths:
+        raise InputError(
+            "there is no PATH after the runs: name pictures, a folder of them, or - for standard input"
+        )
     return predict(
-        options.model, options.paths, options.output, options.tta, options.device, options.subjects,
-        options.challenge,
+        models, paths, options.output, options.tta, options.device, options.subjects, options.challenge,
+        options.json,
     )  # fmt: skip
 
 
@@ -320,34 +346,34 @@ def _monitor(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    """The network as one file, ONNX or safetensors (extra: onnx).
+    """The network or an ensemble as one file, ONNX or safetensors (extra: onnx).
 
     example:
       leukemia export outputs/paper/RUN -o model.onnx
     """
     from leukemia.inference.export import export
-    from leukemia.runs import open_run
+    from leukemia.runs import open_model
 
-    export(open_run(options.run_folder), options.output, options.format)
+    export(open_model(options.models), options.output, options.format)
     return 0
 
 
 def _app(options: argparse.Namespace) -> int:
-    """The page on which an expert reviews the cells of a run (extra: app).
+    """The page on which an expert reviews the cells of a run or an ensemble (extra: app).
 
     example:
       leukemia app outputs/paper/RUN
     """
-    from leukemia.runs import open_run
+    from leukemia.runs import open_model
 
-    run = open_run(options.folder)
+    model = open_model(options.folders)
     try:
         from leukemia.app.serve import serve
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise InputError(f"{error.name} is missing: pip install 'leukemia[app]'") from None
-    return serve(run.folder, options.images, options.host, options.port, options.blind)
+    return serve(model, options.images, options.host, options.port, options.blind)
 
 
 if __name__ == "__main__":

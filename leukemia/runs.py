@@ -24,10 +24,11 @@ from leukemia.data.run_files import (
     run_data,
     run_precision,
 )
-from leukemia.errors import InputError
+from leukemia.errors import InputError, quoted
+from leukemia.evaluation.ensemble import mean_predictions
 from leukemia.evaluation.gate import Gate
 from leukemia.evaluation.policy import Policy
-from leukemia.evaluation.predictions import parse_table
+from leukemia.evaluation.predictions import checked, parse_table
 from leukemia.storage.arrays import file_hash, read_arrays, write_arrays
 from leukemia.storage.atomic import write_text
 from leukemia.storage.plain_files import dump_yaml, parse_json, parse_yaml, read_text
@@ -58,6 +59,11 @@ class Run:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def members(self) -> tuple["Run", ...]:
+        """The run alone; see `Ensemble`."""
+        return (self,)
 
     @property
     def best_checkpoint(self) -> Path:
@@ -302,6 +308,116 @@ class Sweep:
             return parse_json(read_text(self.folder / PLAN), PLAN)
         except (FileNotFoundError, InputError):
             return {}
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Finished runs as one model: the mean of their logits.
+
+    Attributes:
+        folder: holds the run folders, and what is written of the ensemble.
+        members: two or more.
+        named: whether the members were named one by one, and are not all finished runs of a sweep. They have no policy.
+    """
+
+    folder: Path
+    members: tuple[Run, ...]
+    named: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.folder.absolute().name
+
+    @property
+    def runs(self) -> list[Run]:
+        return list(self.members)
+
+    @cached_property
+    def data(self) -> RunData:
+        """The settings of the data, in which all members agree, but for the root, which is that of the first.
+
+        Raises:
+            InputError: if they do not.
+        """
+        first, *others = self.members
+        for other in others:
+            for name in ("classes", "image_size", "resize", "native_size", "tta"):
+                one, two = getattr(first.data, name), getattr(other.data, name)
+                if one != two:
+                    raise InputError(
+                        f"{first.folder} has {name} {quoted(one)} and {other.folder} has {quoted(two)}: the members of "
+                        "an ensemble agree in classes, picture settings and tta; name those that do"
+                    )
+        return first.data
+
+    @cached_property
+    def model(self) -> str:
+        """As `Run.model`."""
+        digest = hashlib.blake2b(" ".join(run.model for run in self.members).encode(), digest_size=6)
+        return f"{self.name}@{digest.hexdigest()}"
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """See `leukemia.evaluation.ensemble.mean_predictions`."""
+        tables = [checked(run.predictions, run.folder / "predictions.csv") for run in self.members]
+        return mean_predictions(tables)
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """The cells of all members, as `Run.cells`. A cell is in train where any member trained on it, else in val
+        where it chose the epoch of any.
+
+        Raises:
+            InputError: if a path means different pictures.
+        """
+        cells = pd.concat([run.cells for run in self.members], ignore_index=True)
+        pictures = cells[["path", "pixel_hash"]].drop_duplicates()
+        if (several := pictures["path"].duplicated()).any():
+            raise InputError(
+                f"{quoted(pictures['path'][several].iloc[0])} is not the same picture for all members of the "
+                "ensemble: train them on the same data"
+            )
+        order = cells["split"].map({"train": 0, "val": 1}).fillna(2)
+        return (
+            cells.loc[order.sort_values(kind="stable").index].drop_duplicates("path").reset_index(drop=True)
+        )
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy that `leukemia triage SWEEP --ensemble` certified for these members; None if there is none.
+
+        Raises:
+            InputError: if the policy in the folder is not for these members.
+        """
+        policy = None if self.named else Run(self.folder).policy
+        if policy is not None and policy.fitted_on.get("members") != self.member_names:
+            raise InputError(
+                f"{self.folder / 'triage.json'} is not the policy of the ensemble of {len(self.members)} runs: call "
+                f"`leukemia triage {self.folder} --ensemble`, or move it aside"
+            )
+        return policy
+
+    @property
+    def member_names(self) -> list[str]:
+        return [run.name for run in self.members]
+
+
+def open_model(paths: Sequence[Path | str]) -> Run | Ensemble:
+    """The run in a folder, or the ensemble of several run folders, or of the finished runs of a sweep folder.
+
+    Raises:
+        InputError: as `open_run`; if a run is named twice; or if a sweep has fewer than two finished runs.
+    """
+    first, *others = map(Path, paths)
+    if others:
+        runs = [open_run(path) for path in (first, *others)]
+        if len({run.folder.resolve() for run in runs}) < len(runs):
+            raise InputError("a run is named twice: each member of an ensemble counts once")
+        return Ensemble(runs[0].folder.parent, tuple(runs), named=True)
+    if (first / "status.json").is_file() or not first.is_dir() or not Sweep(first).begun:
+        return open_run(first)
+    finished = Sweep(first).with_status("done")
+    return Ensemble(first, tuple(finished)) if len(finished) > 1 else open_run(first)
 
 
 def open_run(folder: Path | str) -> Run:

@@ -35,6 +35,7 @@ NOT_RUN = {
     r"leukemia-train .*DinoBloom-S.pth.*": "needs published weights; test_timm_nets.py has a file of their layout",
     r"(torchrun|srun|sbatch|scancel|squeue) .*": "needs a cluster of several nodes",
     r"leukemia-train .*trainer=ddp .*": "needs several GPUs; two processes are tested in test_end_to_end.py",
+    r"find .* \| leukemia predict .*": "a pipe; names on standard input are tested in commands/test_ensembles.py",
     r"make .*": "sets up an environment of its own, as .ci/run does; that the target exists is looked up instead",
 }
 MAY_EXIT_1 = {

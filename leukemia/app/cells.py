@@ -15,8 +15,9 @@ from leukemia.data.files import Existing
 from leukemia.data.handcrafted import is_background
 from leukemia.data.pixels import FORMATS, at_native_size, pixel_hash
 from leukemia.errors import InputError, quoted
-from leukemia.evaluation.predictions import validate_predictions
-from leukemia.runs import Run
+from leukemia.evaluation.ensemble import NoSharedCells
+from leukemia.evaluation.predictions import checked
+from leukemia.runs import Ensemble, Run
 
 SCALE = "um_per_pixel"  # the column of a reader's table
 
@@ -34,6 +35,7 @@ class Cell:
         logit: of the positive class.
         used_in: the split, `train` or `val`, in which the model used the cell; None for a new cell.
         added: whether a reviewer added it to the page, or it is in a folder given with --images.
+        probability_sd: the standard deviation of the probabilities of an ensemble's members; NaN for one network.
         um_per_pixel: micrometres that a pixel is wide; None where unknown.
     """
 
@@ -45,10 +47,11 @@ class Cell:
     logit: float
     used_in: str | None = None
     added: bool = False
+    probability_sd: float = math.nan
     um_per_pixel: float | None = None
 
 
-def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
+def run_cells(run: Run | Ensemble, classes: tuple[str, str], root: Path) -> list[Cell]:
     """The cells in a run's predictions, in their order.
 
     Args:
@@ -62,10 +65,7 @@ def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
     predictions = run.predictions
     if "subject" not in predictions:
         raise InputError(f"{run.folder / 'predictions.csv'} has no column subject")
-    try:
-        validate_predictions(predictions)
-    except InputError as error:
-        raise InputError(f"{run.folder / 'predictions.csv'}: {error}") from None
+    checked(predictions, run.folder / "predictions.csv")
     known = run.cells.set_index("path")
     rows = known.index.get_indexer(predictions["path"])
     unknown = predictions["path"][rows < 0]
@@ -77,9 +77,12 @@ def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
     scales = _scales(run)[rows]
     folder = os.fspath(root)  # a Path for each of many cells takes its time
     cells: dict[str, Cell] = {}
+    deviations = predictions.get("probability_sd", pd.Series(math.nan, predictions.index)).tolist()
     columns = (predictions[name].tolist() for name in ("path", "subject", "label", "logit"))
     hashes = known["pixel_hash"].to_numpy()[rows]
-    for path, subject, label, logit, cell_id, um_per_pixel in zip(*columns, hashes, scales, strict=True):
+    for path, subject, label, logit, deviation, cell_id, um_per_pixel in zip(
+        *columns, deviations, hashes, scales, strict=True
+    ):
         cell = Cell(
             id=cell_id,
             path=path,
@@ -87,13 +90,14 @@ def run_cells(run: Run, classes: tuple[str, str], root: Path) -> list[Cell]:
             subject=subject if isinstance(subject, str) else None,
             label=classes[int(label)] if label in (0, 1) else None,
             logit=float(logit),
+            probability_sd=deviation,
             um_per_pixel=um_per_pixel,
         )
         cells.setdefault(cell.id, cell)
     return list(cells.values())
 
 
-def _scales(run: Run) -> np.ndarray:
+def _scales(run: Run | Ensemble) -> np.ndarray:
     """The column SCALE of a run's cells, (n,) floats or None."""
     values = run.cells[SCALE] if SCALE in run.cells else pd.Series(np.nan, index=run.cells.index)
     scales = pd.to_numeric(values, errors="coerce")
@@ -143,18 +147,18 @@ def picture_size(file: Path | str) -> tuple[int, int]:
         raise InputError(f"{file} cannot be read any more ({reason}): put the file back") from None
 
 
-def used_cells(run: Run) -> pd.DataFrame:
+def used_cells(run: Run | Ensemble) -> pd.DataFrame:
     """The rows of a run's cells that the model used: training and validation."""
     return run.cells[run.cells["split"].isin(["train", "val"])]
 
 
-def used_splits(run: Run) -> Callable[[str], str | None]:
+def used_splits(run: Run | Ensemble) -> Callable[[str], str | None]:
     """A function from a pixel hash to the split, `train` or `val`, in which the model used that cell, else None."""
     used = used_cells(run)
     return dict(zip(used["pixel_hash"], used["split"], strict=True)).get
 
 
-def data_root(run: Run, moved: Path | None) -> Path | None:
+def data_root(run: Run | Ensemble, moved: Path | None) -> Path | None:
     """The folder that the paths of a run's reported cells are relative to.
 
     Args:
@@ -166,7 +170,12 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
     Raises:
         InputError: if the cells are not in the run's own folder.
     """
-    paths = run.predictions["path"].tolist()
+    try:
+        paths = run.predictions["path"].tolist()
+    except NoSharedCells:
+        if moved is None:
+            raise
+        return None
     if moved is not None:
         return moved if _holds(moved, paths) else None
     root = run.data.folder
@@ -177,7 +186,7 @@ def data_root(run: Run, moved: Path | None) -> Path | None:
     return root
 
 
-def training_root(run: Run, reviewed: Path | None, paths: pd.Series | None = None) -> Path | None:
+def training_root(run: Run | Ensemble, reviewed: Path | None, paths: pd.Series | None = None) -> Path | None:
     """The folder that holds the run's training and validation cells; None where it is unknown.
 
     Args:
@@ -190,7 +199,9 @@ def training_root(run: Run, reviewed: Path | None, paths: pd.Series | None = Non
     return next((place for place in places if _holds(place, paths)), None)
 
 
-def reference_cells(run: Run, classes: tuple[str, str], reviewed: Path | None, number: int) -> list[Cell]:
+def reference_cells(
+    run: Run | Ensemble, classes: tuple[str, str], reviewed: Path | None, number: int
+) -> list[Cell]:
     """Training cells of each class to compare a cell with: at random, of different subjects, if their pictures are at
     hand."""
     table = run.cells[(run.cells["split"] == "train") & (run.cells["label"] >= 0)]

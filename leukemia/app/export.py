@@ -15,7 +15,7 @@ from leukemia.app.review import Review
 from leukemia.app.store import Store
 from leukemia.data.files import is_utf8, spelled
 from leukemia.errors import InputError
-from leukemia.runs import Run
+from leukemia.runs import Ensemble, Run
 from leukemia.storage.tables import no_formula
 
 UNKNOWN = "UNKNOWN"
@@ -118,7 +118,7 @@ def _hydra_value(value: object) -> str:
 def manifest_csv(
     labels: Mapping[str, str],
     cells: Mapping[str, Cell],
-    run: Run | None = None,
+    run: Run | Ensemble | None = None,
     root: Path | None = None,
     classes: tuple[str, str] = ("", ""),
     unusable: Container[str] = (),

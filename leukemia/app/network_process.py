@@ -21,34 +21,35 @@ from PIL import Image
 
 from leukemia.app.png import png_bytes
 from leukemia.errors import InputError
-from leukemia.runs import Run
+from leukemia.runs import open_model
 
 OPACITY = 0.7  # of the overlay at the highest value of the heat map
-_loaded: dict[str, Any] = {}  # in the network's process: run, predictor
+_loaded: dict[str, Any] = {}  # in the network's process: folders, predictor
 
 
 class NetworkProcess:
-    """The best checkpoint of a run, in another process.
+    """The best checkpoint of a run, or those of an ensemble, in another process.
 
     Args:
-        folder: of the run.
+        folders: of the run, or of each member.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, *folders: Path) -> None:
+        self._folders = folders
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
 
-    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Logits of the positive class, (n,), of pixels as the network sees them, uint8 (n, s, s, 3).
+    def scores(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+        """`Predictor.scores` of pixels as the network sees them, uint8 (n, s, s, 3).
 
         Raises:
             InputError: if the network cannot be used.
         """
-        return np.asarray(self._call(_logits, pixels))
+        found: dict[str, NDArray[np.float64]] = self._call(_scores, pixels)
+        return found
 
     def overlay(self, pixels: NDArray[np.uint8], positive: bool) -> bytes:
-        """The Grad-CAM heat map of one cell, as a PNG to lay over it.
+        """The Grad-CAM heat map of one cell, of an ensemble the mean of its members' maps, as a PNG to lay over it.
 
         Args:
             pixels: uint8 (s, s, 3), as the network sees them. The PNG has a pixel for each place of the heat map.
@@ -87,9 +88,7 @@ class NetworkProcess:
         with self._lock:
             if self._pool is None:
                 context = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(
-                    1, context, initializer=_start, initargs=(str(self._folder),)
-                )
+                self._pool = ProcessPoolExecutor(1, context, initializer=_start, initargs=(self._folders,))
             return self._pool
 
     def _drop(self, pool: ProcessPoolExecutor) -> None:
@@ -100,10 +99,10 @@ class NetworkProcess:
         pool.shutdown(wait=False)
 
 
-def _start(folder: str) -> None:
+def _start(folders: tuple[Path, ...]) -> None:
     """Prepare the process: leave Ctrl-C to the page, and end when the page's process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _loaded["run"] = Run(Path(folder))
+    _loaded["folders"] = folders
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -115,28 +114,29 @@ def _start(folder: str) -> None:
 
 
 def _predictor() -> Any:
-    """The run's network, read from its checkpoint once."""
+    """The networks, read from their checkpoints once."""
     if "predictor" not in _loaded:
         from leukemia.inference.torch_predictor import TorchPredictor
 
-        _loaded["predictor"] = TorchPredictor(_loaded["run"])
+        _loaded["predictor"] = TorchPredictor(open_model(_loaded["folders"]))
     return _loaded["predictor"]
 
 
-def _logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    logits: NDArray[np.float64] = _predictor().logits(pixels)
-    return logits
+def _scores(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    scores: dict[str, NDArray[np.float64]] = _predictor().scores(pixels)
+    return scores
 
 
 def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:
     from leukemia.inference.gradcam import heat_maps
 
-    (heat,) = heat_maps(_predictor().net, pixels[None], [positive], enlarge=False)
-    return coloured(heat)
+    nets = _predictor().nets
+    maps = [heat_maps(net, pixels[None], [positive], enlarge=len(nets) > 1)[0] for net in nets]
+    return coloured(np.mean(maps, axis=0))
 
 
 def _prepare() -> None:
-    size = _loaded["run"].data.image_size
+    size = _predictor().image_size
     _overlay(np.zeros((size, size, 3), np.uint8), positive=True)
 
 

@@ -10,7 +10,7 @@ from leukemia.app.cells import Cell
 from leukemia.app.decisions import UNSURE
 from leukemia.app.queues import following
 from leukemia.app.review import Review
-from leukemia.app.texts import leaning, meaning, size_text, triage_text
+from leukemia.app.texts import disagreement, leaning, meaning, size_text, triage_text
 
 MOST_IN_STRIP = 24
 AHEAD = 2  # pictures that the browser fetches in advance
@@ -62,7 +62,7 @@ def _opinion(review: Review, cell: Cell) -> dict[str, Any]:
         "meaning": meaning(found.probability, review.classes, review.is_calibrated),
         "triage": triage_text(found.triage, review.policy),
         "overlay": f"cells/{cell.id}/overlay.png?for={quote(found.label)}",  # the browser's cache keeps both classes
-        "notes": [],
+        "notes": disagreement(cell.probability_sd, len(review.run.members)),
     }
 
 

@@ -28,7 +28,7 @@ from leukemia.app.uploads import tells_class
 from leukemia.data.files import is_utf8
 from leukemia.data.pixels import fit
 from leukemia.errors import InputError, quoted
-from leukemia.runs import Run
+from leukemia.runs import Ensemble, Run
 from leukemia.storage.plain_files import check_inside
 
 FOLDER = "review"  # in the run folder
@@ -50,10 +50,10 @@ class Opinion(NamedTuple):
 
 
 class Review:
-    """A run whose cells are reviewed.
+    """A run or an ensemble whose cells are reviewed.
 
     Args:
-        run: finished.
+        run: finished; or an ensemble.
         images: a folder of pictures. If it holds the run's own cells, they are read from there. Otherwise its pictures
             are reviewed instead of the run's cells.
         blind: whether nobody sees the model's opinion of a cell before deciding it.
@@ -62,7 +62,12 @@ class Review:
         InputError: if the run is not finished, its pictures are missing, or decisions cannot be written.
     """
 
-    def __init__(self, run: Run, images: Path | None = None, blind: bool = False) -> None:
+    def __init__(self, run: Run | Ensemble, images: Path | None = None, blind: bool = False) -> None:
+        if len(places := {str(member.folder.parent) for member in run.members}) > 1:
+            raise InputError(
+                f"the members lie in several folders ({', '.join(sorted(places))}), and decisions are saved beside "
+                "them: put the runs into one"
+            )
         self.run, self.blind = run, blind
         self.classes = run.data.classes
         self.image_size, self.resize, self.native_size = (

@@ -37,14 +37,16 @@ class ScoringWorker:
 
     Args:
         review: gets the scored pictures.
-        logits: a function from pixels as the network sees them, uint8 (n, s, s, 3), to logits (n,); may raise
-            InputError.
+        scores: a function from pixels as the network sees them, uint8 (n, s, s, 3), to scores (n,) by name, see
+            `Predictor.scores`; may raise InputError.
     """
 
-    def __init__(self, review: Review, logits: Callable[[NDArray[np.uint8]], NDArray[np.float64]]) -> None:
+    def __init__(
+        self, review: Review, scores: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float64]]]
+    ) -> None:
         self.review = review
         self.problems: list[str] = []
-        self._logits = logits
+        self._scores = scores
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._pending = 0
         self._lock = threading.Lock()
@@ -63,7 +65,7 @@ class ScoringWorker:
             file = self._file(picture.cell)
             if not file.is_file():
                 continue
-            if picture.model == self.review.model and picture.logit is not None:
+            if picture.logit is not None and self._is_scored(picture):
                 scored.append(self._cell(picture, file, picture.logit, added=True))
             else:
                 self._put(_Job(picture, file, None, added=True))
@@ -145,7 +147,7 @@ class ScoringWorker:
                 self._problem(str(error).replace(str(job.file), job.picture.name))
                 continue
             known = scores.get(picture.cell)
-            if known is not None and known.model == self.review.model and known.logit is not None:
+            if known is not None and known.logit is not None and self._is_scored(known):
                 self.review.add([self._cell(picture, job.file, known.logit, job.added)])
             else:
                 unscored.append(replace(job, picture=replace(picture, model=self.review.model)))
@@ -153,10 +155,17 @@ class ScoringWorker:
         if not unscored:
             return
         cells = []
-        for job, logit in zip(unscored, self._logits(np.stack(pixels)).tolist(), strict=True):
+        scores = self._scores(np.stack(pixels))
+        deviations = scores.get("probability_sd", np.full(len(unscored), np.nan)).tolist()
+        for job, logit, deviation in zip(unscored, scores["logit"].tolist(), deviations, strict=True):
             self.review.store.add_picture(replace(job.picture, logit=logit))
-            cells.append(self._cell(job.picture, job.file, logit, job.added))
+            cell = self._cell(job.picture, job.file, logit, job.added)
+            cells.append(replace(cell, probability_sd=deviation))
         self.review.add(cells)
+
+    def _is_scored(self, picture: AddedPicture) -> bool:
+        """Whether the stored score is all that the model says; that of an ensemble lacks its deviation."""
+        return picture.model == self.review.model and len(self.review.run.members) == 1
 
     def _read(self, job: _Job) -> tuple[AddedPicture, NDArray[np.uint8]]:
         if job.pixels is not None:

@@ -16,7 +16,7 @@ from leukemia.app.routes import create_app
 from leukemia.app.scoring_worker import ScoringWorker
 from leukemia.app.security import is_loopback
 from leukemia.errors import InputError
-from leukemia.runs import Run
+from leukemia.runs import Ensemble, Run
 
 PORT = 8765
 TOKEN = "LEUKEMIA_APP_TOKEN"
@@ -24,12 +24,16 @@ SHORTEST_TOKEN = 16
 
 
 def serve(
-    folder: Path, images: Path | None = None, host: str = "127.0.0.1", port: int = PORT, blind: bool = False
+    model: Run | Ensemble,
+    images: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    blind: bool = False,
 ) -> int:
-    """Serve the review page of a run until Ctrl-C, and print its address.
+    """Serve the review page of a run or an ensemble until Ctrl-C, and print its address.
 
     Args:
-        folder: of the run.
+        model: the run or the ensemble.
         images: see `Review`.
         host: the address to bind to. Any address but this machine's own needs a token: from LEUKEMIA_APP_TOKEN, else a
             random one, which is printed.
@@ -43,9 +47,9 @@ def serve(
     listening = _listen(host, port)
     with listening:
         port = listening.getsockname()[1]
-        review = Review(Run(folder), images, blind)
-        network = NetworkProcess(folder)
-        worker = ScoringWorker(review, network.logits)
+        review = Review(model, images, blind)
+        network = NetworkProcess(*(run.folder for run in model.members))
+        worker = ScoringWorker(review, network.scores)
         try:
             worker.restore()
             if images is not None and review.root is None:

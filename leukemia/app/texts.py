@@ -1,5 +1,7 @@
 """Texts of the page about a probability, a triage decision, and a policy."""
 
+import math
+
 from leukemia.evaluation.policy import REVIEW, Policy
 
 USUAL = {"max_missed": 0.10, "max_false_alarm": 0.20}  # the defaults of `leukemia triage`
@@ -28,6 +30,16 @@ def meaning(probability: float, classes: tuple[str, str], calibrated: bool) -> s
     return (
         f"Of 100 cells with this score, {count} are {named}, if they are like the cells of the calibration."
     )
+
+
+def disagreement(probability_sd: float, members: int) -> list[str]:
+    """How far the members of an ensemble disagree, in a sentence; none for one network."""
+    if math.isnan(probability_sd):
+        return []
+    points = f"{100 * probability_sd:.0f} points"
+    return [
+        f"The {members} networks of the ensemble differ by {points} (standard deviation of the probability)."
+    ]
 
 
 def triage_text(decision: str, policy: Policy | None) -> str:

@@ -1,32 +1,67 @@
 """The output of `leukemia evaluate`: every metric with its interval."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from leukemia.errors import InputError
+from leukemia.evaluation.predictions import arrays
 from leukemia.reporting import words
-from leukemia.reporting.evidence import comparison, comparisons, metrics_of, setting_results
+from leukemia.reporting.evidence import (
+    SettingResult,
+    comparison,
+    comparisons,
+    ensemble_result,
+    metrics_of,
+    setting_results,
+)
 from leukemia.reporting.words import count
+from leukemia.runs import Run, open_model
 
 MOST_SUBJECTS = 40  # of more, the worst called ones
 
 
 def evaluated(
-    target: Path, against: Path | None = None, as_json: bool = False, problems: list[str] | None = None
+    targets: Path | Sequence[Path],
+    against: Path | None = None,
+    as_json: bool = False,
+    problems: list[str] | None = None,
+    ensemble: bool = False,
 ) -> str:
     """The metrics of a run, a sweep (each setting, and their differences) or a table, as text or JSON.
 
     Args:
-        target, against: folders or tables; with two, their difference too.
+        targets: a folder or table; of an ensemble a sweep folder, or several run folders.
+        against: another one, to compare with.
         as_json: JSON instead of text.
         problems: as `leukemia.reporting.evidence.setting_results` takes them; they stand at the end.
+        ensemble: the metrics of the mean logit, and its difference to the best member.
 
     Raises:
         InputError: if there are no usable predictions, or those of `against` are of other cells.
     """
-    models = setting_results(target, problems)
+    targets = [targets] if isinstance(targets, Path) else targets
+    target, about, of_members = targets[0], {}, []
+    if ensemble:
+        model = open_model(targets)
+        if isinstance(model, Run):
+            raise InputError(f"--ensemble needs several finished runs, and {target} is one")
+        _ = model.data  # refuses members that do not fit together
+        whole, members = ensemble_result(setting_results(model))
+        models, about = [whole], _about(whole, members)
+        best = max(members, key=lambda member: _accuracy(member.replicates[0]))
+        of_members = [comparison(best, whole)]
+    elif len(targets) > 1:
+        raise InputError(
+            "several runs are evaluated as one model with --ensemble; to compare two, use --against"
+        )
+    else:
+        models = setting_results(target, problems)
     if against is not None:
         others = setting_results(against)
         if len(models) > 1 or len(others) > 1:
@@ -38,12 +73,46 @@ def evaluated(
         found = [comparison(models[0], others[0])]
     else:
         found = comparisons(models)
+    found = [*of_members, *found]
     metrics = [metrics_of(model) for model in models]
     if as_json:
-        content = metrics[0] if len(metrics) == 1 else {"settings": metrics}
+        content = {**metrics[0], **about} if len(metrics) == 1 else {"settings": metrics}
         return json.dumps({**content, "comparisons": found, "problems": problems or []}, indent=2)
-    texts = [*map(_text, metrics), *map(_compared, found)]
+    texts = [*map(_text, metrics), *([_members(about)] if ensemble else []), *map(_compared, found)]
     return "\n\n".join([*texts, *(f"not read: {problem}" for problem in problems or [])])
+
+
+def _about(whole: SettingResult, members: Sequence[SettingResult]) -> dict[str, Any]:
+    """The members of an ensemble, and how far they disagree."""
+    table = whole.replicates[0]
+    positive = [member.replicates[0].set_index("path")["logit"].loc[table["path"]] >= 0 for member in members]
+    votes = np.mean(positive, axis=0)
+    return {
+        "members": [{"name": member.name, "accuracy": _accuracy(member.replicates[0])} for member in members],
+        "disagreement": {
+            "probability_sd": float(table["probability_sd"].mean()),
+            "classes_differ": float(np.mean((votes > 0) & (votes < 1))),
+        },
+    }
+
+
+def _accuracy(table: pd.DataFrame) -> float:
+    label, logit = arrays(table)
+    return float(np.mean((logit >= 0) == label))
+
+
+def _members(about: dict[str, Any]) -> str:
+    lines = ["accuracy of the members"]
+    lines += [f"  {member['name']:40} {member['accuracy']:.4f}" for member in about["members"]]
+    apart = about["disagreement"]
+    lines.append(
+        f"they differ in the class of {apart['classes_differ']:.1%} of the cells; standard deviation of their "
+        f"probabilities {apart['probability_sd']:.4f} on average"
+    )
+    lines.append(
+        "NOTE: the best of them was picked on these cells, so the ensemble's gain over it is shown too small"
+    )
+    return "\n".join(lines)
 
 
 def _text(metrics: dict[str, Any]) -> str:

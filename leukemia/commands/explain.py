@@ -78,7 +78,8 @@ def explain(
         (files, about), folder = _of_the_run(run, sample), run.folder
     folder = folder if output is None else Path(output)
     predictor = TorchPredictor(run, device)
-    target = find_target(predictor.net, predictor.image_size)
+    (net,) = predictor.nets
+    target = find_target(net, predictor.image_size)
     rows: list[dict[str, Any]] = []
     unread: list[str] = []
     tiles: dict[str, list[Image.Image]] = {name: [] for name in predictor.classes}
@@ -167,7 +168,7 @@ def _explained(
         if not good:
             continue
         pixels = np.stack(list(good.values()))
-        logits, heat = predictor.logits(pixels), heat_maps(predictor.net, pixels)
+        logits, heat = predictor.logits(pixels), heat_maps(predictor.nets[0], pixels)
         alone = cell_alone(pixels, places)
         shares = on_background(heat, pixels), on_background(alone, pixels), background(pixels)
         for row, place in enumerate(good):

@@ -1,10 +1,13 @@
 """`leukemia predict`: decisions on picture files, with a run or an exported model. No torch."""
 
+import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,33 +21,40 @@ from leukemia.evaluation.policy import REVIEW
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.evaluation.subjects import summary_by_subject
 from leukemia.inference.predictor import NO_GATE, SCORES, Predictor, open_predictor
+from leukemia.reporting.words import count
 from leukemia.storage.atomic import write_text
 from leukemia.storage.tables import spreadsheet_csv
 
 CHALLENGE = "isbi_valid.predict"
 AT_ONCE = 64  # cells; the next ones are decoded meanwhile
+OUTPUT = Path("predictions.csv")
+MOST_TOLD = 10  # decisions on the screen
 
 
 def predict(
-    target: Path,
+    target: Path | Sequence[Path],
     paths: Sequence[str],
-    output: Path = Path("predictions.csv"),
+    output: Path | None = None,
     tta: str | None = None,
     device: str = "auto",
     subjects: str | None = None,
     challenge: bool = False,
+    as_json: bool = False,
 ) -> int:
-    """Score picture files, write the table and print the counts of decisions.
+    """Score picture files, write the table and print the counts of decisions; of a few pictures each decision.
 
     Args:
-        target: a run folder, or a file that `leukemia export` wrote.
-        paths: files, folders (everything in them) or globs.
+        target: a run folder, or a file that `leukemia export` wrote; for an ensemble a sweep folder, or several run
+            folders.
+        paths: files, folders (everything in them) or globs; `-` for the lines of standard input.
         output: the csv. Until it is complete, its rows are in NAME.partial.csv beside it. A summary by
-            subject goes beside it as NAME_subjects.csv, and the challenge's file under its own name.
+            subject goes beside it as NAME_subjects.csv, and the challenge's file under its own name. None for OUTPUT;
+            but for one picture, and for JSON, then no file is written unless subjects or the challenge ask for theirs.
         tta: `none` or `d4`; None for that of the model's own predictions.
         device: `auto`, `cpu`, `cuda`, ...
         subjects: the source of each cell's subject, see `owners_of`.
         challenge: also write the file of the ISBI 2019 challenge: a label (1 ALL, 0 HEM) a line, in image order.
+        as_json: print one JSON object in place of sentences: the model's facts and a list of `cells`.
 
     Returns:
         0, or 1 where files could not be read: each is a row with its `error`.
@@ -52,27 +62,51 @@ def predict(
     Raises:
         InputError: if there is no picture, or the model, the output or the subjects cannot be used.
     """
-    output = Path(output)
-    _check_place(output)
-    files = find_pictures(paths)
+    files = find_pictures([name for path in paths for name in (_named_on_stdin() if path == "-" else [path])])
+    if output is None and (subjects or challenge or not (as_json or len(files) == 1)):
+        output = OUTPUT
+    if output is not None:
+        _check_place(output)
     owners = owners_of(subjects, files) if subjects else None
-    predictor = open_predictor(Path(target), device, tta)
-    with _kept(output) as keep:
-        table = score(predictor, files, keep)
+    predictor = open_predictor(target, device, tta)
+    if output is None:
+        table = score(predictor, files)
+    else:
+        with _kept(output) as keep:
+            table = score(predictor, files, keep)
     if owners is not None:
         for place, name in enumerate(owners.columns, start=1):
             table.insert(place, name, owners[name])
+    written = []
+    if output is not None:
+        written = _written(output, table, files, predictor, owners is not None, challenge)
+    if as_json:
+        print(json.dumps(_as_json(table, predictor), indent=2))
+    else:
+        print("\n".join([*_summary(table, predictor), *written]))
+    return int(table["error"].notna().any())
+
+
+def _written(
+    output: Path,
+    table: pd.DataFrame,
+    files: Sequence[str],
+    predictor: Predictor,
+    by_subject: bool,
+    challenge: bool,
+) -> list[str]:
+    """Write the files, and tell them."""
     write_text(output, spreadsheet_csv(table))
     _partial(output).unlink(missing_ok=True)
-    print("\n".join(_summary(table, predictor)))
-    if owners is not None:
+    said = []
+    if by_subject:
         beside = output.with_name(f"{output.stem}_subjects.csv")
         summary = summary_by_subject(table[table["error"].isna()], predictor.classes)
         write_text(beside, spreadsheet_csv(summary))
-        print(f"{len(summary):,} subjects: {beside}")
+        said.append(f"{len(summary):,} subjects: {beside}")
     unread = int(table["error"].notna().sum())
     if challenge and unread:
-        print(
+        said.append(
             f"{CHALLENGE} is not written: its lines are the images in order, and {unread} could not be read"
         )
     elif challenge:
@@ -80,9 +114,8 @@ def predict(
         write_text(
             output.with_name(CHALLENGE), "".join(f"{int(logit >= 0)}\n" for logit in in_order["logit"])
         )
-        print(output.with_name(CHALLENGE))
-    print(output)
-    return 1 if unread else 0
+        said.append(str(output.with_name(CHALLENGE)))
+    return [*said, str(output)]
 
 
 def score(
@@ -169,6 +202,28 @@ def decoded(
             yield start, [future.result() for future in waiting]
 
 
+def _named_on_stdin() -> list[str]:
+    """The lines of standard input, as names on disk."""
+    names = [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line.strip()]
+    if not names:
+        raise InputError("-: there is no name on standard input: give a file, folder or glob a line")
+    return names
+
+
+def _as_json(table: pd.DataFrame, predictor: Predictor) -> dict[str, Any]:
+    policy = predictor.policy
+    return {
+        "model": predictor.name,
+        "classes": list(predictor.classes),
+        "tta": predictor.tta,
+        "decided_by": predictor.decided_by,
+        "why_not_certified": policy.why_not if policy is not None else None,
+        "cells": table.astype(object)
+        .where(table.notna() & ~table.isin([np.inf, -np.inf]), None)
+        .to_dict("records"),
+    }
+
+
 def _check_place(output: Path) -> None:
     """Refuse an output that would fail only at the end, or that lies in a run."""
     folder = output.absolute().parent
@@ -208,14 +263,31 @@ def _kept(output: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
         raise
 
 
+def _told(row: dict[str, Any], predictor: Predictor) -> str:
+    """The decision on one cell in a line."""
+    calibrated = row["calibrated_probability"]
+    known = np.isfinite(calibrated)
+    probability = calibrated if known else row["probability"]
+    spread = f" (sd of the members {row['probability_sd']:.3f})" if np.isfinite(row["probability_sd"]) else ""
+    kind = "calibrated probability" if known else "probability"
+    return f"{row['path']}: {row['decision']}, {kind} of {predictor.classes[1]} {probability:.3f}{spread}"
+
+
 def _summary(table: pd.DataFrame, predictor: Predictor) -> list[str]:
     counts = table["decision"].value_counts()
     said = [f"{int(counts.get(name, 0)):,} {name}" for name in (*predictor.classes, REVIEW)]
-    lines = [f"{len(table):,} cells, decided by {predictor.decided_by}: {', '.join(said)}"]
+    lines = [f"{count(len(table), 'cell')}, decided by {predictor.decided_by}: {', '.join(said)}"]
+    if len(table) <= MOST_TOLD:
+        lines = [_told(row, predictor) for row in table[table["error"].isna()].to_dict("records")] + lines
+    if len(table) > MOST_TOLD and table["probability_sd"].notna().any():
+        spread = (
+            f"{table['probability_sd'].mean():.3f} on average, at most {table['probability_sd'].max():.3f}"
+        )
+        lines.append(f"Mean logit of an ensemble; standard deviation of its members' probabilities: {spread}")
     stopped = table["unlike"].value_counts()
     if stopped.sum():
-        lines.append(f"{stopped.sum():,} cells are unlike the training cells and go to review:")
-        lines += [f"  {count:,} {words}" for words, count in stopped.items()]
+        lines.append(f"{count(int(stopped.sum()), 'cell')} unlike the training cells, sent to review:")
+        lines += [f"  {number:,} {why}" for why, number in stopped.items()]
     if not predictor.has_gate:
         lines.append(f"WARNING: {predictor.name} {NO_GATE}")
     if predictor.policy is None:

@@ -200,5 +200,5 @@ def _key(run: Run, paths: pd.Series, predictor: TorchPredictor) -> str:
     """Names all that scores depend on: code, model, gate, cells, device and precision."""
     files = [file for file in (run.best_checkpoint, run.folder / "gate.npz") if file.is_file()]
     parts = [__version__, str(shifts.VERSION), run.model, *map(file_hash, files), str(predictor.device)]
-    parts += [predictor.precision, predictor.tta, *paths]
+    parts += [*predictor.precisions, predictor.tta, *paths]
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=12).hexdigest()

@@ -12,10 +12,12 @@ from leukemia.evaluation.thresholds import choose, floor_lines, outcome, predict
 from leukemia.reporting import words
 from leukemia.reporting.evidence import predictions_of, setting_results
 from leukemia.reporting.words import percent
-from leukemia.runs import Run, Sweep
+from leukemia.runs import Ensemble, Run, Sweep, open_model
 
 POOLED = "the pooled folds of a sweep are predictions of several models, and a policy belongs to one: certify a run"
-SEVERAL = "these are the first of several models, and a policy belongs to one: certify a run"
+SEVERAL = (
+    "these are the first of several models, and a policy belongs to one: certify a run, or add --ensemble"
+)
 CHOSEN = (
     "the epoch was chosen on these cells: certify on a test split (data.protocol=holdout) or with --on TABLE"
 )
@@ -29,9 +31,13 @@ def triage(
     confidence: float = 0.95,
     unit: str = "subject",
     prevalence: float | None = None,
+    ensemble: bool = False,
 ) -> int:
-    """Choose a policy for a run (on its test split, or on the user's own table) or a sweep, print its outcome, and
-    write triage.json. A certified policy is not replaced by one that is not certified.
+    """Choose a policy for a run or an ensemble (on its test split, or on the user's own table) or a sweep, print its
+    outcome, and write triage.json. A certified policy is not replaced by one that is not certified.
+
+    Args:
+        ensemble: take the finished runs of a sweep as one model. It is certified on cells that no member has seen.
 
     Returns:
         0 where a policy was written that releases cells, 1 where the bounds cannot be met.
@@ -41,15 +47,20 @@ def triage(
     if prevalence is not None and not 0 < prevalence < 1:
         raise InputError(f"--prevalence {prevalence:g} is out of range: use a share between 0 and 1, as 0.1")
     sweep, place = Sweep(target), Run(Path(target))
-    before = _policy_there(place)
-    single = len(sweep.runs) == 1 and sweep.runs[0].folder == Path(target)
+    model: Run | Ensemble | None = None
+    if ensemble or (len(sweep.runs) == 1 and sweep.runs[0].folder == Path(target)):
+        model = open_model([target])
+    if ensemble and not isinstance(model, Ensemble):
+        raise InputError(f"--ensemble needs a sweep of several finished runs, and {target} is one run")
+    before = _policy_there(place if model is None else model)
     bounds = {"max_missed": max_missed, "max_false_alarm": max_false_alarm}
-    if single:
-        run = sweep.runs[0]
-        table, classes, why_not, said = _of_run(run, on)
+    if model is not None:
+        table, classes, why_not, said = _of_model(model, on)
     else:
         if on is not None:
-            raise InputError(f"--on needs a run, and {target} is a sweep of several models: name one run")
+            raise InputError(
+                f"--on needs one model, and {target} is a sweep of several: name one run, or add --ensemble"
+            )
         table, classes, why_not, said = _of_sweep(Path(target))
     for line in floor_lines(table, **bounds, confidence=confidence, unit=unit, classes=classes):
         print(f"Floor, {line}.")
@@ -58,9 +69,10 @@ def triage(
     met = policy.certified
     reasons = [reason for reason in (why_not, policy.why_not) if reason]
     fitted_on = {"what": said, "subjects": _subjects(table), **policy.fitted_on}
-    if single:
-        of_run = TTA[run.data.tta]
-        fitted_on["views"] = _views(table, on) if on is not None and "tta" in table else of_run
+    if model is not None:
+        fitted_on["views"] = _views(table, on) if on is not None and "tta" in table else TTA[model.data.tta]
+    if isinstance(model, Ensemble):
+        fitted_on["members"] = model.member_names
     clustered = unit == "cell" and has_subjects(table) and table["subject"].nunique() < len(table)
     if clustered:
         fitted_on["assumed"] = f"independent cells, although they are of {_subjects(table)} subjects"
@@ -78,29 +90,45 @@ def triage(
         return 1
     place.write_json("triage.json", policy.to_json())
     print(place.folder / "triage.json")
-    return 0 if met and (policy.certified or not single) else 1
+    return 0 if met and (policy.certified or model is None) else 1
 
 
-def _of_run(run: Run, on: Path | None) -> tuple[pd.DataFrame, tuple[str, str], str | None, str]:
-    negative, positive = run.metrics.get("classes", ("HEM", "ALL"))
+def _of_model(
+    model: Run | Ensemble, on: Path | None
+) -> tuple[pd.DataFrame, tuple[str, str], str | None, str]:
+    members = model.members
+    negative, positive = members[0].metrics.get("classes", ("HEM", "ALL"))
     classes = (str(negative), str(positive))
     if on is not None:
         table = read_predictions(on)
-        _refuse_seen(table, run, on)
+        if "probability_sd" in table and table["probability_sd"].notna().all() != (len(members) > 1):
+            raise InputError(
+                f"{on} has logits of {'one network' if len(members) > 1 else 'an ensemble'} (its column "
+                f"`probability_sd`): call `leukemia predict` with {model.folder}"
+            )
+        for run in members:
+            _refuse_seen(table, run, on)
         why_not = None
-        if "subject" not in table and run.cells["subject"].notna().any():
+        if "subject" not in table and any(run.cells["subject"].notna().any() for run in members):
             why_not = (
                 f"{on} has no column `subject`, so its cells may be of the subjects that trained the model"
             )
         return table, classes, why_not, f"{len(table):,} cells of {on}"
-    table = predictions_of(run)
-    split = str(run.metrics.get("split"))
+    table = predictions_of(model)
+    splits = {str(run.metrics.get("split")) for run in members}
+    leaks = max(run.metrics.get("leaks") or 0 for run in members)
     why_not = None
-    if run.metrics.get("epoch_chosen_here") or split != "test":
+    if splits != {"test"} or any(run.metrics.get("epoch_chosen_here") for run in members):
         why_not = CHOSEN
-    elif run.metrics.get("leaks"):
-        why_not = f"{run.metrics['leaks']} of these cells are not independent of training"
-    return table, classes, why_not, f"the {split} split of {run.name} ({len(table):,} cells)"
+    elif leaks:
+        why_not = f"{leaks} of these cells are not independent of training"
+    what = f"the mean logit of the {len(members)} runs of {model.name}" if len(members) > 1 else model.name
+    return (
+        table,
+        classes,
+        why_not,
+        f"the {' and '.join(sorted(splits))} split of {what} ({len(table):,} cells)",
+    )
 
 
 def _of_sweep(folder: Path) -> tuple[pd.DataFrame, tuple[str, str], str, str]:
@@ -123,8 +151,8 @@ def _of_sweep(folder: Path) -> tuple[pd.DataFrame, tuple[str, str], str, str]:
     return table, model.classes, "; ".join(why_not), f"{said} ({len(table):,} cells)"
 
 
-def _policy_there(place: Run) -> Policy | None:
-    """The policy that would be replaced; an unreadable one certifies nothing."""
+def _policy_there(place: Run | Ensemble) -> Policy | None:
+    """The policy that would be replaced; an unreadable one, or one of other models, certifies nothing."""
     try:
         return place.policy
     except InputError as problem:

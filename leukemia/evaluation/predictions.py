@@ -30,11 +30,19 @@ def read_predictions(path: Path | str) -> pd.DataFrame:
         text = read_text(Path(path)).removeprefix("\ufeff")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give a csv with the columns {', '.join(REQUIRED)}") from None
-    table = parse_table(text, str(path))
+    return checked(parse_table(text, str(path)), path)
+
+
+def checked(table: pd.DataFrame, name: Path | str) -> pd.DataFrame:
+    """A table that has been checked.
+
+    Raises:
+        InputError: as `validate_predictions`; `name` says which table.
+    """
     try:
         validate_predictions(table)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{name}: {error}") from None
     return table
 
 

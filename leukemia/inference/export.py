@@ -1,4 +1,4 @@
-"""`leukemia export`: a run's network as one file, for use without this package or without torch."""
+"""`leukemia export`: a run's network or an ensemble as one file, for use without this package or without torch."""
 
 import hashlib
 import json
@@ -21,51 +21,54 @@ from leukemia.data.pixels import fit
 from leukemia.data.synthetic import Traits, draw_cell
 from leukemia.data.transforms import d4
 from leukemia.errors import InputError
+from leukemia.evaluation.ensemble import combined
 from leukemia.evaluation.gate import Gate
 from leukemia.evaluation.policy import TTA, Policy
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.identity import network_name
-from leukemia.inference.onnx_predictor import FORMAT, encoded, needs
+from leukemia.inference.onnx_predictor import DISTANCES, FORMAT, MEMBERS, encoded, needs
 from leukemia.inference.predictor import NO_GATE, ONNX, Predictor
 from leukemia.inference.torch_predictor import TorchPredictor, mean_outputs
 from leukemia.models.checkpoint import load_network
 from leukemia.models.freezing import pooled
 from leukemia.models.network import pixel_outputs
 from leukemia.models.weights import published_state
-from leukemia.runs import Run
+from leukemia.runs import Ensemble, Run
 from leukemia.storage.atomic import atomic_write
 
 FORMATS = {"onnx": ONNX, "state_dict": ".safetensors"}
 IMAGES, TOLERANCE = 64, 1e-4
+LARGEST = 1.9e9  # bytes of weights in one protobuf
 
 
-def export(run: Run, output: Path | None = None, form: str = "onnx") -> Path:
-    """Write the best checkpoint of a run as one file.
+def export(model: Run | Ensemble, output: Path | None = None, form: str = "onnx") -> Path:
+    """Write the best checkpoint of a run, or those of an ensemble, as one file.
 
     `onnx`: from pixels, uint8 (N, S, S, 3) as `leukemia.data.pixels.fit` gives them, to `logit` and calibrated
-    `probability` of the positive class, and with a gate the `distance` of the pooled features (see `Gate.distance`),
-    float32 (N,) each. Normalisation, test-time augmentation and calibration are in the
-    graph; the metadata hold all else that a prediction needs. It computes in full precision whatever the run did, and
-    is kept only if onnxruntime and torch agree on IMAGES pictures to TOLERANCE.
+    `probability` of the positive class, float32 (N,), of an ensemble `member_logits`, (N, members), and of networks
+    with gates `distances` of their pooled features, (N, gates), see `Gate.distance`. Normalisation, test-time
+    augmentation and calibration are in the graph; the metadata hold all else that a prediction needs. It computes in
+    full precision whatever the run did, and is kept only if onnxruntime and torch agree on IMAGES pictures to
+    TOLERANCE.
 
-    `state_dict`: safetensors under the published names of the parameters, torchvision's for ResNets.
+    `state_dict`: safetensors of a run under the published names of the parameters, torchvision's for ResNets.
 
     Args:
-        run: finished, or with at least one finished epoch.
-        output: the file; by default one with the run's name in the current folder.
+        model: a run, finished or with at least one finished epoch; or an ensemble.
+        output: the file; by default one with the name of the run or sweep in the current folder.
         form: a key of FORMATS.
 
     Returns:
         The file.
 
     Raises:
-        InputError: if the run cannot be read, its network is not trusted or cannot be exported, the file cannot be
-            written, a package is missing, or onnxruntime and torch disagree.
+        InputError: if a run cannot be read, its network is not trusted or cannot be exported, the file cannot be
+            written, a package is missing, onnxruntime and torch disagree, or the weights of an ensemble are asked for.
     """
-    output = Path(f"{run.name}{FORMATS[form]}") if output is None else Path(output)
+    output = Path(f"{model.name}{FORMATS[form]}") if output is None else Path(output)
     if output.suffix != FORMATS[form]:
         raise InputError(f"{output}: a file of --format {form} ends in {FORMATS[form]}")
-    content = _onnx(run) if form == "onnx" else _safetensors(run)
+    content = _onnx(model) if form == "onnx" else _safetensors(model)
     with atomic_write(output) as file:
         file.write(content)
     print(output)
@@ -73,43 +76,70 @@ def export(run: Run, output: Path | None = None, form: str = "onnx") -> Path:
 
 
 class FromPixels(nn.Module):
-    """The exported graph: pixels, uint8 (N, S, S, 3), to logits, calibrated probabilities and, with a gate, the
-    distances of pooled features, float32 (N,) each.
+    """The exported graph: pixels, uint8 (N, S, S, 3), to logits and calibrated probabilities, float32 (N,) each, of
+    several networks to each one's logits, (N, networks), and of those with gates to the distances, (N, gates).
 
     Args:
-        net: a network of the seam.
+        nets: of the seam; the logit is their mean.
         tta: `none` or `d4`.
         slope, intercept: of the calibration.
-        gate: of the network.
+        gates: of each network; none by default.
     """
 
     def __init__(
-        self, net: Any, tta: str, slope: float = 1.0, intercept: float = 0.0, gate: Gate | None = None
+        self,
+        nets: Sequence[Any],
+        tta: str,
+        slope: float = 1.0,
+        intercept: float = 0.0,
+        gates: Sequence[Gate | None] = (),
     ) -> None:
         super().__init__()
-        self.has_gate = gate is not None
-        if gate is not None:
-            self.register_buffer("centre", torch.from_numpy(gate.centre))
-            self.register_buffer("whitening", torch.from_numpy(gate.whitening))
-        self.body, self.head, self.transforms = net.stages[:-1], net.stages[-1], TTA[tta]
+        both = zip(nets, gates or [None] * len(nets), strict=True)
+        self.members, self.transforms = nn.ModuleList(_Normalised(*each) for each in both), TTA[tta]
+        self.names = ["logit", "probability", *[MEMBERS] * (len(nets) > 1), *[DISTANCES] * any(gates)]
         self.slope, self.intercept = slope, intercept
-        self.offset: Tensor
-        self.scale: Tensor
-        self.centre: Tensor
-        self.whitening: Tensor
-        for name, values in zip(("offset", "scale"), net.normalisation, strict=True):
-            self.register_buffer(name, 255 * torch.tensor(values, dtype=torch.float32))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         seen = torch.cat([d4(pixels, n) for n in range(self.transforms)]) if self.transforms > 1 else pixels
+        outputs = [net(seen.float(), pixels.shape[0]) for net in self.members]
+        logits = torch.stack([each.reshape(self.transforms, -1).mean(dim=0) for each, _ in outputs], dim=1)
+        logit = logits.mean(dim=1)
+        found = {
+            "logit": logit,
+            "probability": torch.sigmoid(self.slope * logit + self.intercept),
+            MEMBERS: logits,
+        }
+        if DISTANCES in self.names:
+            found[DISTANCES] = torch.stack([far for _, far in outputs if far is not None], dim=1)
+        return tuple(found[name] for name in self.names)
+
+
+class _Normalised(nn.Module):
+    """A network from pixels, float (N, S, S, 3): logits (N, 1), and with a gate the distances of the first cells."""
+
+    def __init__(self, net: Any, gate: Gate | None) -> None:
+        super().__init__()
+        self.body, self.head, self.has_gate = net.stages[:-1], net.stages[-1], gate is not None
+        self.centre: Tensor
+        self.whitening: Tensor
+        if gate is not None:
+            self.register_buffer("centre", torch.from_numpy(gate.centre))
+            self.register_buffer("whitening", torch.from_numpy(gate.whitening))
+        self.offset: Tensor
+        self.scale: Tensor
+        for name, values in zip(("offset", "scale"), net.normalisation, strict=True):
+            self.register_buffer(name, 255 * torch.tensor(values, dtype=torch.float32))
+
+    def forward(self, pixels: Tensor, cells: int) -> tuple[Tensor, Tensor | None]:
         # The stages as one sequence: `prefix` and `suffix` switch gradients and autocast, and the graph has neither.
-        values = self.body(((seen.float() - self.offset) / self.scale).permute(0, 3, 1, 2))
-        logit = self.head(values).reshape(self.transforms, -1).mean(dim=0)
-        found = logit, torch.sigmoid(self.slope * logit + self.intercept)
+        values = self.body(((pixels - self.offset) / self.scale).permute(0, 3, 1, 2))
+        logits = self.head(values)
         if not self.has_gate:
-            return found
-        features = pooled(values)[: pixels.shape[0]]
-        return (*found, torch.linalg.vector_norm((features - self.centre) @ self.whitening, dim=1))
+            return logits, None
+        return logits, torch.linalg.vector_norm(
+            (pooled(values)[:cells] - self.centre) @ self.whitening, dim=1
+        )
 
 
 def policy_in_full_precision(policy: Policy | None, precision: str) -> Policy | None:
@@ -127,48 +157,61 @@ def policy_in_full_precision(policy: Policy | None, precision: str) -> Policy | 
     return replace(policy, certified=False, why_not=why_not)
 
 
-def _onnx(run: Run) -> bytes:
+def _onnx(model: Run | Ensemble) -> bytes:
     onnx, onnxruntime = needs("onnx"), needs("onnxruntime")
     needs("onnxscript")  # torch's exporter imports it
-    predictor = TorchPredictor(run, "cpu")
-    policy = policy_in_full_precision(predictor.policy, predictor.precision)
+    predictor = TorchPredictor(model, "cpu")
+    precision = " and ".join(sorted(set(predictor.precisions)))
+    policy = policy_in_full_precision(predictor.policy, precision)
     slope, intercept, source = 1.0, 0.0, "identity"
     if policy is not None and policy.slope is not None and policy.intercept is not None:
         slope, intercept, source = policy.slope, policy.intercept, "triage.json"
-    pixels, of_run = _pictures(run, predictor)
-    (gate,) = predictor.gates
-    proto = _graph(FromPixels(predictor.net, predictor.tta, slope, intercept, gate).eval(), pixels)
+    pixels, of_run = _pictures(model.members[0], predictor)
+    module = FromPixels(predictor.nets, predictor.tta, slope, intercept, predictor.gates).eval()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    if size > LARGEST:
+        raise InputError(
+            f"the {len(predictor.nets)} networks have {size / 1e9:.1f} GB, and one ONNX file holds 2: export fewer"
+        )
+    proto = _graph(module, pixels)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     given = session.run(None, {"pixels": pixels})
     with torch.inference_mode():
-        outputs = partial(pixel_outputs, predictor.net)
-        expected, features = mean_outputs(outputs, torch.from_numpy(pixels), predictor.tta)
-    known = [expected, sigmoid(slope * expected + intercept)]
-    if gate is not None:  # in units of the training cells' own distances
-        given[2], far = (gate.network_check(values) for values in (given[2], gate.distance(features)))
-        known.append(far)
-    apart = _largest_difference(given, known)
+        outputs = [mean_outputs(partial(pixel_outputs, net), torch.from_numpy(pixels), predictor.tta)
+                   for net in predictor.nets]  # fmt: skip
+    of_members = [logit for logit, _ in outputs]
+    expected = combined(of_members)["logit"]
+    wanted = {"logit": expected, "probability": sigmoid(slope * expected + intercept)}
+    wanted[MEMBERS] = np.stack(of_members, axis=1)
+    gated = [(gate, features) for gate, (_, features) in zip(predictor.gates, outputs, strict=True) if gate]
+    for place, (gate, features) in enumerate(gated):  # in units of the training cells' own distances
+        wanted[f"{DISTANCES}{place}"] = gate.network_check(gate.distance(features))
+    ours = dict(zip(module.names, given, strict=True))
+    far = ours.pop(DISTANCES, None)
+    ours |= {f"{DISTANCES}{n}": gate.network_check(far[:, n]) for n, (gate, _) in enumerate(gated)}
+    apart = _largest_difference(list(ours.values()), [wanted[name] for name in ours])
     checked = {"images": IMAGES, "of_the_run": of_run, "largest_difference": apart}
     said = [f"onnxruntime agrees with torch on {IMAGES} pictures ({of_run} of them the run's) to {apart:.1e}"]
-    if gate is None:
-        said.append(f"WARNING: {run.name} {NO_GATE}")
+    if not predictor.has_gate:
+        said.append(f"WARNING: {model.name} {NO_GATE}")
     if source == "identity":
         said.append("The probability is the plain sigmoid: no triage.json calibrates it (`leukemia triage`)")
-    if predictor.precision != "32-true":
+    if precision != "32-true":
         in_run = predictor.logits(pixels)
         moved = int((predictor.decide(in_run) != predictor.decide(expected)).sum())
         off = float(np.abs(in_run - expected).max())
         checked |= {"largest_difference_from_run": off, "decisions_moved": moved}
         said.append(
-            f"NOTE: the run computed in {predictor.precision}, this file computes in 32-true: logits differ by up to "
+            f"NOTE: the run computed in {precision}, this file computes in 32-true: logits differ by up to "
             f"{off:.2g}, and {moved} of {IMAGES} decisions with them"
         )
     if policy is not None and not policy.certified:
         said.append(f"NOTE: the policy is not certified: {policy.why_not}")
     metadata = {
         "format": FORMAT,
-        "run": run.name,
-        "run_hash": run_hash(run),
+        "run": model.name,
+        "run_hash": run_hash(model),
+        "members": [run.name for run in model.members],
         "classes": list(predictor.classes),
         "image_size": predictor.image_size,
         "resize": predictor.resize,
@@ -177,9 +220,12 @@ def _onnx(run: Run) -> bytes:
         "calibration": {"slope": slope, "intercept": intercept, "source": source},
         "thresholds": None if policy is None else {"low": policy.low, "high": policy.high},
         "policy": None if policy is None else policy.to_json(),
-        "gate": None if gate is None else gate.to_json() | {"cells": encoded(gate.cells)},
+        "gates": [
+            None if gate is None else gate.to_json() | {"cells": encoded(gate.cells)}
+            for gate in predictor.gates
+        ],
         "precision": "32-true",
-        "run_precision": predictor.precision,
+        "run_precision": precision,
         "checked": checked,
         "versions": _versions("leukemia", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"),
     }
@@ -199,11 +245,14 @@ def _largest_difference(given: Sequence[NDArray[Any]], expected: Sequence[NDArra
     return apart
 
 
-def run_hash(run: Run) -> str:
-    """Identifies the exported network: SHA-256 of config.yaml and of the best checkpoint."""
-    digest = hashlib.sha256((run.folder / "config.yaml").read_bytes())
-    with open(run.best_checkpoint, "rb") as file:
-        return hashlib.file_digest(file, lambda: digest).hexdigest()
+def run_hash(model: Run | Ensemble) -> str:
+    """Identifies the exported networks: SHA-256 of config.yaml and of the best checkpoint of each."""
+    digest = hashlib.sha256()
+    for run in model.members:
+        digest.update((run.folder / "config.yaml").read_bytes())
+        with open(run.best_checkpoint, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
@@ -217,7 +266,7 @@ def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
                 module,
                 (torch.from_numpy(pixels[:2].copy()),),
                 input_names=["pixels"],
-                output_names=["logit", "probability", *["distance"] * module.has_gate],
+                output_names=module.names,
                 dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
                 dynamo=True,
                 verbose=False,
@@ -253,7 +302,12 @@ def _pictures(run: Run, predictor: Predictor) -> tuple[NDArray[np.uint8], int]:
     return np.stack(found), of_run
 
 
-def _safetensors(run: Run) -> bytes:
+def _safetensors(run: Run | Ensemble) -> bytes:
+    if isinstance(run, Ensemble):
+        raise InputError(
+            f"the published names are those of one network, and {run.folder} has {len(run.members)}: export them one "
+            f"by one, as {run.members[0].folder}"
+        )
     save = needs("safetensors.torch").save
     loaded = load_network(run.best_checkpoint)
     about = {

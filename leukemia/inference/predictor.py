@@ -15,7 +15,7 @@ from leukemia.errors import InputError, check_one_of
 from leukemia.evaluation.ensemble import combined
 from leukemia.evaluation.gate import Gate, Unlike, gated_decisions, strictest
 from leukemia.evaluation.policy import TTA, Policy
-from leukemia.runs import open_run
+from leukemia.runs import open_model
 
 ONNX = ".onnx"  # the suffix of an exported model
 # The numbers that a predictor may give for a cell. With a gate: `Unlike.by` and `Unlike.check`, and whether a stopped
@@ -30,10 +30,10 @@ Outputs = list[tuple[NDArray[np.float64], NDArray[np.float64] | None]]
 
 
 class Predictor(ABC):
-    """A trained network that is ready to score cells.
+    """A trained network, or an ensemble of several, that is ready to score cells.
 
     Attributes:
-        name: of the run or file.
+        name: of the run, sweep or file.
         classes: the names of class 0 and class 1.
         policy: the triage policy beside it; None where there is none.
         gates: of each network; None where it has none.
@@ -141,11 +141,11 @@ class Predictor(ABC):
         return "triage.json" if self.policy.certified else "triage.json (not certified)"
 
 
-def open_predictor(target: Path, device: str = "auto", tta: str | None = None) -> Predictor:
-    """The predictor of a run folder, or of a file that `leukemia export` wrote.
+def open_predictor(target: Path | Sequence[Path], device: str = "auto", tta: str | None = None) -> Predictor:
+    """The predictor of a run folder, of an ensemble, or of a file that `leukemia export` wrote.
 
     Args:
-        target: the run folder or file.
+        target: the run folder or file; for an ensemble the sweep folder, or several run folders.
         device: `auto`, `cpu`, `cuda`, ...
         tta: `none` or `d4`; None for that of the model's own predictions.
 
@@ -153,6 +153,8 @@ def open_predictor(target: Path, device: str = "auto", tta: str | None = None) -
         InputError: see `TorchPredictor` and `OnnxPredictor`.
     """
     # By name: both modules build on this one, and an exported model needs no torch.
-    kind, given = ("Onnx", target) if target.suffix == ONNX else ("Torch", open_run(target))
+    targets = [target] if isinstance(target, Path) else target
+    is_file = targets[0].suffix == ONNX and len(targets) == 1
+    kind, given = ("Onnx", targets[0]) if is_file else ("Torch", open_model(targets))
     module = import_module(f"leukemia.inference.{kind.lower()}_predictor")
     return cast(Predictor, getattr(module, f"{kind}Predictor")(given, device, tta))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from leukemia.data.loader import Batch, CellLoader
 from leukemia.data.transforms import d4
-from leukemia.errors import InputError
+from leukemia.errors import InputError, quoted
 from leukemia.evaluation.policy import TTA
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.inference.predictor import Outputs, Predictor
@@ -20,52 +20,61 @@ from leukemia.models.checkpoint import load_network
 from leukemia.models.freezing import pooled
 from leukemia.models.network import pixel_outputs
 from leukemia.precision import autocast
-from leukemia.runs import Run
+from leukemia.runs import Ensemble, Run
 
 
 class TorchPredictor(Predictor):
-    """The network of a run's best checkpoint, in the precision of its training.
+    """The network of a run's best checkpoint, or those of an ensemble, each in the precision of its training.
 
     Args:
-        run: finished, or with at least one finished epoch.
+        model: a run, finished or with at least one finished epoch; or an ensemble.
         device: `cpu`, `cuda`, ..., or `auto` for a GPU where there is one.
         tta: `none` or `d4`; None for that of the run's own predictions (`data.tta`).
 
     Attributes:
-        net: the network, on the device and in eval mode.
+        nets: the networks, on the device and in eval mode.
+        precisions: of their training.
 
     Raises:
-        InputError: if the run cannot be read, its network is not trusted, the device is not there, or the triage policy
-            is for another `tta`.
+        InputError: if a run cannot be read, its network is not trusted, the device is not there, the triage policy is
+            for another `tta`, or the members of an ensemble do not agree in classes and picture settings.
     """
 
-    def __init__(self, run: Run, device: str = "auto", tta: str | None = None) -> None:
-        data, self.precision = run.data, run.precision
-        loaded = load_network(run.best_checkpoint)
+    def __init__(self, model: Run | Ensemble, device: str = "auto", tta: str | None = None) -> None:
+        data, self.precisions = model.data, [run.precision for run in model.members]
+        loaded = [load_network(run.best_checkpoint) for run in model.members]
+        seen = {(one.classes, one.native_size) for one in loaded}
+        if len(seen) > 1:
+            raise InputError(
+                f"the checkpoints of {model.folder} differ in classes or native size: {quoted(seen)}"
+            )
+        ((classes, native_size),) = seen
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.device = torch.device(device)
-            self.net = loaded.net.to(self.device)
+            self.nets = [one.net.to(self.device) for one in loaded]
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device={device} cannot be used ({error}): take cpu") from None
         super().__init__(
-            name=run.name,
-            classes=loaded.classes,
-            policy=run.policy,
+            name=model.name,
+            classes=classes,
+            policy=model.policy,
             image_size=data.image_size,
             resize=data.resize,
-            native_size=loaded.native_size,
+            native_size=native_size,
             tta=data.tta if tta is None else tta,
-            gates=[run.gate],
+            gates=[run.gate for run in model.members],
         )
 
     def member_outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
-        with torch.inference_mode(), autocast(self.device.type, self.precision):
-            batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-            logit, features = mean_outputs(partial(pixel_outputs, self.net), batch, self.tta)
-        (gate,) = self.gates
-        return [(logit, None if gate is None else gate.distance(features))]
+        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+        found: Outputs = []
+        for net, precision, gate in zip(self.nets, self.precisions, self.gates, strict=True):
+            with torch.inference_mode(), autocast(self.device.type, precision):
+                logit, features = mean_outputs(partial(pixel_outputs, net), batch, self.tta)
+            found.append((logit, None if gate is None else gate.distance(features)))
+        return found
 
 
 def predict_outputs(

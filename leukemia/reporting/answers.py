@@ -190,7 +190,9 @@ def _epoch(results: pd.DataFrame) -> Answer:
     if statement := summary.chosen_statement(results):
         verdict, _, rest = statement.partition(": ")
         return Answer(question, verdict, rest[0].upper() + rest[1:], "doubt")
-    return Answer(question, "Other cells", "The reported cells neither trained the model nor chose its epoch.", "fine")
+    return Answer(
+        question, "Other cells", "The reported cells neither trained the model nor chose its epoch.", "fine"
+    )
 
 
 def _triage(sweep: Sweep, model: SettingResult, of: dict[str, Any]) -> Answer:

@@ -2,21 +2,22 @@
 caveats."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from leukemia.errors import InputError
-from leukemia.evaluation.bootstrap import compare, evaluate
+from leukemia.evaluation.bootstrap import accuracy_interval, compare, evaluate
 from leukemia.evaluation.calibration import calibration_metrics
+from leukemia.evaluation.ensemble import mean_predictions
 from leukemia.evaluation.gate import stopped_cells
-from leukemia.evaluation.predictions import plain_splits, read_predictions, validate_predictions
+from leukemia.evaluation.predictions import checked, plain_splits, read_predictions, validate_predictions
 from leukemia.evaluation.selective import selective_metrics
 from leukemia.reporting import words
 from leukemia.reporting.results import TABLE_CLASSES, class_names, combinations, read_settings, results_table
-from leukemia.runs import Run, Sweep
+from leukemia.runs import Ensemble, Run, Sweep
 
 POOLED = ("subject_kfold", "image")  # protocols whose folds have test splits of their own
 
@@ -38,6 +39,7 @@ class SettingResult:
         runs: the names of its runs.
         pooled: whether several models' test splits stand in one table.
         over: the difference of the replicates: seeds, folds, or seeds and folds.
+        names: of the replicates.
     """
 
     name: str
@@ -48,30 +50,34 @@ class SettingResult:
     runs: list[str]
     pooled: bool
     over: str = "seeds"
+    names: tuple[str, ...] = ()
 
 
-def setting_results(target: Path, problems: list[str] | None = None) -> list[SettingResult]:
+def setting_results(target: Path | Ensemble, problems: list[str] | None = None) -> list[SettingResult]:
     """The settings of a run folder, a sweep folder or a csv of predictions, with their predictions.
 
     Args:
-        target: the folder or the file.
+        target: the folder or the file; or some runs of a sweep.
         problems: takes the errors of settings that cannot be used, while the others are read; by default the first
             such setting raises.
 
     Raises:
         InputError: if it is neither, or holds no usable predictions.
     """
-    target = Path(target)
-    if target.suffix.lower() == ".csv" or (target.is_file() and target.suffix != ".ckpt"):
-        return [_of_table(target)]
-    sweep = Sweep(target)
+    if isinstance(target, Ensemble):
+        sweep: Sweep | Ensemble = target
+    else:
+        target = Path(target)
+        if target.suffix.lower() == ".csv" or (target.is_file() and target.suffix != ".ckpt"):
+            return [_of_table(target)]
+        sweep = Sweep(target)
     found, unread = usable_settings(results_table(sweep), sweep.runs)
     if unread and (problems is None or not found):
         raise InputError("; ".join(unread))
     if problems is not None:
         problems += unread
     if not found:
-        raise InputError(f"{target} holds no finished run: there are no predictions to evaluate")
+        raise InputError(f"{sweep.folder} holds no finished run: there are no predictions to evaluate")
     return found
 
 
@@ -96,12 +102,22 @@ def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dic
     runs = [by_name[name] for name in rows["run"]]
     tables = _replicates(rows, [predictions_of(run) for run in runs])
     found = [(run, run.baseline) for run in runs]
-    checked = [_checked(run, table, "baseline.csv") for run, table in found if table is not None]
-    baselines = _replicates(rows, checked) if len(checked) == len(runs) else None
-    several = any(len(set(table["fold"])) > 1 for table in tables if "fold" in table)
+    known = [_checked(run, table, "baseline.csv") for run, table in found if table is not None]
+    baselines = list(_replicates(rows, known).values()) if len(known) == len(runs) else None
+    several = any(len(set(table["fold"])) > 1 for table in tables.values() if "fold" in table)
     name, marks = words.describe(settings), [*words.marks(rows), *_missing_folds(rows, runs)]
     runs_of = list(rows["run"])
-    return SettingResult(name, tables, baselines, class_names(rows), marks, runs_of, several, _over(rows))
+    return SettingResult(
+        name,
+        list(tables.values()),
+        baselines,
+        class_names(rows),
+        marks,
+        runs_of,
+        several,
+        _over(rows),
+        tuple(tables),
+    )
 
 
 def metrics_of(model: SettingResult) -> dict[str, Any]:
@@ -129,6 +145,47 @@ def metrics_of(model: SettingResult) -> dict[str, Any]:
         "selective": selective_metrics(first),
         "unlike": stopped_cells(first),
     }
+
+
+def ensemble_result(settings: Sequence[SettingResult]) -> tuple[SettingResult, list[SettingResult]]:
+    """The ensemble of all replicates of some settings, and its members, on the cells that all of them report on.
+
+    With pooled folds a member is a seed: the logit of a cell is the mean over the seeds of its fold, none of which has
+    seen the cell.
+
+    Raises:
+        InputError: if there are fewer than two members, or they share no cell.
+    """
+    members = [
+        replace(setting, name=f"{setting.name}, {name}", replicates=[table], baselines=None)
+        for setting in settings
+        for name, table in zip(setting.names, setting.replicates, strict=True)
+    ]
+    if len(members) < 2:
+        raise InputError(
+            f"an ensemble needs two models of the same cells, and there is one ({members[0].name}): the folds of a "
+            "k-fold have test cells of their own. Train several seeds (seed=0,1,2)"
+        )
+    table = mean_predictions([member.replicates[0] for member in members])
+    marks = list(dict.fromkeys(mark for setting in settings for mark in setting.marks))
+    marks = [mark for mark in marks if not mark.startswith(words.NOT_BETTER)]  # of a member
+    unit, ends = accuracy_interval(table)
+    share = float(table["label"].mean())
+    if ends is None or ends[0] <= max(share, 1 - share):
+        marks.append(words.not_better(*(ends or (None, None)), unit))
+    most = max(len(member.replicates[0]) for member in members)
+    if len(table) < most:
+        marks.append(f"{words.count(most - len(table), 'cell')} that not all members report on are left out")
+
+    def shared(of: pd.DataFrame) -> pd.DataFrame:
+        return of[of["path"].isin(table["path"])].reset_index(drop=True)
+
+    baselines = [shared(of) for of in settings[0].baselines[:1]] if settings[0].baselines else None
+    ensemble = replace(
+        settings[0], name=f"Ensemble of {len(members)} models", replicates=[table], baselines=baselines, marks=marks,
+        runs=[run for setting in settings for run in setting.runs], pooled=any(of.pooled for of in settings),
+    )  # fmt: skip
+    return ensemble, [replace(member, replicates=[shared(member.replicates[0])]) for member in members]
 
 
 def comparison(first: SettingResult, second: SettingResult) -> dict[str, Any]:
@@ -165,13 +222,18 @@ def comparisons(models: Sequence[SettingResult]) -> list[dict[str, Any]]:
     return found
 
 
-def predictions_of(run: Run) -> pd.DataFrame:
-    """The predictions of a run, checked, with the `group` of each cell where the run folder tells it.
+def predictions_of(model: Run | Ensemble) -> pd.DataFrame:
+    """The predictions of a run, or of an ensemble (see `mean_predictions`), checked, with the `group` of each cell
+    where the run folder tells it.
 
     Raises:
         InputError: if they cannot be used.
     """
-    return _checked(run, run.predictions, "predictions.csv")
+    tables = [_checked(run, run.predictions, "predictions.csv") for run in model.members]
+    if isinstance(model, Run):
+        return tables[0]
+    _ = model.data, model.cells  # which refuse members that do not fit together
+    return mean_predictions(tables)
 
 
 def _missing_folds(rows: pd.DataFrame, runs: Sequence[Run]) -> list[str]:
@@ -195,10 +257,7 @@ def _over(rows: pd.DataFrame) -> str:
 
 
 def _checked(run: Run, table: pd.DataFrame, name: str) -> pd.DataFrame:
-    try:
-        validate_predictions(table)
-    except InputError as error:
-        raise InputError(f"{run.folder / name}: {error}") from None
+    checked(table, run.folder / name)
     if not (run.folder / "cells.csv").is_file():
         return table
     groups = run.cells.set_index("path")["group"]
@@ -235,15 +294,19 @@ def _reported(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]
     return table[split == kept].reset_index(drop=True), marks
 
 
-def _replicates(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
+def _replicates(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The tables of some runs, a row of the results each, put together by seed (by seed and fold, where folds do not
-    have test splits of their own)."""
+    have test splits of their own), by name."""
     parts: dict[tuple[Any, ...], list[pd.DataFrame]] = {}
     for row, table in zip(rows.to_dict("records"), tables, strict=True):
         pooled = row["protocol"] in POOLED
         key = (row["seed"],) if pooled else (row["seed"], row["fold"])
         parts.setdefault(key, []).append(table.assign(fold=row["fold"]) if pooled else table)
-    found = [pd.concat(of_key, ignore_index=True) for _, of_key in sorted(parts.items(), key=str)]
-    for table in found:
+    folds = len({key[1:] for key in parts}) > 1
+    found = {}
+    for key, of_key in sorted(parts.items(), key=str):
+        name = f"seed {key[0]}" + (f", fold {key[1]}" if folds else "")
+        found[name] = pd.concat(of_key, ignore_index=True)
+    for table in found.values():
         validate_predictions(table)
     return found

@@ -9,7 +9,7 @@ import pandas as pd
 from leukemia.errors import InputError
 from leukemia.evaluation.metrics import METRICS, SUBJECT_METRICS
 from leukemia.identity import flatten, is_identity, network_name
-from leukemia.runs import OldRunError, Run, Sweep
+from leukemia.runs import Ensemble, OldRunError, Run, Sweep
 
 WORDS = (
     "split",
@@ -40,7 +40,7 @@ GONE = "its process is gone; it goes on when its job or the same command is star
 VALUES_THAT_ARE_DICTS = ("model.unfreeze", "model.stage_lr")
 
 
-def results_table(sweep: Sweep) -> pd.DataFrame:
+def results_table(sweep: Sweep | Ensemble) -> pd.DataFrame:
     """A row a run, those that have not begun last: `run, status, error, network, trainable_from`, then every other
     setting that differs between the runs by its dotted name, then `seed, protocol, fold`, `pretrained_on`,
     `pruned_after` (the epoch after which a search stopped the run early), the keys of metrics.json, those of its
@@ -51,7 +51,7 @@ def results_table(sweep: Sweep) -> pd.DataFrame:
     Raises:
         InputError: if the folder holds no run, or runs of release 0.1 alone.
     """
-    runs = [*sweep.begun, *sweep.pending] or sweep.runs
+    runs = ([*sweep.begun, *sweep.pending] if isinstance(sweep, Sweep) else []) or sweep.runs
     statuses = [read_status(run) for run in runs]
     settings = [read_settings(run) for run in runs]
     varied = [name for name in differing(settings) if name not in OWN_COLUMNS]

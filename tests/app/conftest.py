@@ -114,8 +114,8 @@ class MeanRed:
     """Stands in for a run's network. The logit of the positive class is a cell's red, its heat map that of the four
     quarters; the heat map of the negative class is the opposite."""
 
-    def logits(self, pixels: np.ndarray) -> np.ndarray:
-        return pixels[..., 0].mean(axis=(1, 2)).astype(float) / 10 - 1
+    def scores(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        return {"logit": pixels[..., 0].mean(axis=(1, 2)).astype(float) / 10 - 1}
 
     def prepare(self) -> None:
         """There is nothing to load."""
@@ -172,7 +172,7 @@ def serve() -> Iterator[Callable[..., Page]]:
     def start(run: Run, images: Path | None = None, token: str | None = None, blind: bool = False) -> Page:
         review = Review(run, images, blind)
         network: Any = MeanRed()
-        worker = ScoringWorker(review, network.logits)
+        worker = ScoringWorker(review, network.scores)
         worker.restore()
         if images is not None and review.root is None:
             worker.scan(images)

@@ -32,14 +32,14 @@ def test_logits_are_those_of_the_run_and_overlays_are_pngs(leukemia_train, small
     pixels = np.stack([review.network_pixels(review.picture(cell)) for cell in cells])
     network = NetworkProcess(folder)
     try:
-        np.testing.assert_allclose(network.logits(pixels), [cell.logit for cell in cells], atol=1e-4)
+        np.testing.assert_allclose(network.scores(pixels)["logit"], [cell.logit for cell in cells], atol=1e-4)
         overlay = np.asarray(Image.open(io.BytesIO(network.overlay(pixels[0], True))))
         assert overlay.shape == (32, 32, 4)
         (folder / "checkpoints" / "best.ckpt").unlink()
         network.overlay(pixels[1], False)  # the network is in memory, once
         other = NetworkProcess(folder)
         with pytest.raises(InputError, match=r"best\.ckpt"):
-            other.logits(pixels)
+            other.scores(pixels)
         other.close()
     finally:
         network.close()

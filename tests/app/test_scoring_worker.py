@@ -35,7 +35,7 @@ def test_a_picture_without_a_score_is_scored_after_a_restart(serve, run):
     def fail(pixels):
         raise InputError("the network is gone")
 
-    page.worker._logits = fail
+    page.worker._scores = fail
     pixels, content = picture()
     page.ask("POST", "/api/pictures?name=new.png", content)
     page.wait_for_scores()

@@ -289,7 +289,7 @@ def test_foreign_pictures_go_to_review_whatever_the_policy_releases(gated, forei
         assert (table["decided_by"] == "gate.json").all()
         assert table["unlike"].str.contains("99 % of the training cells").all()
         assert (table["unlike_by"] > 1).all()
-        assert "3 cells are unlike the training cells and go to review" in capsys.readouterr().out
+        assert "3 cells unlike the training cells, sent to review" in capsys.readouterr().out
     (gated.folder / "triage.json").unlink()
 
 

@@ -241,6 +241,117 @@ def test_pooled_folds_are_not_certified_and_say_why(tmp_path):
     assert policy.released > 0
 
 
+def write_ensemble(folder, **settings):
+    """A sweep of two seeds on the same test split; returns the mean logit."""
+    logits = []
+    for seed in (0, 1):
+        run = write_run(folder / f"seed-{seed}", **settings)
+        run.write_config(run.config | {"seed": seed})
+        table = cells(seed=seed).assign(split=settings.get("split", "test"))
+        run.write_table("predictions.csv", table)
+        logits.append(table["logit"])
+    return np.mean(logits, axis=0)
+
+
+def test_seeds_of_one_split_are_certified_as_an_ensemble(tmp_path, capsys):
+    logit = write_ensemble(tmp_path / "sweep")
+    assert leukemia("triage", tmp_path / "sweep", "--ensemble") == 0
+    assert "the test split of the mean logit of the 2 runs of sweep" in capsys.readouterr().out
+    policy = Run(tmp_path / "sweep").policy
+    assert policy.certified
+    assert policy.fitted_on["members"] == ["seed-0", "seed-1"]
+    alone = Run(tmp_path / "alone")  # the same policy as of one run with the mean logits
+    write_run(alone.folder).write_table("predictions.csv", cells().assign(split="test", logit=logit))
+    assert leukemia("triage", alone.folder) == 0
+    assert (alone.policy.low, alone.policy.high) == (policy.low, policy.high)
+
+
+def test_an_ensemble_is_not_certified_on_cells_that_chose_an_epoch_or_leak(tmp_path):
+    for name, settings, reason in (
+        ("val", {"split": "val"}, "the epoch was chosen"),
+        ("leaks", {"leaks": 3}, "3 of these"),
+    ):
+        write_ensemble(tmp_path / name)
+        run = write_run(tmp_path / name / "seed-1", **settings)
+        run.write_config(run.config | {"seed": 1})
+        assert leukemia("triage", tmp_path / name, "--ensemble") == 1
+        assert reason in Run(tmp_path / name).policy.why_not
+
+
+def test_folds_of_a_k_fold_are_refused_as_an_ensemble_but_on_new_cells(tmp_path, capsys):
+    for fold in (0, 1):
+        run = write_run(tmp_path / "sweep" / f"fold-{fold}", protocol="subject_kfold", fold=fold)
+        run.write_table("predictions.csv", run.predictions.assign(path=f"{fold}-" + run.predictions["path"]))
+    assert leukemia("triage", tmp_path / "sweep", "--ensemble") == 2
+    assert "each of them trained another member" in capsys.readouterr().err
+    cells(70, prefix="N").assign(probability_sd=0.1).to_csv(tmp_path / "own.csv", index=False)
+    assert leukemia("triage", tmp_path / "sweep", "--ensemble", "--on", tmp_path / "own.csv") == 0
+    assert Run(tmp_path / "sweep").policy.certified
+
+
+def test_cells_that_trained_any_member_and_logits_of_one_network_are_refused(tmp_path, capsys):
+    write_ensemble(tmp_path / "sweep")
+    own = cells(70, prefix="N")
+    own.loc[own["subject"] == "N3", "subject"] = "V9"
+    own.to_csv(tmp_path / "own.csv", index=False)
+    run = Run(tmp_path / "sweep" / "seed-1")
+    run.write_table("cells.csv", run.cells.replace({"subject": {"T1": "V9"}}))
+    given = ["triage", tmp_path / "sweep", "--ensemble", "--on", tmp_path / "own.csv"]
+    assert leukemia(*given) == 2
+    assert "1 subjects that trained seed-1" in capsys.readouterr().err
+    cells(70, prefix="N").assign(probability_sd=np.nan).to_csv(tmp_path / "own.csv", index=False)
+    assert leukemia(*given) == 2
+    assert "has logits of one network" in capsys.readouterr().err
+
+
+def test_one_run_is_not_an_ensemble(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    for command in ("triage", "evaluate"):
+        assert leukemia(command, run.folder, "--ensemble") == 2
+        assert "is one run" in capsys.readouterr().err or command == "evaluate"
+
+
+def test_evaluate_gives_the_ensemble_and_its_paired_difference_to_the_best_member(tmp_path, capsys):
+    logit = write_ensemble(tmp_path / "sweep", split="test")
+    assert leukemia("evaluate", tmp_path / "sweep", "--ensemble", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    label = cells()["label"]
+    assert found["cells"]["accuracy"]["value"] == pytest.approx(np.mean((logit >= 0) == label))
+    best = max(member["accuracy"] for member in found["members"])
+    (against,) = found["comparisons"]
+    assert against["second"] == "Ensemble of 2 models"
+    assert against["first"] in [member["name"] for member in found["members"]]
+    difference = against["accuracy"]
+    assert difference["difference"] == pytest.approx(found["cells"]["accuracy"]["value"] - best)
+    assert difference["low"] <= difference["difference"] <= difference["high"]
+    each = [cells(seed=seed)["logit"] for seed in (0, 1)]
+    assert found["disagreement"]["classes_differ"] == pytest.approx(np.mean((each[0] >= 0) != (each[1] >= 0)))
+    assert leukemia("evaluate", *(tmp_path / "sweep").iterdir(), "--ensemble") == 0
+    assert "they differ in the class of" in capsys.readouterr().out
+
+
+def test_seeds_of_pooled_folds_are_an_ensemble_within_each_fold(tmp_path, capsys):
+    expected = []
+    for fold in (0, 1):
+        logits = []
+        for seed in (0, 1):
+            run = write_run(tmp_path / "sweep" / f"{fold}-{seed}", protocol="subject_kfold", fold=fold)
+            run.write_config(run.config | {"seed": seed})
+            table = cells(seed=2 * fold + seed, prefix=f"{fold}-").assign(split="test")
+            run.write_table("predictions.csv", table)
+            run.write_table("cells.csv", table.assign(group=table["subject"], pixel_hash=table["path"]))
+            logits.append(table["logit"])
+        expected.append((np.mean(logits, axis=0) >= 0) == table["label"])
+    assert leukemia("evaluate", tmp_path / "sweep", "--ensemble", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cells"]["accuracy"]["value"] == pytest.approx(np.mean(expected))
+    assert len(found["members"]) == 2
+    for fold in (0, 1):
+        (tmp_path / "sweep" / f"{fold}-1").rename(tmp_path / f"{fold}-1")
+    assert leukemia("evaluate", tmp_path / "sweep", "--ensemble") == 2
+    assert "needs two models of the same cells" in capsys.readouterr().err
+
+
 def test_evaluate_prints_intervals_and_json(tmp_path, capsys):
     run = write_run(tmp_path / "run", split="val")
     assert leukemia("evaluate", run.folder) == 0

@@ -204,7 +204,7 @@ def test_normalisation_and_transforms_of_the_graph_are_the_packages():
                         normalisation=((0.5, 0.4, 0.3), (0.2, 0.25, 0.3)))  # fmt: skip
     pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
-        logit, _ = FromPixels(net, "d4")(pixels)
+        logit, _ = FromPixels([net], "d4")(pixels)
         seen = [net(normalise(d4(pixels, number), *net.normalisation)) for number in range(8)]
     torch.testing.assert_close(logit, torch.stack(seen).mean(0), atol=1e-5, rtol=0)
 
@@ -218,7 +218,7 @@ def test_a_network_is_exported_whatever_is_frozen(trainable_from):
     net = StagedNetwork({"stem": nn.Conv2d(3, 4, 3), "late": late, "head": nn.Linear(4, 1)}).eval()
     freeze(net, trainable_from)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    proto = _graph(FromPixels(net, "none").eval(), pixels)
+    proto = _graph(FromPixels([net], "none").eval(), pixels)
     (logit,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(["logit"], {"pixels": pixels})
     with torch.no_grad():
         np.testing.assert_allclose(logit, pixel_logits(net, torch.from_numpy(pixels)).numpy(), atol=1e-5)

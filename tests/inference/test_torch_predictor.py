@@ -71,7 +71,7 @@ def test_the_predictor_gives_the_predictions_of_the_run(run, demo_root):
     pixels = np.stack([predictor.pixels(demo_root / path) for path in table["path"]])
     np.testing.assert_allclose(predictor.logits(pixels), table["logit"], atol=1e-5)
     assert (predictor.classes, predictor.native_size, predictor.tta) == (("HEM", "ALL"), 450, "none")
-    assert not predictor.net.training
+    assert not predictor.nets[0].training
 
 
 def test_predicting_imports_neither_lightning_nor_hydra(run, demo_root):
