@@ -304,7 +304,7 @@ def test_a_stopped_training_cell_is_marked(gated):
     predictor = TorchPredictor(gated, "cpu")
     cells = gated.cells
     (path,) = cells["path"][cells["split"] == "train"].head(1)
-    pixels = predictor.pixels(gated.data.root / path)[None]
+    pixels = np.stack([predictor.pixels(gated.data.root / path)])
     (gate,) = predictor.gates
     predictor.gates = (replace(gate, limit=1e-9),)
     assert predictor.unlike_words(predictor.scores(pixels))[0].endswith("(a training cell)")
