@@ -4,10 +4,12 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 HYDRA14 := hydra-core==1.4.0rc3 omegaconf==2.4.1rc1
 ROUNDS ?= 3
+GPU_PYTHON ?= 3.12
+GPU_WHEELS ?= hydra-core omegaconf
 EXAMPLES ?= 1000
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test test-all test-hydra14 fuzz lint types bench bench-quick soak audit notebook docs
+.PHONY: help setup demo test test-all test-hydra14 fuzz lint types bench bench-quick bench-gpu wheels soak audit notebook docs
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -63,6 +65,15 @@ bench: setup  ## this package, a plain Lightning loop and the limit side by side
 bench-quick: setup  ## the same in minutes, ResNet18 and few images; writes outputs/bench-quick.md
 	$(BIN)/python benchmarks/run.py --data synthetic --depths 18 --head-images 320 --images 64 --plain-epochs 1 \
 	  --output outputs/bench-quick.md
+
+bench-gpu:  ## checks and speed of one GPU in 8 minutes; writes benchmarks/results-gpu.md; needs no network after make wheels
+	test ! -d wheels || $(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target .wheels wheels/*.whl
+	PYTHONPATH=$(CURDIR):$(CURDIR)/.wheels $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py $(GPU_OPTIONS)
+
+wheels: setup  ## packages to carry to a machine without network that has torch and Lightning, for Python $(GPU_PYTHON)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir wheels antlr4-python3-runtime==4.9.3
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) \
+	  --constraint constraints.txt --dest wheels $(GPU_WHEELS)
 
 soak: setup  ## half an hour of sweeps that are killed at random; writes outputs/soak/soak.json and soak.md
 	$(BIN)/python benchmarks/soak.py

@@ -101,3 +101,17 @@ def test_the_plain_loop_has_nothing_of_this_package(tmp_path):
         [sys.executable, "-c", script, BENCHMARKS], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert not [name for name in done.stdout.split() if name.partition(".")[0] == "leukemia"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_gpu_benchmark_checks_and_measures_every_row_on_a_processor_too(tmp_path):
+    page = tmp_path / "gpu.md"
+    words = ["--device", "cpu", "--tiny", "--workers", "1", "--minutes", "60", "--output", str(page)]
+    done = subprocess.run([sys.executable, BENCHMARKS / "gpu.py", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    text = page.read_text(encoding="utf-8")
+    checks, rows, grid = (table(text, title) for title in ("Checks", "Full", "The seed"))
+    assert (len(checks), [row[0] for row in rows], len(grid)) == (7, ["ResNet50", "ResNet18"], 1)
+    assert not [row for row in checks if row[1].startswith("FAILED")]
+    assert all(float(cell.rstrip(" %")) > 0 for row in rows for cell in row[1:])

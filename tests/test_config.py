@@ -657,7 +657,7 @@ def test_a_checkpoint_never_takes_another_network_for_one_that_a_function_made(o
         ("mylab.loss", ["+model.criterion.margin=2"], partial),
         ("mylab.make_loss", ["+model.criterion.smoothing=0.2"], nn.Module),
         ("mylab.make_loss", [], nn.Module),
-        ("torch.nn.functional.soft_margin_loss", [], type(lambda: None)),
+        ("torch.nn.functional.multilabel_soft_margin_loss", [], type(lambda: None)),
         ("torchvision.ops.sigmoid_focal_loss", ["+model.criterion.reduction=mean"], partial),
     ],
 )

@@ -28,6 +28,7 @@ NOT_RUN = {
     r"pip install .*": "changes the environment; the names of extras are looked up instead",
     r"\. \.venv/bin/activate": "only for a person's shell",
     r"tensorboard .*": "a server that does not end",
+    r"leukemia monitor .*": "needs a certified policy, and the set is small; see tests/commands/test_monitor.py",
     r"leukemia app .*": "a server that does not end; tests/app/ starts it and works on it in a browser",
     r"leukemia-train .*hydra/launcher=(slurm|devices).*": "needs a cluster or several GPUs; tests/slurm has them",
     r"leukemia-train .*experiment=search.*": "many trials; a search of seconds is in the tests of the sweeper",

@@ -69,7 +69,7 @@ def run_cells(run: Run | Ensemble, classes: tuple[str, str], root: Path) -> list
         raise InputError(f"{run.folder / 'predictions.csv'} has no column subject")
     checked(predictions, run.folder / "predictions.csv")
     known = run.cells.set_index("path")
-    rows = known.index.get_indexer(predictions["path"])
+    rows = known.index.get_indexer(pd.Index(predictions["path"]))
     unknown = predictions["path"][rows < 0]
     if len(unknown):
         raise InputError(
@@ -198,9 +198,9 @@ def training_root(run: Run | Ensemble, reviewed: Path | None, paths: pd.Series |
         reviewed: the folder of the run's reported cells, if those are under review.
         paths: of some of these cells, if not all are needed.
     """
-    paths = (used_cells(run)["path"] if paths is None else paths).tolist()
+    wanted = (used_cells(run)["path"] if paths is None else paths).tolist()
     places = [run.data.folder] if reviewed is None else [reviewed, run.data.folder]
-    return next((place for place in places if _holds(place, paths)), None)
+    return next((place for place in places if _holds(place, wanted)), None)
 
 
 def reference_cells(

@@ -156,11 +156,11 @@ class ScoringWorker:
         if not unscored:
             return
         cells = []
-        scores = self._scores(np.stack(pixels))
-        deviations = scores.get("probability_sd", np.full(len(unscored), np.nan)).tolist()
-        reasons = scores.get("unlike", np.full(len(unscored), None)).tolist()
+        found = self._scores(np.stack(pixels))
+        deviations = found.get("probability_sd", np.full(len(unscored), np.nan)).tolist()
+        reasons = found.get("unlike", np.full(len(unscored), None)).tolist()
         for job, logit, deviation, unlike in zip(
-            unscored, scores["logit"].tolist(), deviations, reasons, strict=True
+            unscored, found["logit"].tolist(), deviations, reasons, strict=True
         ):
             self.review.store.add_picture(replace(job.picture, logit=logit))
             cell = self._cell(job.picture, job.file, logit, job.added)

@@ -8,6 +8,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
+from leukemia.app.decoding import give_memory_back
 from leukemia.app.network_process import NetworkProcess
 from leukemia.app.pictures import Pictures
 from leukemia.app.protocol import MOST_CONNECTIONS, BoundedProtocol
@@ -43,6 +44,7 @@ def serve(
     Raises:
         InputError: if the run, the pictures, the address or the token cannot be used.
     """
+    give_memory_back()
     token = chosen_token(host)
     listening = _listen(host, port)
     with listening:

@@ -61,6 +61,8 @@ def monitor(run: Run, files: Sequence[Path], on: Path | None = None, as_json: bo
             "decisions of the review page alone do not say which cells came in: add the predictions"
         )
     cells = pd.concat(batches, ignore_index=True)
+    if "stopped" in cells and cells["stopped"].isna().any():
+        cells = cells.drop(columns="stopped")  # a table of a time before the gate
     again = cells.groupby("subject")["batch"].transform("first") != cells["batch"]
     cells, notes = cells[~again].reset_index(drop=True), []
     if again.any():
@@ -77,7 +79,7 @@ def monitor(run: Run, files: Sequence[Path], on: Path | None = None, as_json: bo
     if as_json:
         print(json.dumps({**found.to_json(), "notes": notes}, indent=2))
     else:
-        print("\n".join([*_told(found, policy, run), *(f"NOTE: {note}" for note in notes)]))
+        print("\n".join([*_told(found, run), *(f"NOTE: {note}" for note in notes)]))
     return int(found.verdict in (BROKEN, DRIFTING))
 
 
@@ -101,7 +103,7 @@ def _certified_cells(run: Run, policy: Policy, on: Path | None) -> pd.DataFrame:
             f"the triage policy was certified on {policy.fitted_on.get('what', 'other cells')}: give that table with "
             "its subjects by --on TABLE.csv"
         )
-    return table
+    return table.assign(stopped=_stopped(table)) if "unlike_by" in table else table
 
 
 def _read(file: Path) -> pd.DataFrame:
@@ -131,19 +133,25 @@ def _batch(table: pd.DataFrame, file: Path, run: Run, policy: Policy) -> pd.Data
     names = {classes[0]: "0", classes[1]: "1"}
     given = table["label"] if "label" in table else pd.Series(np.nan, table.index)
     label = given.map({0: 0.0, 1: 1.0, "0": 0.0, "1": 1.0, classes[0]: 0.0, classes[1]: 1.0})
-    if (strange := given[given.notna() & label.isna()]).any():
+    if len(strange := given[given.notna() & label.isna()]):
         raise InputError(
             f"{file}: label {quoted(strange.iloc[0])} is unknown: use {', '.join(classes)}, 0 or 1"
         )
     cells = pd.DataFrame({
         "path": table["path"].astype(str), "subject": plain_subjects(table), "logit": logit,
-        "decision": table["decision"].map(names).fillna(REVIEW), "label": label, "batch": str(file), "sampled": False,
-        "probability": table.get("sampling_probability", np.nan),
+        "decision": table["decision"].map(names).fillna(REVIEW), "label": label, "given": label.notna(),
+        "batch": str(file), "sampled": False, "probability": table.get("sampling_probability", np.nan),
     })  # fmt: skip
     probability = pd.to_numeric(cells["probability"], "coerce")
     if (cells["probability"].notna() & ~((probability > 0) & (probability <= 1))).any():
         raise InputError(f"{file}: sampling_probability has to lie above 0, and at 1 at most")
-    return cells.assign(probability=probability)
+    cells = cells.assign(probability=probability)
+    return cells.assign(stopped=_stopped(table)) if "unlike_by" in table else cells
+
+
+def _stopped(table: pd.DataFrame) -> pd.Series:
+    """Whether the gate stops each cell."""
+    return ~(pd.to_numeric(table["unlike_by"], "coerce") <= 1)
 
 
 def _labels(table: pd.DataFrame, file: Path, run: Run) -> pd.DataFrame:
@@ -172,7 +180,7 @@ def _add_labels(cells: pd.DataFrame, labels: pd.DataFrame) -> int:
     rows: dict[str, list[int]] = {}
     for row, path in enumerate(cells["path"]):
         rows.setdefault(_name(path), []).append(row)
-    lost = 0
+    lost, known, checked = 0, cells["label"].tolist(), [False] * len(cells)
     for path, label, sampled in zip(
         labels["path"].astype(str), labels["label"], labels["sampled"], strict=True
     ):
@@ -182,10 +190,10 @@ def _add_labels(cells: pd.DataFrame, labels: pd.DataFrame) -> int:
                 f"{quoted(path)} is {count(len(same), 'cell')} of the predictions: give each file a name"
             )
         lost += not same
-        if same:
-            cells.loc[same[0], "sampled"] = bool(sampled)
-            if pd.isna(cells.loc[same[0], "label"]):
-                cells.loc[same[0], "label"] = label
+        for row in same:
+            checked[row] = bool(sampled)
+            known[row] = label if np.isnan(known[row]) else known[row]
+    cells["label"], cells["sampled"] = known, checked
     return lost
 
 
@@ -203,7 +211,7 @@ def _weights(cells: pd.DataFrame) -> pd.Series:
     weight = pd.Series(1.0, cells.index)
     for _, batch in cells.groupby("batch"):
         of_sample = spot_check_weights(batch["subject"], batch["decision"] != REVIEW, batch["sampled"])
-        weight[batch.index] = np.where(batch["sampled"], of_sample, 1.0)
+        weight[batch.index] = np.where(batch["sampled"] & ~batch["given"], of_sample, 1.0)
     return weight.where(cells["probability"].isna(), 1 / cells["probability"])
 
 
@@ -212,13 +220,13 @@ def _check_columns(table: pd.DataFrame, needed: Sequence[str], file: Path, what:
         raise InputError(f"{file} is not {what}: it has no column {', '.join(missing)}")
 
 
-def _told(found: Monitoring, policy: Policy, run: Run) -> list[str]:
+def _told(found: Monitoring, run: Run) -> list[str]:
     lines = [f"{run.name}: {found.verdict.upper()}"]
     if not any(test.is_of_a_bound for test in found.tests):
         lines.append(
             "NOTE: no cell has a known label, so the bounds are not watched: spot-check released cells"
         )
-    return [*lines, *map(_line, found.tests), _what_to_do(found, policy)]
+    return [*lines, *map(_line, found.tests), _what_to_do(found)]
 
 
 def _line(test: Test) -> str:
@@ -234,13 +242,13 @@ def _line(test: Test) -> str:
     return f"{said}; {evidence}{found}"
 
 
-def _what_to_do(found: Monitoring, policy: Policy) -> str:
+def _what_to_do(found: Monitoring) -> str:
     if found.verdict == BROKEN:
         return "A certified bound does not hold any more: review all cells, and certify again on new labelled cells."
     if found.verdict == DRIFTING:
         return (
-            "New subjects are unlike those that certified the policy. This breaks no bound (another share of subjects of "
-            "a class does it too), but look for the reason: stain, camera, age group, referral."
+            "New subjects are unlike those that certified the policy. This breaks no bound (another share of subjects "
+            "of a class does it too), but look for the reason: stain, camera, age group, referral."
         )
     return (
         "Nothing speaks against the certified bounds, with 5 % error over all tests and all times together."

@@ -263,14 +263,15 @@ def _kept(output: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
         raise
 
 
-def _told(row: dict[str, Any], predictor: Predictor) -> str:
+def _told(row: Mapping[Any, Any], predictor: Predictor) -> str:
     """The decision on one cell in a line."""
     calibrated = row["calibrated_probability"]
     known = np.isfinite(calibrated)
     probability = calibrated if known else row["probability"]
     spread = f" (sd of the members {row['probability_sd']:.3f})" if np.isfinite(row["probability_sd"]) else ""
     kind = "calibrated probability" if known else "probability"
-    return f"{row['path']}: {row['decision']}, {kind} of {predictor.classes[1]} {probability:.3f}{spread}"
+    unlike = "" if pd.isna(row["unlike"]) else f"; unlike the training cells: {row['unlike']}"
+    return f"{row['path']}: {row['decision']}, {kind} of {predictor.classes[1]} {probability:.3f}{spread}{unlike}"
 
 
 def _summary(table: pd.DataFrame, predictor: Predictor) -> list[str]:
@@ -286,8 +287,8 @@ def _summary(table: pd.DataFrame, predictor: Predictor) -> list[str]:
         lines.append(f"Mean logit of an ensemble; standard deviation of its members' probabilities: {spread}")
     stopped = table["unlike"].value_counts()
     if stopped.sum():
-        lines.append(f"{count(int(stopped.sum()), 'cell')} unlike the training cells, sent to review:")
-        lines += [f"  {number:,} {why}" for why, number in stopped.items()]
+        lines.append(f"{count(stopped.sum(), 'cell')} unlike the training cells, for review:")
+        lines += [f"  {number:,} {words}" for words, number in stopped.items()]
     if not predictor.has_gate:
         lines.append(f"WARNING: {predictor.name} {NO_GATE}")
     if predictor.policy is None:

@@ -53,8 +53,9 @@ def stress(run: Run, names: Sequence[str] = (), device: str = "auto") -> int:
     pictures = _Pictures(run, table["path"].tolist())
     predictor = TorchPredictor(run, device)
     scores = _Scores(run, table["path"], predictor)
-    todo = [(shift, strength) for shift in chosen for strength in shift.strengths]
-    todo = [each for each in [(None, 0.0), *todo] if _column(*each) not in scores.table]
+    wanted: list[tuple[Shift | None, float]] = [(None, 0.0)]
+    wanted += [(shift, strength) for shift in chosen for strength in shift.strengths]
+    todo = [each for each in wanted if _column(*each) not in scores.table]
     with tqdm(desc="stress", total=len(todo) * len(table), unit="cell", disable=None) as bar:
         for shift, strength in todo:
             scores.keep(shift, strength, _score(predictor, pictures, shift, strength, bar))
@@ -94,9 +95,12 @@ def _score(
 
     parts = []
     for _, items in decoded(pixels, pictures.files):
-        if problem := next((item for item in items if isinstance(item, InputError)), None):
-            raise problem
-        parts.append(predictor.scores(np.stack(items)))
+        pixels_of = []
+        for item in items:
+            if isinstance(item, InputError):
+                raise item
+            pixels_of.append(item)
+        parts.append(predictor.scores(np.stack(pixels_of)))
         bar.update(len(items))
     known = [name for name in ("logit", "unlike_by") if name in parts[0]]
     return {name: np.concatenate([part[name] for part in parts]) for name in known}

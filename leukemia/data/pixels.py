@@ -154,7 +154,8 @@ def decode(path: Path) -> np.ndarray:
             if picture.mode in ("RGBA", "LA", "PA"):  # transparent pixels are background
                 black = Image.new("RGBA", picture.size, "black")
                 return np.asarray(Image.alpha_composite(black, picture.convert("RGBA")).convert("RGB"))
-            return np.asarray(picture.convert("RGB"))
+            picture.load()  # `asarray` may hide an error of a decoder
+            return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except (InputError, MemoryError):
         raise
     except FileNotFoundError:

@@ -9,6 +9,7 @@ import pandas as pd
 from leukemia.data.cnmc_labels import CELL, CLASSES, COLUMNS
 from leukemia.data.files import csv_header, stem
 from leukemia.errors import InputError, quoted
+from leukemia.evaluation.predictions import refuse_longer_rows
 
 
 def owners_of(source: str, files: Sequence[str]) -> pd.DataFrame:
@@ -52,9 +53,10 @@ def _of_table(path: Path, files: Sequence[str]) -> pd.DataFrame:
     header, delimiter = csv_header(path)
     try:
         table = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        refuse_longer_rows(table)
+        table.columns = pd.Index(header)
     except (ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read as a csv: {quoted(error)}") from None
-    table.columns = pd.Index(header)
     if {name.lower() for name in COLUMNS} <= set(header):
         cells = [CELL.fullmatch(stem(patient)) for patient in table["patient_id"]]
         table = pd.DataFrame({

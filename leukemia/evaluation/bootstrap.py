@@ -194,7 +194,8 @@ class _Resampling:
             n = len(place)
             self.weights[:, place] = generator.multinomial(n, np.full(n, 1 / n), size=draws)
         self._unit_of = {
-            id(table): of_unit.index.get_indexer(ids) for table, ids in zip(tables, units, strict=True)
+            id(table): of_unit.index.get_indexer(pd.Index(ids))
+            for table, ids in zip(tables, units, strict=True)
         }
 
     def values(self, table: pd.DataFrame, of: Of) -> Values:

@@ -12,7 +12,7 @@ MOST_VALUES = 12  # of a column; one with more describes single cells, not group
 
 def covariates(cells: pd.DataFrame) -> list[str]:
     """The columns of a table that divide its cells into 2 to MOST_VALUES groups."""
-    return [name for name in cells if 2 <= cells[name].nunique() <= MOST_VALUES]
+    return [str(name) for name in cells if 2 <= cells[name].nunique() <= MOST_VALUES]
 
 
 def by_covariate(

@@ -35,7 +35,7 @@ def combined(logits: ArrayLike) -> dict[str, NDArray[np.float64]]:
 def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The predictions of an ensemble: the mean logit of each cell that is in all tables of its members.
 
-    Such a cell is held out for every member. Its `split` is val where it chose the epoch of any of them.
+    No member trained on such a cell. Its `split` is val where it chose the epoch of any of them.
 
     Args:
         tables: the predictions of each member, checked. A column `fold` means that several models stand in one table;
@@ -56,7 +56,7 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         raise NoSharedCells(
             "no cell is held out for every member of the ensemble: the folds of a k-fold have test cells of their own, "
             "and each of them trained another member. Take seeds of one split (data.protocol=holdout), or cells that "
-            "are new to all"
+            "are new to all (triage --on TABLE.csv, app --images DIR)"
         )
     aligned = [table.loc[first["path"]] for table in by_path]
     for name in ("label", "fold"):

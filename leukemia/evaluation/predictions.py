@@ -54,11 +54,23 @@ def parse_table(text: str, name: str) -> pd.DataFrame:
     """
     try:
         table = pd.read_csv(io.StringIO(text), dtype=STRINGS, keep_default_na=False, na_values=[""])
+        refuse_longer_rows(table)
     except ValueError as error:  # pandas' own errors of an empty or broken csv are of this kind
         raise InputError(f"{name} is not a table: {quoted(error)}") from None
     if "subject" not in table:
         return table
     return table.assign(subject=plain_subjects(table).astype(table["subject"].dtype))
+
+
+def refuse_longer_rows(table: pd.DataFrame) -> None:
+    """Refuse a csv whose rows have more fields than its header: pandas takes the first ones as an index, which moves
+    the others to the next column.
+
+    Raises:
+        ValueError: if so.
+    """
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError("its rows have more fields than its header, as with a comma at the end of each row")
 
 
 def plain_subjects(table: pd.DataFrame) -> pd.Series:

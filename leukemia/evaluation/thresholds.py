@@ -112,7 +112,8 @@ def rates_hold(table: pd.DataFrame, decision: NDArray[np.str_], policy: Policy) 
     """Whether the test that certifies a policy shows its bounds for these decisions (`0`, `1` or `review`) on a table:
     `missed` and `false_alarm`, None where a bound sets no limit or the class has no cell."""
     label, _ = arrays(table)
-    units, found = units_of(table, policy.unit), {}
+    units = units_of(table, policy.unit)
+    found: dict[str, bool | None] = {}
     bounds = (policy.max_missed, policy.max_false_alarm)
     for name, of_class, wrong_as, bound, error in zip(
         ("missed", "false_alarm"),

@@ -45,8 +45,8 @@ def export(model: Run | Ensemble, output: Path | None = None, form: str = "onnx"
     """Write the best checkpoint of a run, or those of an ensemble, as one file.
 
     `onnx`: from pixels, uint8 (N, S, S, 3) as `leukemia.data.pixels.fit` gives them, to `logit` and calibrated
-    `probability` of the positive class, float32 (N,), of an ensemble `member_logits`, (N, members), and of networks
-    with gates `distances` of their pooled features, (N, gates), see `Gate.distance`. Normalisation, test-time
+    `probability` of the positive class, float32 (N,). An ensemble adds `member_logits`, (N, members), and gates add
+    `distances` of the pooled features (see `Gate.distance`), (N, members that have a gate). Normalisation, test-time
     augmentation and calibration are in the graph; the metadata hold all else that a prediction needs. It computes in
     full precision whatever the run did, and is kept only if onnxruntime and torch agree on IMAGES pictures to
     TOLERANCE.
@@ -76,14 +76,14 @@ def export(model: Run | Ensemble, output: Path | None = None, form: str = "onnx"
 
 
 class FromPixels(nn.Module):
-    """The exported graph: pixels, uint8 (N, S, S, 3), to logits and calibrated probabilities, float32 (N,) each, of
-    several networks to each one's logits, (N, networks), and of those with gates to the distances, (N, gates).
+    """The exported graph: pixels, uint8 (N, S, S, 3), to logits and calibrated probabilities, float32 (N,) each; of
+    several networks to each one's logits, (N, networks); and with gates to distances, (N, gates).
 
     Args:
         nets: of the seam; the logit is their mean.
         tta: `none` or `d4`.
         slope, intercept: of the calibration.
-        gates: of each network; none by default.
+        gates: of each network, None where it has none.
     """
 
     def __init__(
@@ -95,51 +95,55 @@ class FromPixels(nn.Module):
         gates: Sequence[Gate | None] = (),
     ) -> None:
         super().__init__()
-        both = zip(nets, gates or [None] * len(nets), strict=True)
-        self.members, self.transforms = nn.ModuleList(_Normalised(*each) for each in both), TTA[tta]
-        self.names = ["logit", "probability", *[MEMBERS] * (len(nets) > 1), *[DISTANCES] * any(gates)]
+        gates = gates or [None] * len(nets)
+        self.members = nn.ModuleList(map(_Normalised, nets, gates))
+        self.transforms, self.has_gate = TTA[tta], any(gate is not None for gate in gates)
         self.slope, self.intercept = slope, intercept
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the outputs."""
+        several = len(self.members) > 1
+        return ["logit", "probability", *[MEMBERS] * several, *[DISTANCES] * self.has_gate]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         seen = torch.cat([d4(pixels, n) for n in range(self.transforms)]) if self.transforms > 1 else pixels
-        outputs = [net(seen.float(), pixels.shape[0]) for net in self.members]
-        logits = torch.stack([each.reshape(self.transforms, -1).mean(dim=0) for each, _ in outputs], dim=1)
-        logit = logits.mean(dim=1)
-        found = {
-            "logit": logit,
-            "probability": torch.sigmoid(self.slope * logit + self.intercept),
-            MEMBERS: logits,
-        }
-        if DISTANCES in self.names:
-            found[DISTANCES] = torch.stack([far for _, far in outputs if far is not None], dim=1)
-        return tuple(found[name] for name in self.names)
+        of_members = [net(seen.float()) for net in self.members]
+        logits = [logit.reshape(self.transforms, -1).mean(dim=0) for logit, _ in of_members]
+        logit = torch.stack(logits, dim=1).mean(dim=1)
+        found = [logit, torch.sigmoid(self.slope * logit + self.intercept)]
+        if len(self.members) > 1:
+            found.append(torch.stack(logits, dim=1))
+        if self.has_gate:  # of each cell as it is, which stands first
+            distances = [distance[: pixels.shape[0]] for _, distance in of_members if distance is not None]
+            found.append(torch.stack(distances, dim=1))
+        return tuple(found)
 
 
 class _Normalised(nn.Module):
-    """A network from pixels, float (N, S, S, 3): logits (N, 1), and with a gate the distances of the first cells."""
+    """A network from pixels, float (N, S, S, 3), and its gate."""
 
     def __init__(self, net: Any, gate: Gate | None) -> None:
         super().__init__()
         self.body, self.head, self.has_gate = net.stages[:-1], net.stages[-1], gate is not None
+        self.offset: Tensor
+        self.scale: Tensor
         self.centre: Tensor
         self.whitening: Tensor
+        for name, values in zip(("offset", "scale"), net.normalisation, strict=True):
+            self.register_buffer(name, 255 * torch.tensor(values, dtype=torch.float32))
         if gate is not None:
             self.register_buffer("centre", torch.from_numpy(gate.centre))
             self.register_buffer("whitening", torch.from_numpy(gate.whitening))
-        self.offset: Tensor
-        self.scale: Tensor
-        for name, values in zip(("offset", "scale"), net.normalisation, strict=True):
-            self.register_buffer(name, 255 * torch.tensor(values, dtype=torch.float32))
 
-    def forward(self, pixels: Tensor, cells: int) -> tuple[Tensor, Tensor | None]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits (N, 1), and with a gate the distances of pooled features, (N,)."""
         # The stages as one sequence: `prefix` and `suffix` switch gradients and autocast, and the graph has neither.
         values = self.body(((pixels - self.offset) / self.scale).permute(0, 3, 1, 2))
-        logits = self.head(values)
+        logits: Tensor = self.head(values)
         if not self.has_gate:
             return logits, None
-        return logits, torch.linalg.vector_norm(
-            (pooled(values)[:cells] - self.centre) @ self.whitening, dim=1
-        )
+        return logits, torch.linalg.vector_norm((pooled(values) - self.centre) @ self.whitening, dim=1)
 
 
 def policy_in_full_precision(policy: Policy | None, precision: str) -> Policy | None:
@@ -167,6 +171,7 @@ def _onnx(model: Run | Ensemble) -> bytes:
     if policy is not None and policy.slope is not None and policy.intercept is not None:
         slope, intercept, source = policy.slope, policy.intercept, "triage.json"
     pixels, of_run = _pictures(model.members[0], predictor)
+    gates = [gate for gate in predictor.gates if gate is not None]
     module = FromPixels(predictor.nets, predictor.tta, slope, intercept, predictor.gates).eval()
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     if size > LARGEST:
@@ -175,24 +180,27 @@ def _onnx(model: Run | Ensemble) -> bytes:
         )
     proto = _graph(module, pixels)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    given = session.run(None, {"pixels": pixels})
+    found = dict(zip(module.outputs, session.run(module.outputs, {"pixels": pixels}), strict=True))
     with torch.inference_mode():
-        outputs = [mean_outputs(partial(pixel_outputs, net), torch.from_numpy(pixels), predictor.tta)
-                   for net in predictor.nets]  # fmt: skip
-    of_members = [logit for logit, _ in outputs]
-    expected = combined(of_members)["logit"]
-    wanted = {"logit": expected, "probability": sigmoid(slope * expected + intercept)}
-    wanted[MEMBERS] = np.stack(of_members, axis=1)
-    gated = [(gate, features) for gate, (_, features) in zip(predictor.gates, outputs, strict=True) if gate]
-    for place, (gate, features) in enumerate(gated):  # in units of the training cells' own distances
-        wanted[f"{DISTANCES}{place}"] = gate.network_check(gate.distance(features))
-    ours = dict(zip(module.names, given, strict=True))
-    far = ours.pop(DISTANCES, None)
-    ours |= {f"{DISTANCES}{n}": gate.network_check(far[:, n]) for n, (gate, _) in enumerate(gated)}
-    apart = _largest_difference(list(ours.values()), [wanted[name] for name in ours])
+        of_members = [mean_outputs(partial(pixel_outputs, net), torch.from_numpy(pixels), predictor.tta)
+                      for net in predictor.nets]  # fmt: skip
+    expected = combined([logit for logit, _ in of_members])["logit"]
+    wanted = {
+        "logit": expected,
+        "probability": sigmoid(slope * expected + intercept),
+        MEMBERS: np.stack([logit for logit, _ in of_members], axis=1),
+    }
+    if gates:  # in units of the training cells' own distances
+        pairs = [
+            (gate, features) for gate, (_, features) in zip(predictor.gates, of_members, strict=True) if gate
+        ]
+        wanted[DISTANCES] = np.stack([gate.network_check(gate.distance(of)) for gate, of in pairs], axis=1)
+        given = zip(gates, found[DISTANCES].T, strict=True)
+        found[DISTANCES] = np.stack([gate.network_check(far) for gate, far in given], axis=1)
+    apart = _largest_difference(list(found.values()), [wanted[name] for name in found])
     checked = {"images": IMAGES, "of_the_run": of_run, "largest_difference": apart}
     said = [f"onnxruntime agrees with torch on {IMAGES} pictures ({of_run} of them the run's) to {apart:.1e}"]
-    if not predictor.has_gate:
+    if not gates:
         said.append(f"WARNING: {model.name} {NO_GATE}")
     if source == "identity":
         said.append("The probability is the plain sigmoid: no triage.json calibrates it (`leukemia triage`)")
@@ -266,7 +274,7 @@ def _graph(module: FromPixels, pixels: NDArray[np.uint8]) -> Any:
                 module,
                 (torch.from_numpy(pixels[:2].copy()),),
                 input_names=["pixels"],
-                output_names=module.names,
+                output_names=module.outputs,
                 dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
                 dynamo=True,
                 verbose=False,

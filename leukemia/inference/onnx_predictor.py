@@ -17,7 +17,7 @@ from leukemia.inference.predictor import Outputs, Predictor
 
 FORMAT = "leukemia.onnx.2"
 MEMBERS = "member_logits"  # the output of an ensemble, (N, members)
-DISTANCES = "distances"  # the output of networks with gates, (N, gates)
+DISTANCES = "distances"  # of the pooled features, (N, members that have a gate); see `Gate.distance`
 
 
 class OnnxPredictor(Predictor):
@@ -52,8 +52,8 @@ class OnnxPredictor(Predictor):
                 f"{path} is not a model that onnxruntime can open ({quoted(error)}): export it again"
             ) from None
         self.path = path
-        outputs = [output.name for output in self.session.get_outputs()]
-        self._output = MEMBERS if MEMBERS in outputs else "logit"
+        known = [output.name for output in self.session.get_outputs()]
+        self._outputs = [MEMBERS if MEMBERS in known else "logit", *[DISTANCES] * (DISTANCES in known)]
         about = _metadata(self.session.get_modelmeta().custom_metadata_map, path)
         if tta not in (None, about["tta"]):
             raise InputError(
@@ -63,28 +63,24 @@ class OnnxPredictor(Predictor):
         super().__init__(**about)
 
     def member_outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
-        names = [self._output, *[DISTANCES] * self.has_gate]
         try:
-            found = [np.asarray(values, np.float64) for values in self.session.run(names, {"pixels": pixels})]
+            found = dict(zip(self._outputs, self.session.run(self._outputs, {"pixels": pixels}), strict=True))
         except Exception as error:  # as above
             raise InputError(f"{self.path} cannot score cells ({quoted(error)}): export it again") from None
-        logits, far = found[0], found[-1]
-        if (
-            logits.shape[:1] != (len(pixels),)
-            or logits.ndim != 1 + (self._output == MEMBERS)
-            or not logits.size
-        ):
+        logits = np.asarray(found[self._outputs[0]], dtype=np.float64)
+        distances = np.asarray(found.get(DISTANCES, np.empty((len(pixels), 0))), dtype=np.float64)
+        gated = sum(gate is not None for gate in self.gates)
+        wanted = (len(pixels),) if len(self.gates) == 1 else (len(pixels), len(self.gates))
+        if logits.shape != wanted or distances.shape != (len(pixels), gated):
             raise InputError(
-                f"{self.path} gives {quoted(logits.shape)} logits for {len(pixels)} cells: export it again"
+                f"{self.path} gives {quoted(logits.shape)} logits and {quoted(distances.shape)} distances for "
+                f"{len(pixels)} cells: export it again"
             )
-        logits = logits.reshape(len(pixels), -1)
-        gated = [number for number, gate in enumerate(self.gates) if gate is not None]
-        if len(self.gates) != logits.shape[1] or (gated and far.shape != (len(pixels), len(gated))):
-            raise InputError(f"{self.path} has gates of other networks: export it again")
-        places = {number: place for place, number in enumerate(gated)}
+        far = iter(distances.T)
+        of_members = logits.reshape(len(pixels), -1).T
         return [
-            (logits[:, number], far[:, places[number]] if number in places else None)
-            for number in range(logits.shape[1])
+            (logit, None if gate is None else next(far))
+            for logit, gate in zip(of_members, self.gates, strict=True)
         ]
 
 
@@ -105,17 +101,13 @@ def encoded(cells: NDArray[np.uint64]) -> str:
     return base64.b64encode(cells.astype("<u8").tobytes()).decode("ascii")
 
 
-def _gates(content: Any, members: int) -> list[Gate | None]:
-    """The gates in the metadata, without the arrays that the graph holds; an older file has none."""
+def _gate(content: Any) -> Gate | None:
+    """The gate in the metadata, without the arrays that the graph holds."""
+    if content is None:
+        return None
+    cells = np.frombuffer(base64.b64decode(content["cells"], validate=True), dtype="<u8").astype(np.uint64)
     nothing = np.zeros((0, 0), np.float32)
-    gates: list[Gate | None] = []
-    for about in [None] * members if content is None else list(content):
-        if about is None:
-            gates.append(None)
-            continue
-        cells = np.frombuffer(base64.b64decode(about["cells"], validate=True), dtype="<u8").astype(np.uint64)
-        gates.append(Gate.from_json(about, {"centre": nothing.ravel(), "whitening": nothing, "cells": cells}))
-    return gates
+    return Gate.from_json(content, {"centre": nothing.ravel(), "whitening": nothing, "cells": cells})
 
 
 def _metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
@@ -137,9 +129,7 @@ def _metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
             "resize": data.resize,
             "native_size": data.native_size,
             "tta": texts["tta"],
-            "gates": _gates(
-                json.loads(texts.get("gates", "null")), len(json.loads(texts.get("members", "[0]")))
-            ),
+            "gates": [_gate(gate) for gate in json.loads(texts.get("gates", "[null]"))],
         }
     except (
         KeyError,

@@ -172,7 +172,8 @@ def ensemble_result(settings: Sequence[SettingResult]) -> tuple[SettingResult, l
     unit, ends = accuracy_interval(table)
     share = float(table["label"].mean())
     if ends is None or ends[0] <= max(share, 1 - share):
-        marks.append(words.not_better(*(ends or (None, None)), unit))
+        low, high = ends or (None, None)
+        marks.append(words.not_better(low, high, unit))
     most = max(len(member.replicates[0]) for member in members)
     if len(table) < most:
         marks.append(f"{words.count(most - len(table), 'cell')} that not all members report on are left out")
@@ -297,7 +298,7 @@ def _reported(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]
 def _replicates(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The tables of some runs, a row of the results each, put together by seed (by seed and fold, where folds do not
     have test splits of their own), by name."""
-    parts: dict[tuple[Any, ...], list[pd.DataFrame]] = {}
+    parts: dict[Any, list[pd.DataFrame]] = {}
     for row, table in zip(rows.to_dict("records"), tables, strict=True):
         pooled = row["protocol"] in POOLED
         key = (row["seed"],) if pooled else (row["seed"], row["fold"])

@@ -119,7 +119,9 @@ def _covariates(sweep: Sweep, model: SettingResult) -> Printed:
         cells = run.cells[run.cells["path"].isin(model.replicates[0]["path"])]
         further = cells.drop(columns=[*COLUMNS, *ADDED_COLUMNS], errors="ignore")
         of_path = cells.set_index("path")
-        values = {name: by_covariate(model.replicates, of_path[name]) for name in covariates(further)}
+        values = {
+            name: by_covariate(model.replicates, dict(of_path[name].items())) for name in covariates(further)
+        }
     return evidence_tables.covariates_table(values, model.marks)
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import pandas as pd
 
+from leukemia.errors import InputError
 from leukemia.reporting import plots, summary, text_tables, words
 from leukemia.reporting.blocks import Block, Heading, Listing, Section, Table, Text, pictures, tables
 from leukemia.reporting.evidence_page import Evidence
 from leukemia.reporting.model_card import model_card
 from leukemia.reporting.results import combinations, read_status
+from leukemia.reporting.stress import stress_page
 from leukemia.reporting.terms import TERMS
 from leukemia.runs import Run, Sweep
 
@@ -203,6 +205,22 @@ def _review(of: Material) -> list[Block]:
     return found
 
 
+def _stress(of: Material) -> list[Block]:
+    found: list[Block] = []
+    for number, run in enumerate(of.sweep.begun, start=1):
+        try:
+            page = stress_page(run)
+        except InputError as problem:
+            found.append(Text(str(problem), notice=True))
+            continue
+        if page is not None:
+            found += [Heading(run.name), Text(page.sentence), *pictures([page.figure], 1)]
+            found += [
+                Table(f"stress-{number}", page.table, "Differences are to the same cells without a shift.")
+            ]
+    return found
+
+
 def _runs(of: Material) -> list[Block]:
     if not of.is_finished:
         return []
@@ -346,6 +364,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Material], list[Block]], bool], ...] =
     ("covariates", "Metrics by covariate", _covariates, False),
     ("triage", "Review and triage", _review, False),
     ("gate", "Cells unlike the training cells", _gate, False),
+    ("stress", "Shifts of optics, camera, stain and crop", _stress, False),
     ("gradcam", "Grad-CAM", _gradcam, False),
     ("training", "Training", _training_of_all, False),
     ("roc", "ROC curves", _roc, False),

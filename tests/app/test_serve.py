@@ -179,4 +179,4 @@ def test_forty_large_pictures_uploaded_at_once_take_little_memory(run):
     print(f"40 uploads of {len(contents[0]) / 1000:.0f} kB: {took:.0f} MB on top of {before / 1e6:.0f} MB")
     page.end()
     assert answers == [202] * 40
-    assert took < 1000
+    assert took < 500

@@ -289,7 +289,7 @@ def test_foreign_pictures_go_to_review_whatever_the_policy_releases(gated, forei
         assert (table["decided_by"] == "gate.json").all()
         assert table["unlike"].str.contains("99 % of the training cells").all()
         assert (table["unlike_by"] > 1).all()
-        assert "3 cells unlike the training cells, sent to review" in capsys.readouterr().out
+        assert "3 cells unlike the training cells, for review" in capsys.readouterr().out
     (gated.folder / "triage.json").unlink()
 
 
@@ -304,7 +304,7 @@ def test_a_stopped_training_cell_is_marked(gated):
     predictor = TorchPredictor(gated, "cpu")
     cells = gated.cells
     (path,) = cells["path"][cells["split"] == "train"].head(1)
-    pixels = np.stack([predictor.pixels(gated.data.root / path)])
+    pixels = predictor.pixels(gated.data.root / path)[None]
     (gate,) = predictor.gates
     predictor.gates = (replace(gate, limit=1e-9),)
     assert predictor.unlike_words(predictor.scores(pixels))[0].endswith("(a training cell)")

@@ -1,8 +1,11 @@
 """Monitoring: bets that are fair while all is as certified, whatever cells of a subject have in common."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 from scipy.stats import kstest, norm
 
 from leukemia.evaluation.monitor import (
@@ -19,16 +22,16 @@ from leukemia.evaluation.monitor import (
 from leukemia.evaluation.policy import Policy
 
 CELLS = 20
-# Of logits N(2, 1) and N(-2, 1) it releases 10 % of positive cells as negative, and 20 % of negative ones as positive.
+# Of logits N(1, 1) and N(-1, 1) it releases 10 % of positive cells as negative, and 20 % of negative ones as positive.
 POLICY = Policy(
-    2 - norm.isf(0.1), norm.isf(0.2) - 2 + 1.2, None, None, 0.1, 0.2, 0.95, "subject", certified=True
+    1 - norm.isf(0.1), norm.isf(0.2) - 1, None, None, 0.1, 0.2, 0.95, "subject", certified=True
 )  # fmt: skip
 
 
 def subjects(rng, positive, negative, correlation=0.3, shift=0.0, prefix=""):
     label = np.repeat([1, 0], [positive, negative])[rng.permutation(positive + negative)]
     effect = np.sqrt(correlation) * rng.standard_normal(len(label))
-    middle = 2 * (2 * label - 1) + shift * label + effect
+    middle = 2.0 * label - 1 + shift * label + effect
     logit = np.repeat(middle, CELLS) + np.sqrt(1 - correlation) * rng.standard_normal(len(label) * CELLS)
     table = pd.DataFrame({
         "subject": np.repeat([f"{prefix}{number}" for number in range(len(label))], CELLS),
@@ -56,10 +59,14 @@ def test_a_p_value_is_the_rank_among_all_before_it():
 
 
 def test_the_bets_are_fair():
-    rng = np.random.default_rng(0)
-    assert np.mean([conformal_wealth(rng.random(1))[0] for _ in range(4000)]) == pytest.approx(1, abs=0.05)
-    losses = rng.random((4000, 3)) < 0.1
-    assert np.mean([bet_wealth(row, 0.1)[-1] for row in losses]) == pytest.approx(1, abs=0.05)
+    p = expit(np.linspace(-40, 40, 4001))
+    wealth = np.array([conformal_wealth([each])[0] for each in p])
+    assert np.trapezoid(wealth * p * (1 - p), dx=80 / 4000) == pytest.approx(1, abs=0.01)
+    mean = sum(
+        0.1 ** sum(row) * 0.9 ** (3 - sum(row)) * bet_wealth(row, 0.1)[-1]
+        for row in product((0, 1), repeat=3)
+    )
+    assert mean == pytest.approx(1)
 
 
 def test_wealth_is_the_mean_of_products_by_hand():
@@ -81,7 +88,7 @@ def test_false_alarms_are_rare_also_for_dependent_cells(correlation):
 def test_more_missed_cells_break_the_bound_and_the_evidence_says_since_when():
     rng = np.random.default_rng(0)
     certified = subjects(rng, 40, 30)
-    new = spot_checked(subjects(rng, 80, 60, shift=-1.5, prefix="n"), rng)
+    new = spot_checked(subjects(rng, 80, 60, shift=-0.8, prefix="n"), rng)
     found = watch(certified, new, POLICY)
     missed = found.tests[0]
     assert (found.verdict, missed.name) == (BROKEN, "missed")
@@ -108,8 +115,8 @@ def test_a_loss_is_unbiased_over_the_draw_of_spot_checks():
     rng = np.random.default_rng(0)
     table = subjects(rng, 6, 0, shift=-1)
     wrong = (table["decision"] == "0").groupby(table["subject"], sort=False).mean().to_numpy()
-    drawn = [losses_by_subject(spot_checked(table, rng), 1, True) for _ in range(400)]
-    np.testing.assert_allclose(np.mean(drawn, axis=0), wrong, atol=0.03)
+    drawn = [losses_by_subject(spot_checked(table, rng), 1, True) for _ in range(200)]
+    np.testing.assert_allclose(np.mean(drawn, axis=0), wrong, atol=0.05)
 
 
 def test_a_subject_of_the_other_class_does_not_count_and_one_of_an_unknown_class_has_no_loss():
@@ -133,22 +140,20 @@ def test_spot_checks_weigh_as_much_as_cells_were_left_for_each_that_was_still_to
         sums += (
             (spot_check_weights(subject, np.ones(8), checked) * checked * errors).reshape(2, 4).sum(axis=1)
         )
-    np.testing.assert_allclose(sums / 4000, [2, 2], atol=0.15)
+    # All of them go to the first subject in C(4, 3) of C(8, 3) draws; the second one then has no loss.
+    np.testing.assert_allclose(sums / 4000, [2, 2 * (1 - 4 / 56)], atol=0.1)
 
 
 def test_a_peer_that_takes_cells_as_independent_alarms_where_cells_of_a_subject_are_alike():
     monitoring = pytest.importorskip("mapie.exchangeability_testing.risk_monitoring")
     peer, ours = 0, 0
-    for number in range(40):
+    for number in range(15):
         rng = np.random.default_rng(number)
-        table = subjects(rng, 60, 0, correlation=0.95)
+        table = subjects(rng, 40, 0, correlation=0.95)
         wrong = (table["decision"] == "0").astype(int).to_numpy()
         watched = monitoring.RiskMonitoring("accuracy", test_level=0.1, threshold=0.1, warn=False)
-        for part in np.split(wrong, 60):  # looks after each subject
-            watched.update(np.zeros(CELLS, dtype=int), part)
-            if watched.harmful_shift_detected:
-                peer += 1
-                break
+        watched.update(np.zeros_like(wrong), wrong)
+        peer += (watched.online_risk_lower_bound_sequence_history > 0.1).any()
         ours += bet_wealth(losses_by_subject(table, 1, True), 0.1).max() >= 1 / 0.05
-    assert ours <= 5
-    assert peer > 12
+    assert ours <= 3
+    assert peer >= 4

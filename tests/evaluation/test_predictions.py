@@ -38,6 +38,10 @@ class TestSubjects:
         assert table["subject"].isna().tolist() == [True, False]
         assert evaluate([table], draws=5)["unit"] == "cell"
 
+    def test_rows_with_more_fields_than_the_header_are_refused_and_not_moved(self):
+        with pytest.raises(InputError, match="more fields than its header"):
+            parse_table("path,subject,label,logit\na,x,1,2,\nb,y,0,1,\n", "t.csv")
+
     def test_numbers_as_names_stay_numbers(self):
         table = pd.DataFrame({"path": list("abcd"), "subject": [1, 1, 2, 2], "label": [1, 1, 0, 0],
                               "logit": [1.0, 2.0, -1.0, 1.0]})  # fmt: skip

@@ -75,6 +75,7 @@ def test_a_heat_map_is_the_weighted_sum_of_the_last_places(trainable_from):
     assert found.shape == (3, 96, 96)
     assert found.max() > 0.99
     np.testing.assert_allclose(found, enlarged.numpy(), atol=2e-3)
+    np.testing.assert_allclose(heat_maps(net, pixels, enlarge=False), by_hand.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [64, 224])

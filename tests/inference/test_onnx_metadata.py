@@ -11,7 +11,7 @@ from leukemia.inference.onnx_predictor import FORMAT, _metadata
 
 SOUND = {
     "format": FORMAT, "run": "run", "classes": '["HEM", "ALL"]', "image_size": "32", "native_size": "null",
-    "policy": "null", "resize": "crop", "tta": "none",
+    "policy": "null", "gates": "[null]", "resize": "crop", "tta": "none",
 }  # fmt: skip
 TEXTS = st.text(max_size=8) | st.sampled_from([
     "NaN", "1e999", "[1, 2]", '["unsure", "ALL"]', '["ALL", "ALL"]', '["A"]', "3", "-1", "true", "{}", "[" * 5000,

@@ -74,6 +74,7 @@ function showProgress(progress) {
   $("progress-text").textContent = progress.total
     ? `${progress.done} of ${progress.total} decided${unsure}`
     : "";
+  $("progress").hidden = !progress.total;
   $("progress").max = Math.max(1, progress.total);
   $("progress").value = progress.done;
   $("undo").disabled = !progress.can_undo;
@@ -216,7 +217,7 @@ async function showOverlay() {
 function toggleOverlay() {
   overlayOn = !overlayOn;
   if (overlayOn && cell && !visible()) {
-    say("The heat map is part of the model's opinion. It appears once you have decided, or when the model is not hidden.");
+    say(`The heat map is part of the model's opinion. It appears once you have decided${blind ? "" : ", or when the model is not hidden"}.`);
   }
   showOverlay();
 }
