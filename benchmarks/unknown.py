@@ -1,11 +1,11 @@
 """Does the gate find pictures that the model has not seen? Measured on real cells; writes docs/unknown.md.
 
-`python benchmarks/unknown.py [--data ../shared] [--output docs/unknown.md]`
+`python benchmarks/unknown.py [--data ../shared] [--features FILE.npz] [--output docs/unknown.md]`
 """
 
 import argparse
-import logging
-import tempfile
+import io
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -25,147 +25,133 @@ from sklearn.metrics import roc_auc_score
 
 from leukemia.data.handcrafted import is_background, measure
 from leukemia.data.pixels import decode, fit
-from leukemia.evaluation.gate import CHECKS, Unlike, fit_gate
-from leukemia.inference.torch_predictor import TorchPredictor, mean_outputs
+from leukemia.evaluation.gate import CHECKS, fit_gate
+from leukemia.models.freezing import pooled
 from leukemia.models.network import pixel_outputs
-from leukemia.training.run import fit as train
+from leukemia.models.resnet import resnet
 
-FOLDS, SIDE, SIZE = 5, 450, 128  # the weights were trained at 128x128
+FOLDS, SIDE, SIZE = 5, 450, 224
 QUALITY = 98  # of JPEG: all pictures are compressed alike, so that no check can tell them by it
+AS_THEY_ARE, WHOLE = "as they are", "600x600 squashed whole"
+METHODS = ("Mahalanobis", "by class", "relative", "1st neighbour", "5th neighbour")
 Picture = NDArray[np.uint8]
-METHODS = (
-    "Mahalanobis",
-    "Mahalanobis by class",
-    "relative Mahalanobis",
-    "nearest neighbour",
-    "5th neighbour",
-)
+Array = NDArray[Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared"))
+    parser.add_argument(
+        "--features", type=Path, help="where the features are kept, and read when they are there"
+    )
     parser.add_argument("--output", type=Path, default=Path("docs/unknown.md"))
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
-    found = measured(options.data)
+    if options.features and options.features.is_file():
+        with np.load(options.features) as file:
+            found = dict(file)
+    else:
+        torch.set_num_threads(1)
+        found = features(options.data)
+        if options.features:
+            np.savez(options.features, **found)
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True
     )
-    options.output.write_text(pages.get_template("unknown.md.j2").render(found))
+    options.output.write_text(pages.get_template("unknown.md.j2").render(judged(found)))
     print(options.output)
 
 
-def measured(shared: Path) -> dict[str, Any]:
-    """All that the page says: by case, by subject and by method."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "C-NMC_Leukemia"
-        write_cells(shared / "data", root)
-        runs = [
-            train([
-                f"data.root={root}", "data.protocol=subject_kfold", f"data.fold={fold}", f"data.num_folds={FOLDS}",
-                f"data.image_size={SIZE}", f"model.net.weights={(shared / 'weights/resnet18_pbc6.pth').absolute()}",
-                "model.trainable_from=layer4", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=5",
-                "logger=none", f"hydra.run.dir={folder}/{fold}",
-            ])
-            for fold in range(FOLDS)
-        ]  # fmt: skip
-        lymphocytes = sorted((shared / "data/pbc_cells/lymphocyte").glob("*.jpg"))
-        parts = [of_fold(run, root, lymphocytes) for run in runs]
-    cells = pd.concat([part["cells"] for part in parts], ignore_index=True)
-    by = {name: np.concatenate([part["by"][name] for part in parts]) for name in parts[0]["by"]}
-    why = {name: sum((part["why"][name] for part in parts), Counter()) for name in by}
-    far = {
-        name: {m: np.concatenate([part["far"][name][m] for part in parts]) for m in METHODS} for name in by
+def features(shared: Path) -> dict[str, Array]:
+    """Handcrafted and pooled features of each case, `CASE/h` and `CASE/d`, and each cell's subject and label."""
+    files = [
+        file
+        for source in ("cnmc_sample", "cnmc_jpg")
+        for file in sorted((shared / "data" / source / "training_data").rglob("UID_*"))
+    ]
+    cells = [compressed(decode(file)) for file in files]
+    net = resnet(18, weights=str(shared / "weights/resnet18_pbc6.pth")).eval()
+    found: dict[str, Array] = {
+        "subj": np.array([file.name.split("_")[1].upper() for file in files]),
+        "lab": np.array(["_all" in file.name.lower() for file in files]),
     }
+    lymphocytes = sorted((shared / "data/pbc_cells/lymphocyte").glob("*.jpg"))
+    for name, change in cases(cells, lymphocytes).items():
+        native = None if name == WHOLE else SIDE
+        pixels = np.stack([fit(np.ascontiguousarray(change(cell)), SIZE, "squash", native) for cell in cells])
+        with torch.inference_mode():
+            parts = [pooled(pixel_outputs(net, part)[1]) for part in torch.from_numpy(pixels).split(32)]
+        found |= {f"{name}/h": measure(pixels), f"{name}/d": torch.cat(parts).numpy()}
+        print(name, flush=True)
+    return found
+
+
+def judged(found: dict[str, Array]) -> dict[str, Any]:
+    """All that the page says: by case, by subject and by method. Every cell is judged by a gate of other subjects."""
+    subject, label = found["subj"], found["lab"].astype(int)
+    names = [key[:-2] for key in found if key.endswith("/d")]
+    subjects, number = np.unique(subject, return_inverse=True)
+    fold = (np.random.default_rng(0).permutation(len(subjects)) % FOLDS)[number]
+    by = {name: np.zeros(len(subject)) for name in names}
+    far = {name: {method: np.zeros(len(subject)) for method in METHODS} for name in names}
+    why: dict[str, Counter[str]] = {name: Counter() for name in names}
+    gates, seconds = [], 0.0
+    for held in range(FOLDS):
+        rest, here = fold != held, fold == held
+        shape, deep = found[f"{AS_THEY_ARE}/h"][rest], found[f"{AS_THEY_ARE}/d"][rest].astype(float)
+        start = time.perf_counter()
+        gates.append(gate := fit_gate(shape, deep, subject[rest], np.arange(rest.sum())))
+        seconds = max(seconds, time.perf_counter() - start)
+        distances = methods(deep, label[rest])
+        for name in names:
+            seen = found[f"{name}/d"][here].astype(float)
+            unlike = gate.unlike(found[f"{name}/h"][here], seen)
+            by[name][here] = unlike.by
+            why[name].update(CHECKS[check] for check in unlike.check[unlike.stopped])
+            for method, distance in distances.items():
+                far[name][method][here] = distance(seen)
+    others = [name for name in names if name != AS_THEY_ARE]
     rows = [
         {
             "case": name,
-            "auroc": auroc(by["as they are"], by[name]),
+            "auroc": auroc(by[AS_THEY_ARE], by[name]),
             "stopped": float((by[name] > 1).mean()),
-            "why": ", ".join(f"{check} ({n})" for check, n in why[name].most_common(2)),
-            "methods": {m: auroc(far["as they are"][m], far[name][m]) for m in METHODS},
+            "why": ", ".join(f"{check} ({count})" for check, count in why[name].most_common(2)),
+            "methods": {method: auroc(far[AS_THEY_ARE][method], far[name][method]) for method in METHODS},
         }
-        for name in by
-        if name != "as they are"
+        for name in others
     ]
-    stopped = pd.Series(by["as they are"] > 1).groupby(cells["subject"].to_numpy()).agg(["sum", "size"])
-    shares = [part["guaranteed"] for part in parts]
-    worst = stopped.sort_values("sum", ascending=False)
+    stopped = pd.Series(by[AS_THEY_ARE] > 1).groupby(subject).agg(["sum", "size"])
+    shares = [gate.about["guaranteed_share"] for gate in gates]
     chance = binom.sf(stopped["sum"] - 1, stopped["size"], max(shares))
     return {
         "rows": rows,
         "missed": [row for row in rows if row["auroc"] < 0.95 or row["stopped"] < 0.9],
         "methods": METHODS,
-        "means": {m: float(np.mean([row["methods"][m] for row in rows])) for m in METHODS},
-        "n_cells": len(cells),
-        "n_subjects": len(stopped),
+        "means": {method: float(np.mean([row["methods"][method] for row in rows])) for method in METHODS},
+        "n_cells": len(subject),
+        "n_subjects": len(subjects),
         "n_stopped": int(stopped["sum"].sum()),
         "mean_share": float((stopped["sum"] / stopped["size"]).mean()),
         "guaranteed": (min(shares), max(shares)),
-        "units": [part["units"] for part in parts],
-        "worst": [(name, int(of["sum"]), int(of["size"])) for name, of in worst[worst["sum"] > 0].iterrows()],
+        "units": [gate.about["n_units"] for gate in gates],
+        "worst": [(name, *of) for name, of in stopped[stopped["sum"] > 0].iterrows()],
         "improbable": int((chance < 0.05 / len(stopped)).sum()),
         "size": SIZE,
-        "fit_seconds": max(part["seconds"] for part in parts),
+        "fit_seconds": seconds,
     }
 
 
-def write_cells(data: Path, root: Path) -> None:
-    """The training cells of both sets as JPEG of one quality, under their own names."""
-    for source in ("cnmc_sample", "cnmc_jpg"):
-        for file in (data / source / "training_data").rglob("UID_*"):
-            place = root / file.relative_to(data / source).with_suffix(".jpg")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(decode(file)).save(place, quality=QUALITY)
-
-
-def of_fold(run: Any, root: Path, lymphocytes: list[Path]) -> dict[str, Any]:
-    """Every case made from the test cells of a run, judged by its gate."""
-    rng = np.random.default_rng(0)
-    predictor = TorchPredictor(run, "cpu")
-    (gate,), (net,) = predictor.gates, predictor.nets
-    cells = run.cells
-    test, fitted = (cells[cells["split"] == split].reset_index(drop=True) for split in ("test", "train"))
-    pictures = [decode(root / path) for path in test["path"]]
-
-    def outputs(seen: list[Picture]) -> tuple[NDArray[Any], NDArray[Any]]:
-        pixels = np.stack(seen)
-        with torch.inference_mode():
-            return measure(pixels), mean_outputs(
-                partial(pixel_outputs, net), torch.from_numpy(pixels), "none"
-            )[1]
-
-    shape, features = outputs([predictor.pixels(root / path) for path in fitted["path"]])
-    start = pd.Timestamp.now()
-    fit_gate(shape, features, fitted["subject"], np.arange(len(fitted)))
-    seconds = (pd.Timestamp.now() - start).total_seconds()
-    distances = methods(features.astype(float), fitted["label"].to_numpy())
-    found: dict[str, Any] = {"by": {}, "why": {}, "far": {}, "cells": test, "seconds": seconds}
-    for name, change in cases(pictures, lymphocytes, rng).items():
-        native = None if name.startswith("600x600") else SIDE
-        shape, features = outputs(
-            [fit(np.ascontiguousarray(change(one)), SIZE, "squash", native) for one in pictures]
-        )
-        unlike: Unlike = gate.unlike(shape, features)
-        found["by"][name] = unlike.by
-        found["why"][name] = Counter(CHECKS[number] for number in unlike.check[unlike.stopped])
-        found["far"][name] = {m: distance(features.astype(float)) for m, distance in distances.items()}
-    return {**found, "guaranteed": gate.about["guaranteed_share"], "units": gate.about["n_units"]}
-
-
-def cases(
-    cells: list[Picture], lymphocytes: list[Path], rng: np.random.Generator
-) -> dict[str, Callable[[Picture], Picture]]:
+def cases(cells: list[Picture], lymphocytes: list[Path]) -> dict[str, Callable[[Picture], Picture]]:
     """What becomes of a cell in each case."""
+    rng = np.random.default_rng(0)
     photos, pick = load_sample_images().images, iter(rng.permutation(len(lymphocytes)))
     letters = list("abcdefghijklmnopqrstuvwxyz     ")
 
     def gradient(cell: Picture) -> Picture:
-        ends = rng.integers(0, 256, (2, 3))
+        ends, across = rng.integers(0, 255, (2, 3)), rng.permutation([0, 1])[0]
         along = np.linspace(0, 1, SIDE)[:, None, None]
-        return np.broadcast_to(ends[0] * (1 - along) + ends[1] * along, cell.shape).astype(np.uint8)
+        drawn = np.broadcast_to(ends[0] * (1 - along) + ends[1] * along, cell.shape)
+        return (drawn if across else drawn.transpose(1, 0, 2)).astype(np.uint8)
 
     def photo(cell: Picture) -> Picture:
         picture, size = photos[rng.integers(2)], rng.integers(200, 427)
@@ -178,14 +164,13 @@ def cases(
             ImageDraw.Draw(page).text((10, top), "".join(rng.choice(letters, 45)), fill="black", font_size=18)
         return np.asarray(page)
 
-    def background(cell: Picture, colour: tuple[int, int, int], noise: float = 0) -> Picture:
+    def on(colour: tuple[int, int, int], noise: float, cell: Picture) -> Picture:
         drawn = np.array(colour) + noise * rng.standard_normal(cell.shape)
         return np.where(is_background(cell)[..., None], drawn.clip(0, 255), cell).astype(np.uint8)
 
-    def scaled(cell: Picture, factor: float) -> Picture:
+    def scaled(factor: float, cell: Picture) -> Picture:
         size = round(SIDE * factor)
-        larger = np.asarray(Image.fromarray(cell).resize((size, size), Image.Resampling.BILINEAR))
-        return framed(larger, SIDE)
+        return framed(np.asarray(Image.fromarray(cell).resize((size, size), Image.Resampling.BILINEAR)), SIDE)
 
     def half(cell: Picture) -> Picture:
         middle = int(np.average(np.arange(SIDE), weights=(~is_background(cell)).sum(axis=0)))
@@ -193,34 +178,30 @@ def cases(
 
     def two(cell: Picture) -> Picture:
         """Two cells that touch, beside each other."""
-        other = cells[rng.integers(len(cells))]
-        places = np.arange(SIDE)[None, :, None]
+        other, places = cells[rng.integers(len(cells))], np.arange(SIDE)[None, :, None]
         left, right = (int((~is_background(one)).any(axis=0).sum() // 2) for one in (cell, other))
         one = np.roll(cell, -left, axis=1) * (places < SIDE - left)
         return np.maximum(one, np.roll(other, right, axis=1) * (places >= right)).astype(np.uint8)
 
+    orders = {"BGR": [2, 1, 0], "GRB": [1, 0, 2], "RBG": [0, 2, 1], "GBR": [1, 2, 0], "BRG": [2, 0, 1]}
     return {
-        "as they are": lambda cell: cell,
+        AS_THEY_ARE: lambda cell: cell,
         "noise": lambda cell: rng.integers(0, 256, cell.shape, dtype=np.uint8),
         "gradient": gradient,
         "photograph": photo,
         "white": lambda cell: np.full_like(cell, 255),
         "black": np.zeros_like,
         "text": text,
-        "cells on a smear-coloured background": lambda cell: background(cell, (226, 204, 214), 4),
-        "background of grey 30": lambda cell: background(cell, (30, 30, 30)),
-        "background of grey 10": lambda cell: background(cell, (10, 10, 10)),
-        "PBC lymphocytes on black": lambda cell: decode(lymphocytes[next(pick)]),
-        "scale x1.5": lambda cell: scaled(cell, 1.5),
-        "scale x0.67": lambda cell: scaled(cell, 0.67),
-        "600x600 squashed whole": lambda cell: framed(cell, 600),
-        "channels BGR": lambda cell: cell[..., [2, 1, 0]],
-        "channels GRB": lambda cell: cell[..., [1, 0, 2]],
-        "channels RBG": lambda cell: cell[..., [0, 2, 1]],
-        "channels GBR": lambda cell: cell[..., [1, 2, 0]],
-        "channels BRG": lambda cell: cell[..., [2, 0, 1]],
+        "cell on a smear-coloured background": partial(on, (226, 204, 214), 4),
+        "PBC lymphocyte on black": lambda cell: decode(lymphocytes[next(pick)]),
+        "scale x1.5": partial(scaled, 1.5),
+        "scale x0.67": partial(scaled, 0.67),
+        **{f"channels {name}": lambda cell, order=order: cell[..., order] for name, order in orders.items()},
         "half a cell": half,
         "two cells": two,
+        WHOLE: partial(framed, size=600),
+        "background of grey 30": partial(on, (30, 30, 30), 0),
+        "background of grey 10": partial(on, (10, 10, 10), 0),
     }
 
 
@@ -234,35 +215,40 @@ def framed(picture: Picture, size: int) -> Picture:
     return np.pad(picture, ((before, size - have - before),) * 2 + ((0, 0),))
 
 
-def methods(features: NDArray[Any], label: NDArray[Any]) -> dict[str, Callable[[NDArray[Any]], NDArray[Any]]]:
+def compressed(picture: Picture) -> Picture:
+    memory = io.BytesIO()
+    Image.fromarray(picture).save(memory, "JPEG", quality=QUALITY)
+    return np.asarray(Image.open(memory).convert("RGB"))
+
+
+def methods(known: Array, label: Array) -> dict[str, Callable[[Array], Array]]:
     """Distances from the training cells, by pooled features alone."""
 
-    def squared(centres: list[NDArray[Any]], apart: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    def squared(centres: list[Array], apart: Array) -> Callable[[Array], Array]:
         precision = np.linalg.inv(ledoit_wolf(apart, assume_centered=True)[0])
-        return lambda seen: np.min([
-            np.einsum("nd,de,ne->n", seen - centre, precision, seen - centre) for centre in centres
-        ], axis=0)  # fmt: skip
+        return lambda seen: np.min(
+            [((seen - one) @ precision * (seen - one)).sum(axis=1) for one in centres], axis=0
+        )
 
-    centre = features.mean(axis=0)
-    of_class = [features[label == number].mean(axis=0) for number in (0, 1)]
-    whole = squared([centre], features - centre)
-    by_class = squared(of_class, features - np.stack(of_class)[label])
-    known = features / np.linalg.norm(features, axis=1, keepdims=True)
+    of_class = [known[label == number].mean(axis=0) for number in (0, 1)]
+    whole = squared([known.mean(axis=0)], known - known.mean(axis=0))
+    by_class = squared(of_class, known - np.stack(of_class)[label])
+    directions = known / np.linalg.norm(known, axis=1, keepdims=True)
 
-    def neighbour(k: int, seen: NDArray[Any]) -> NDArray[Any]:
-        return -np.sort(seen / np.linalg.norm(seen, axis=1, keepdims=True) @ known.T, axis=1)[:, -k]
+    def neighbour(place: int, seen: Array) -> Array:
+        return -np.sort(seen / np.linalg.norm(seen, axis=1, keepdims=True) @ directions.T, axis=1)[:, -place]
 
-    both = (
+    found = (
         whole,
         by_class,
         lambda seen: by_class(seen) - whole(seen),
         partial(neighbour, 1),
         partial(neighbour, 5),
     )
-    return dict(zip(METHODS, both, strict=True))
+    return dict(zip(METHODS, found, strict=True))
 
 
-def auroc(like: NDArray[Any], unlike: NDArray[Any]) -> float:
+def auroc(like: Array, unlike: Array) -> float:
     return float(roc_auc_score([0] * len(like) + [1] * len(unlike), np.concatenate([like, unlike])))
 
 
