@@ -43,7 +43,7 @@ def answers(sweep: Sweep, results: pd.DataFrame, proof: Evidence) -> list[Answer
             *_frozen(best, results, proof.settings),
             *given,
             _triage(sweep, best, of),
-            *_gate(sweep, best),
+            *_gate(of),
         ]
     return sorted(given, key=lambda answer: answer.question != LEAKS or answer.tone != "alarm")
 
@@ -228,9 +228,22 @@ def _policy(sweep: Sweep, model: SettingResult) -> Policy | None:
     return None
 
 
-def _gate(sweep: Sweep, model: SettingResult) -> list[Answer]:
-    """The cells that the input gate stops; nothing where no gate is known."""
-    return []
+def _gate(of: dict[str, Any]) -> list[Answer]:
+    """The reported cells that the gate stops; nothing where there is no gate."""
+    if (unlike := of["unlike"]) is None:
+        return []
+    share = 100 * unlike["stopped"] / unlike["n_cells"]
+    subjects = unlike["subjects"]
+    said = (
+        f"Of {words.count(len(subjects), 'subject')}: {', '.join(words.stopped_of(subjects))}."
+        if subjects
+        else ""
+    )
+    return [
+        Answer(
+            "Unlike the training cells?", f"{share:.1f} % of the cells", f"{said} They go to review.".strip()
+        )
+    ]
 
 
 def _with_interval(found: dict[str, Any], name: str) -> str:
