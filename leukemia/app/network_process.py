@@ -40,13 +40,13 @@ class NetworkProcess:
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
 
-    def scores(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    def scores(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """`Predictor.scores` of pixels as the network sees them, uint8 (n, s, s, 3).
 
         Raises:
             InputError: if the network cannot be used.
         """
-        found: dict[str, NDArray[np.float64]] = self._call(_scores, pixels)
+        found: dict[str, NDArray[Any]] = self._call(_scores, pixels)
         return found
 
     def overlay(self, pixels: NDArray[np.uint8], positive: bool) -> bytes:
@@ -123,9 +123,10 @@ def _predictor() -> Any:
     return _loaded["predictor"]
 
 
-def _scores(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    scores: dict[str, NDArray[np.float64]] = _predictor().scores(pixels)
-    return scores
+def _scores(pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """The scores, and as `unlike` why the gate stops a cell, see `Predictor.unlike_words`."""
+    scores: dict[str, NDArray[Any]] = _predictor().scores(pixels)
+    return {**scores, "unlike": np.array(_predictor().unlike_words(scores), dtype=object)}
 
 
 def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:

@@ -46,7 +46,7 @@ def answers(sweep: Sweep, results: pd.DataFrame, proof: Evidence) -> list[Answer
             *_frozen(best, results, proof.settings),
             *given,
             _triage(sweep, best, of),
-            *_gate(best),
+            *_gate(of),
         ]
     return sorted(given, key=lambda answer: answer.question != LEAKS or answer.tone != "alarm")
 
@@ -238,16 +238,22 @@ def _policy(sweep: Sweep, model: SettingResult) -> Policy | None:
     return None
 
 
-def _gate(model: SettingResult) -> list[Answer]:
-    """The reported cells that the gate stops; nothing where no gate is known."""
-    table = model.replicates[0]
-    if "unlike_by" not in table:
+def _gate(of: dict[str, Any]) -> list[Answer]:
+    """The reported cells that the gate stops; nothing where there is no gate."""
+    if (unlike := of["unlike"]) is None:
         return []
-    stopped = ~(table["unlike_by"] <= 1)  # as in `evaluation.gate`: a value that is unknown is stopped too
-    said = "They are unlike the training cells and go to review, whatever the network says of them."
-    share = words.percent(float(stopped.mean()))
-    verdict = f"{int(stopped.sum()):,} of {words.count(len(table), 'cell')} ({share} %)"
-    return [Answer("Stopped by the gate?", verdict, said)]
+    share = 100 * unlike["stopped"] / unlike["n_cells"]
+    subjects = unlike["subjects"]
+    said = (
+        f"Of {words.count(len(subjects), 'subject')}: {', '.join(words.stopped_of(subjects))}."
+        if subjects
+        else ""
+    )
+    return [
+        Answer(
+            "Unlike the training cells?", f"{share:.1f} % of the cells", f"{said} They go to review.".strip()
+        )
+    ]
 
 
 def _with_interval(found: dict[str, Any], name: str) -> str:

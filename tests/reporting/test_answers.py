@@ -115,3 +115,14 @@ def test_the_best_setting_says_how_many_share_its_accuracy(make_run, tmp_path):
     for seed, lr in enumerate((1e-2, 1e-3)):
         write(make_run, tmp_path, "layer4", 1.6, seed=seed, settings={"model.optimizer.lr": lr})
     assert "1 other setting reached the same." in asked(tmp_path)["Best setting"].text
+
+
+def test_cells_that_the_gate_stops_are_counted_with_their_subjects(make_run, tmp_path):
+    run = write(make_run, tmp_path, "head", 1.6)
+    assert "Unlike the training cells?" not in asked(tmp_path)
+    by = np.where(SUBJECTS == 3, 2.0, 0.5)
+    why = np.where(by > 1, "larger than 99 % of the training cells", None)
+    run.write_table("predictions.csv", run.predictions.assign(unlike=why, unlike_by=by))
+    answer = asked(tmp_path)["Unlike the training cells?"]
+    assert answer.verdict == "1.1 % of the cells"
+    assert "S3 (10 of 10)" in answer.text
