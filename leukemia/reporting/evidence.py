@@ -303,7 +303,7 @@ def _replicates(rows: pd.DataFrame, tables: list[pd.DataFrame]) -> dict[str, pd.
     parts: dict[Any, list[pd.DataFrame]] = {}
     for row, table in zip(rows.to_dict("records"), tables, strict=True):
         pooled = row["protocol"] in POOLED
-        key = (row["seed"],) if pooled else (row["seed"], row["fold"])
+        key: tuple[Any, ...] = (row["seed"],) if pooled else (row["seed"], row["fold"])
         parts.setdefault(key, []).append(table.assign(fold=row["fold"]) if pooled else table)
     folds = len({key[1:] for key in parts}) > 1
     found = {}
