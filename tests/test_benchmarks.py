@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -153,3 +154,14 @@ def test_the_gpu_benchmark_checks_and_measures_every_row_on_a_processor_too(tmp_
     assert (len(checks), [row[0] for row in rows], len(grid)) == (7, ["ResNet50", "ResNet18"], 1)
     assert not [row for row in checks if row[1].startswith("FAILED")]
     assert all(float(cell.rstrip(" %")) > 0 for row in rows for cell in row[1:])
+
+
+def test_simulated_streams_of_monitoring_lie_exactly_at_their_bounds(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import monitor_validity
+
+    cells = monitor_validity.cells((2000, 2000), 0.4, np.random.default_rng(0))
+    decision = monitor_validity.policy_at(monitor_validity.BOUNDS).decide(cells["logit"], ("0", "1"))
+    wrong = (decision == (1 - cells["label"]).astype(str)).groupby(cells["subject"]).mean()
+    by_class = wrong.groupby(cells.groupby("subject")["label"].first()).mean()
+    assert by_class[[1, 0]].tolist() == pytest.approx(monitor_validity.BOUNDS, abs=0.015)

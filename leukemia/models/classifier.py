@@ -189,7 +189,7 @@ class CellClassifier(pl.LightningModule):
         """A step. A linear head steps as if its features had mean zero: `w x + b` is `w (x - m) + c`, and the step is
         taken in `w` and `c`. Else the common mean of the features rules the gradient, and no rate that bears it turns
         the head towards the classes."""
-        super().optimizer_step(*arguments, **more)  # type: ignore[misc]
+        super().optimizer_step(*arguments, **more)
         if self._mean is not None:
             head: Any = self.net.stages[-1]
             with torch.no_grad():

@@ -108,14 +108,13 @@ def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dic
     baselines = list(_replicates(rows, known).values()) if len(known) == len(runs) else None
     several = any(len(set(table["fold"])) > 1 for table in tables.values() if "fold" in table)
     name, marks = words.describe(settings), [*words.marks(rows), *_missing_folds(rows, runs)]
-    runs_of = list(rows["run"])
     return SettingResult(
         name,
         list(tables.values()),
         baselines,
         class_names(rows),
         marks,
-        runs_of,
+        list(rows["run"]),
         several,
         _over(rows),
         tuple(tables),

@@ -163,7 +163,7 @@ def decision_curves(tables: Sequence[tuple[str, pd.DataFrame]], marks: list[str]
     Args:
         tables: name and predictions of each setting, of the same cells.
     """
-    figure = drawing.new_figure(2 * drawing.WIDTH, 3.2)
+    figure = drawing.new_figure(drawing.WIDTH, 3.0)
     ax = figure.subplots()
     ax.axhline(0, color=drawing.GREY, lw=0.9, label="none called positive")
     for place, (name, table) in enumerate(tables):

@@ -86,7 +86,7 @@ def test_the_gap_is_the_difference_of_the_accuracies(run):
 def test_the_gate_is_that_of_the_training_cells_and_judges_the_reported_ones_as_predict_does(run):
     train, gate = run.cells[run.cells["split"] == "train"], run.gate
     assert gate.about["n_cells"] == len(train)
-    assert (gate.about["unit"], gate.about["n_units"]) == ("subject", train["subject"].nunique())
+    assert (gate.about["unit"], gate.about["n_units"]) == ("group", train["group"].nunique())
     assert len(gate.cells) == train["pixel_hash"].nunique()
     predictor, table = TorchPredictor(run, "cpu"), run.predictions.head(8)
     pixels = np.stack([predictor.pixels(run.data.root / path) for path in table["path"]])
