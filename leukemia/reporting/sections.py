@@ -63,20 +63,6 @@ def _grid(of: Material) -> list[Block]:
     ]
 
 
-def _ranking(of: Material) -> list[Block]:
-    if not of.proof.tables or not of.proof.tables["ranking"].rows:
-        return []
-    caption = (
-        "By accuracy, with 95 % intervals and paired differences on the same cells. The first is the best of many on "
-        "these cells, so it is biased upwards; differences are not corrected for their number. ms a cell: from stored "
-        "pixels to stored features, on the machine that computed them."
-    )
-    return [
-        Table("ranking", of.proof.tables["ranking"], caption),
-        *pictures(of.proof.by_train_subjects, MOST_PANELS),
-    ]
-
-
 def _one_run(of: Material) -> list[Block]:
     """Of a single run, in place of a grid: its metrics, and how its training went."""
     if not of.is_single:
@@ -370,7 +356,6 @@ def _terms(_: Material) -> list[Block]:
 # Identity, title, its blocks (none: the section is left out), and whether it is open.
 SECTIONS: tuple[tuple[str, str, Callable[[Material], list[Block]], bool], ...] = (
     ("grid", "Networks and freezing", _grid, True),
-    ("ranking", "Ranking of networks", _ranking, True),
     ("run", "Metrics and training", _one_run, True),
     ("without-metrics", "Runs without metrics", _failures, True),
     ("ranking", "Ranking", _ranking, True),
