@@ -88,7 +88,7 @@ def test_the_table_has_the_cost_of_each_network_and_a_column_for_fewer_subjects(
 
 def test_the_report_and_the_terminal_show_it(sweep: Sweep) -> None:
     page = write_report(sweep.folder).read_text()
-    assert "Ranking of networks" in page
+    assert page.count("By accuracy, with 95 % intervals and paired differences") == 1
     assert "Accuracy by training subjects, from head" in page
     assert "Minus the first, points" in (sweep.folder / "results.md").read_text()
     assert "  1. ResNet50 from head: " in ranking_text(ranked(sweep))
