@@ -4,6 +4,7 @@ Importing torch takes seconds and holds the interpreter; a Grad-CAM heat map occ
 neither delays the page. The process starts with the first request, and starts again if it has died.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -131,9 +132,10 @@ def _scores(pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
 def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:
     from leukemia.inference.gradcam import heat_maps
 
-    nets = _predictor().nets
-    maps = [heat_maps(net, pixels[None], [positive], enlarge=len(nets) > 1)[0] for net in nets]
-    return coloured(np.mean(maps, axis=0))
+    maps = [heat_maps(net, pixels[None], [positive], enlarge=False)[0] for net in _predictor().nets]
+    places = math.lcm(*(len(heat) for heat in maps))  # so that blocks of 2x2 and of 3x3 keep their edges
+    same = [heat.repeat(places // len(heat), 0).repeat(places // len(heat), 1) for heat in maps]
+    return coloured(np.mean(same, axis=0))
 
 
 def _prepare() -> None:

@@ -49,7 +49,7 @@ def measure(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         images: uint8 (N, S, S, 3), each one cell on black.
     """
     channels = [images[..., channel] for channel in range(3)]  # far faster than along the last axis
-    brightest = np.maximum(np.maximum(*channels[:2]), channels[2])
+    brightest = _brightest(images)
     cell = brightest > BACKGROUND
     mask, size = cell.astype(np.float64), images.shape[1]
     rows, columns = mask.sum(axis=2), mask.sum(axis=1)
@@ -84,8 +84,13 @@ def measure(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def is_background(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which pixels of RGB pictures, uint8 (..., 3), are black background; (...)."""
-    red, green, blue = (images[..., colour] for colour in range(3))  # 25 times as fast as max(axis=-1)
-    return np.maximum(np.maximum(red, green), blue) <= BACKGROUND
+    return _brightest(images) <= BACKGROUND
+
+
+def _brightest(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The largest colour of each pixel, 25 times as fast as max(axis=-1)."""
+    red, green, blue = (images[..., colour] for colour in range(3))
+    return np.maximum(np.maximum(red, green), blue)
 
 
 def _moment(counts: NDArray[np.float64], area: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,14 +14,15 @@ from leukemia.runs import Run
 from leukemia.training.final_metrics import logged_settings
 from leukemia.training.run import train
 
+SETTINGS = (
+    "data.image_size=32", "data.batch_size=16", "data.protocol=holdout", "data.tta=d4", "model.net.weights=none",
+    "model.trainable_from=head", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, demo_root) -> Run:
-    settings = (
-        "data.image_size=32", "data.batch_size=16", "data.protocol=holdout", "data.tta=d4", "model.net.weights=none",
-        "model.trainable_from=head", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
-    )  # fmt: skip
-    return train(compose([f"data.root={demo_root}", *settings]), tmp_path_factory.mktemp("final") / "run")
+    return train(compose([f"data.root={demo_root}", *SETTINGS]), tmp_path_factory.mktemp("final") / "run")
 
 
 def test_predictions_are_the_mean_logit_over_the_d4_transforms_of_the_best_checkpoint(run):
@@ -48,6 +49,24 @@ def test_every_registered_metric_is_written(run):
     low, high = run.metrics["accuracy_interval"]
     assert low <= run.metrics["accuracy"] <= high
     assert run.metrics["better_than_majority"] == (low > run.metrics["majority_accuracy"])
+
+
+def test_the_size_and_the_norm_of_the_network_are_written(run):
+    size = run.metrics["network"]
+    assert size["parameters"] == 11_177_025  # of torchvision's ResNet18 with one logit
+    assert size["megabytes"] == pytest.approx(4 * size["parameters"] / 1e6, rel=0.002)
+    assert size["norm"] == "batch"
+    assert run.metrics["train_subjects"] == run.cells["subject"][run.cells["split"] == "train"].nunique()
+
+
+def test_a_warm_cache_tells_the_cost_of_the_pass_that_filled_it(run, demo_root, tmp_path):
+    cost = run.metrics["embedding"]
+    assert (cost["stage"], cost["cells"], cost["device"]) == ("head", len(run.cells), "cpu")
+    assert 0 < cost["seconds_per_cell"] < 10
+    again = train(
+        compose([f"data.root={demo_root}", *SETTINGS, "model.optimizer.lr=1e-4"]), tmp_path / "again"
+    )
+    assert again.metrics["embedding"] == cost
 
 
 def test_loggers_show_the_network_and_its_freezing_first(run):
