@@ -57,8 +57,13 @@ _brief.maxstring, _brief.maxlevel = 120, 3
 def quoted(value: object) -> str:
     """A refused value, or the text of an error, in one line of at most QUOTED characters."""
     if isinstance(value, Exception):
-        return " ".join(str(value)[: 10 * QUOTED].split())[:QUOTED] or type(value).__name__
+        return in_a_line(str(value)) or type(value).__name__
     return _brief.repr(value)[:QUOTED]
+
+
+def in_a_line(text: str) -> str:
+    """A text of others, as a path or the names of columns, in one line of at most QUOTED characters."""
+    return " ".join(text[: 10 * QUOTED].split())[:QUOTED]
 
 
 class PlaceError(InputError):

@@ -8,7 +8,7 @@ import pandas as pd
 
 from leukemia.data.cnmc_labels import CELL, CLASSES, COLUMNS
 from leukemia.data.files import csv_header, stem
-from leukemia.errors import InputError, quoted
+from leukemia.errors import InputError, in_a_line, quoted
 from leukemia.evaluation.predictions import refuse_longer_rows
 
 
@@ -66,7 +66,8 @@ def _of_table(path: Path, files: Sequence[str]) -> pd.DataFrame:
         })  # fmt: skip
     elif not {"path", "subject"} <= set(header):
         raise InputError(
-            f"{path} has the columns {', '.join(header) or 'none'}: path, subject and, if known, label are needed"
+            f"{path} has the columns {in_a_line(', '.join(header)) or 'none'}: path, subject and, if known, label are "
+            "needed"
         )
     row_of = {
         name: row for row, given in enumerate(table["path"]) for name in (stem(given), _base(given), given)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from leukemia.errors import InputError, quoted
+from leukemia.errors import InputError, in_a_line, quoted
 from leukemia.storage.plain_files import read_text
 
 MOST = 1e100  # the squares of logits up to this size still add up
@@ -103,7 +103,7 @@ def validate_predictions(table: pd.DataFrame) -> None:
     if missing:
         raise InputError(
             f"a predictions table needs the columns {', '.join(REQUIRED)}; {', '.join(missing)} "
-            f"missing (it has: {', '.join(map(str, table.columns)) or 'none'}){_separated(table)}"
+            f"missing (it has: {in_a_line(', '.join(map(str, table.columns))) or 'none'}){_separated(table)}"
         )
     if table.empty:
         raise InputError("the predictions table has no rows: there is nothing to compute")
@@ -148,7 +148,7 @@ def _refuse(table: pd.DataFrame, bad: ArrayLike, column: str, remedy: str) -> No
     rows = np.flatnonzero(np.asarray(bad, dtype=bool))
     if len(rows):
         first = table.iloc[rows[0]]
-        where = "" if column == "path" else f" ({first['path']})"
+        where = "" if column == "path" else f" ({in_a_line(str(first['path']))})"
         more = f" (and {len(rows) - 1:,} more)" if len(rows) > 1 else ""
         raise InputError(f"{column} {_shown(first[column])} in row {rows[0] + 1:,}{where}{more}: {remedy}")
 
@@ -156,7 +156,7 @@ def _refuse(table: pd.DataFrame, bad: ArrayLike, column: str, remedy: str) -> No
 def _shown(value: Any) -> str:
     """A field in plain text, whatever its type."""
     if isinstance(value, str):
-        return repr(value)
+        return quoted(value)
     return "(empty)" if pd.isna(value) else str(value)
 
 

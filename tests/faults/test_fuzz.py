@@ -49,7 +49,7 @@ from leukemia.storage.torch_files import read_torch_file
 
 SECONDS = 5  # of processor time for one file: a busy machine takes longer by the clock
 quick = settings(suppress_health_check=list(HealthCheck))  # the profile sets the number of examples
-few = settings(quick, max_examples=max(25, settings.default.max_examples // 10))
+few = settings(quick, max_examples=max(15, settings.default.max_examples // 10))
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
 
 
@@ -517,6 +517,8 @@ def test_a_report_of_a_damaged_run_is_written_or_refused(run_folder, damage):
 
 @few
 @given(damage=kinds)
+@example(damage=("text", [(0.0, '"', 0, 1), (0.421875, '"', 0, 1)]))
+@example(damage=("text", [(0.5, ",", 0, 1)]))
 def test_a_damaged_table_to_certify_on_is_read_or_refused(run_folder, damage):
     run = run_folder()
     table = table_of(8)
