@@ -66,8 +66,11 @@ def sentence(results: Results) -> str:
         if below is None and above is None:
             nowhere.append(_within(shift["title"]))
         else:
-            ends = " to ".join(f"{end:g}" for end in (below, above) if end is not None)
-            reached.append(f"{_within(shift['title'])} {ends} ({shift['unit']})")
+            ends = [shift["none"] if end is None else end for end in (below, above)]
+            said = " to ".join(
+                f"{end:g}" for end in (ends if len(shift["until"]) > 1 else {below, above} - {None})
+            )
+            reached.append(f"{_within(shift['title'])} {said} ({shift['unit']})")
     ranges = f"up to {', '.join(reached)}" if reached else "under no shift"
     rest = f"; at no tried strength of {', '.join(nowhere)}" if reached and nowhere else ""
     if results["certified"]:

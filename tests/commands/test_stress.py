@@ -117,6 +117,30 @@ def test_with_a_certified_policy_it_says_up_to_which_strength_the_bounds_hold(ru
     assert stress_page(run).table.columns[-1] == "Bounds"
 
 
+def test_the_sentence_names_both_ends_of_a_shift_that_has_two_directions():
+    from leukemia.reporting.stress import sentence
+
+    def shift(name, until):
+        return {
+            "title": SHIFTS[name].title,
+            "unit": SHIFTS[name].unit,
+            "none": SHIFTS[name].none,
+            "until": until,
+        }
+
+    shifts = [
+        shift("brightness", [0.6, None]),
+        shift("jpeg", [50]),
+        shift("blur", [2]),
+        shift("noise", [None]),
+    ]
+    said = sentence({"certified": False, "what": "9 cells", "shifts": shifts})
+    assert (
+        "up to brightness 0.6 to 1 (factor), JPEG 50 (quality), blur 2 (σ, pixels); at no tried strength of noise"
+        in said
+    )
+
+
 def test_without_a_certified_policy_nothing_is_said_on_safety(run):
     assert "Nothing is said on safety" in run.stress["sentence"]
     page = stress_page(run)
