@@ -9,7 +9,8 @@ GPU_WHEELS ?= hydra-core omegaconf
 EXAMPLES ?= 1000
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test test-all test-hydra14 fuzz lint types bench bench-quick bench-gpu wheels soak audit notebook docs
+.PHONY: help setup demo pictures test test-all test-hydra14 fuzz lint types bench bench-quick bench-gpu wheels soak audit
+.PHONY: notebook docs
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -28,6 +29,9 @@ demo: outputs/pretrain/metrics.json  ## frozen against fine-tuned on synthetic c
 
 outputs/pretrain/metrics.json: | setup
 	$(BIN)/python -m leukemia.train experiment=pretrain
+
+pictures: demo  ## docs/report.png and docs/review.png, from the demo's outputs (needs Chromium)
+	$(BIN)/python .ci/pictures.py
 
 test: setup  ## the quick tests: every feature, the same examples in every run, some minutes
 	$(PYTEST) -m 'not (slow or slurm or chromium)'

@@ -201,11 +201,13 @@ class Run:
     def write_gate(self, gate: Gate) -> None:
         """Write gate.npz and gate.json, which names it and the best checkpoint."""
         arrays: dict[str, Any] = {"centre": gate.centre, "whitening": gate.whitening, "cells": gate.cells}
-        names = {
-            "checkpoint": file_hash(self.best_checkpoint),
-            "arrays": write_arrays(self.folder / "gate.npz", arrays),
-        }
-        self.write_json("gate.json", {**gate.to_json(), **names})
+        checksum = write_arrays(self.folder / "gate.npz", arrays)
+        self.bind_gate({**gate.to_json(), "arrays": checksum})
+
+    def bind_gate(self, content: dict[str, Any] | None = None) -> None:
+        """Name the best checkpoint as it is now in gate.json, or in this new content of it."""
+        content = self._json("gate.json") if content is None else content
+        self.write_json("gate.json", {**content, "checkpoint": file_hash(self.best_checkpoint)})
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         write_text(self.folder / name, table.to_csv(index=False, quoting=csv.QUOTE_MINIMAL))

@@ -1,10 +1,13 @@
 """The benchmark measures every row, and its page holds the ratios of what was measured."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MACHINE = {"processor": "P", "cores": 2, "threads": 2, "device": "no GPU", "versions": {"Python": "3"}}
@@ -103,6 +106,42 @@ def test_the_plain_loop_has_nothing_of_this_package(tmp_path):
     assert not [name for name in done.stdout.split() if name.partition(".")[0] == "leukemia"]
 
 
+def test_images_of_all_sources_are_compressed_alike(tmp_path):
+    picture = Image.effect_noise((64, 64), 50).convert("RGB")
+    names = (
+        "bmp/training_data/fold_0/all/UID_1_1_1_all.bmp",
+        "jpg/training_data/fold_0/hem/UID_H2_1_1_hem.jpg",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        picture.save(tmp_path / name, **({"quality": 100} if name.endswith("jpg") else {}))
+    command = [sys.executable, BENCHMARKS / "recompress.py", "out", "bmp", "jpg"]
+    done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "2 images in out\n", done.stderr
+    written = [
+        (tmp_path / "out" / Path(name).relative_to(Path(name).parts[0])).with_suffix(".jpg") for name in names
+    ]
+    tables = []
+    for path in written:
+        with Image.open(path) as image:
+            tables.append(image.quantization)
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_the_speed_of_a_backbone_is_measured_against_timm_and_printed(tmp_path):
+    pytest.importorskip("timm")
+    command = [sys.executable, BENCHMARKS / "backbones.py", "convnext_atto", "--cells", "40", "--size", "32"]
+    command += ["--epochs", "1", "--seconds", "0.1"]
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent), "LEUKEMIA_CACHE": str(tmp_path)}
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True)
+    row = [cell.strip() for cell in done.stdout.splitlines()[-1].strip("|").split("|")]
+    assert row[0] == "convnext_atto", done.stderr
+    package, limit, share = float(row[1]), float(row[2]), float(row[3].rstrip("%"))
+    assert share == pytest.approx(100 * package / limit, abs=2)
+    assert float(row[5]) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_gpu_benchmark_checks_and_measures_every_row_on_a_processor_too(tmp_path):
@@ -115,3 +154,14 @@ def test_the_gpu_benchmark_checks_and_measures_every_row_on_a_processor_too(tmp_
     assert (len(checks), [row[0] for row in rows], len(grid)) == (7, ["ResNet50", "ResNet18"], 1)
     assert not [row for row in checks if row[1].startswith("FAILED")]
     assert all(float(cell.rstrip(" %")) > 0 for row in rows for cell in row[1:])
+
+
+def test_simulated_streams_of_monitoring_lie_exactly_at_their_bounds(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import monitor_validity
+
+    cells = monitor_validity.cells((2000, 2000), 0.4, np.random.default_rng(0))
+    decision = monitor_validity.policy_at(monitor_validity.BOUNDS).decide(cells["logit"], ("0", "1"))
+    wrong = (decision == (1 - cells["label"]).astype(str)).groupby(cells["subject"]).mean()
+    by_class = wrong.groupby(cells.groupby("subject")["label"].first()).mean()
+    assert by_class[[1, 0]].tolist() == pytest.approx(monitor_validity.BOUNDS, abs=0.015)

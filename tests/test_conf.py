@@ -22,6 +22,10 @@ OPTIONS = [
 GIVEN = {  # what has to be said with an option
     "model/net=own": ["model.net._target_=leukemia.models.resnet.resnet", "+model.net.weights=none"],
     "model/net=timm": ["model.net.name=convnext_atto", "model.trainable_from=last"],
+    **{
+        f"model/net={name}": ["model.trainable_from=last"]
+        for name in ("convnext_tiny", "dinobloom_s", "efficientnet_b1", "vit_small_dinov2")
+    },
     "model/criterion=own": ["model.criterion._target_=torch.nn.MultiLabelSoftMarginLoss"],
     "model/optimizer=own": ["model.optimizer._target_=torch.optim.NAdam"],
     "model/scheduler=own": [
@@ -46,7 +50,7 @@ def defaults_of(constructor, without: set[str]) -> dict:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_resolves_and_its_data_and_model_can_be_built(option):
     weights = [] if option == "model/net=own" else ["model.net.weights=none"]
-    if option.startswith("model/net=timm"):
+    if option.startswith("model/net=") and "model.trainable_from=last" in GIVEN.get(option, []):
         pytest.importorskip("timm")
     settings = resolve(compose([option, "data.root=nowhere", *weights, *GIVEN.get(option, [])]))
     assert build_data(settings).root == Path("nowhere").absolute()
@@ -69,7 +73,7 @@ def test_every_group_of_design_has_its_files():
         "callbacks": {"default", "none"},
         "logger": {"tensorboard", "csv", "mlflow", "wandb", "many", "none"},
         "debug": {"fast", "overfit", "profile"},
-        "experiment": {"demo", "pretrain", "paper", "challenge", "cv", "search"},
+        "experiment": {"demo", "pretrain", "paper", "challenge", "cv", "search", "backbones"},
     }
     assert set(groups) == set(expected)
     for group, names in expected.items():
@@ -171,6 +175,15 @@ def test_search_looks_for_settings_that_exist():
     for key in config.hydra.sweeper.params:
         assert OmegaConf.select(config, key) is not None, key
     assert config.model.optimizer._target_ == "torch.optim.AdamW"
+
+
+def test_backbones_compares_networks_that_each_have_a_yaml():
+    params = compose(["experiment=backbones"], with_hydra=True).hydra.sweeper.params
+    assert set(params["model/net"].split(",")) <= {
+        path.stem for path in (CONF / "model" / "net").glob("*.yaml")
+    }
+    assert params["model.trainable_from"] == "head,last"
+    assert params["data.train_subjects"].endswith(",null")
 
 
 def test_challenge_is_prellberg_and_kramers_recipe():

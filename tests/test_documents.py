@@ -33,6 +33,7 @@ NOT_RUN = {
     r"leukemia-train .*hydra/launcher=(slurm|devices).*": "needs a cluster or several GPUs; tests/slurm has them",
     r"leukemia-train .*experiment=search.*": "many trials; a search of seconds is in the tests of the sweeper",
     r"leukemia-train .*manifest-with-training.csv.*": "its manifest is saved from the review page; see tests/app",
+    r"leukemia-train .*experiment=backbones.*": "hours, and weights; a small one is in test_experiments.py",
     r"leukemia-train .*DinoBloom-S.pth.*": "needs published weights; test_timm_nets.py has a file of their layout",
     r"(torchrun|srun|sbatch|scancel|squeue) .*": "needs a cluster of several nodes",
     r"leukemia-train .*trainer=ddp .*": "needs several GPUs; two processes are tested in test_end_to_end.py",

@@ -37,6 +37,34 @@ def test_cv_tests_every_training_cell_once_and_ends_in_metrics_triage_and_report
     assert 'id="triage-1"' in (folder / "report.html").read_text()
 
 
+def test_backbones_ends_in_one_ranking_with_the_features_of_each_network_computed_once(
+    leukemia_train, small, tmp_path
+):
+    folder = tmp_path / "backbones"
+    code, out, err = leukemia_train(
+        "-m",
+        "experiment=backbones",
+        *[setting for setting in small if not setting.startswith("model.net.depth")],
+        "model/net=resnet18,efficientnet_b1",
+        "model.trainable_from=head",
+        "data.train_subjects=2,null",
+        "data.num_folds=3",
+        "data.fold=0,1,2",
+        "trainer.max_epochs=1",
+        f"hydra.sweep.dir={folder}",
+    )
+    assert code == 0, err
+    assert "ranked by accuracy" in out
+    assert "efficientnet_b1 from head" in out
+    results = pd.read_csv(folder / "results.csv")
+    assert len(results) == 12
+    assert len(results[["network", "embed_seconds"]].drop_duplicates()) == 2  # a pass each
+    assert set(results["norm"]) == {"batch"}
+    table = (folder / "results.md").read_text()
+    assert "Accuracy % of 2 subjects" in table
+    assert "handcrafted" in table
+
+
 def test_challenge_chooses_the_epoch_on_training_groups_and_reports_prelim_with_d4(
     leukemia_train, small, tmp_path
 ):

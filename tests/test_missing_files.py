@@ -15,7 +15,7 @@ STATES = ("running", "interrupted", "failed", "done")
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 FILES = (
     "config.yaml", "cells.csv", "status.json", "history.csv", "predictions.csv", "baseline.csv", "metrics.json",
-    BEST, LAST,
+    "gate.json", "gate.npz", BEST, LAST,
 )  # fmt: skip
 WRITES = {"results.csv", "results.md", "report.html", "triage.json", "gradcam.json"}  # of the commands, anew
 RESULTS = ("history.csv", "predictions.csv", "baseline.csv", "metrics.json")
@@ -26,7 +26,7 @@ TRAINS = {
     "status.json": ("and no run",) * 2,
     BEST: (None, "best.ckpt cannot be read"),
     LAST: (None, None),
-    **dict.fromkeys(RESULTS, (None, None)),
+    **dict.fromkeys((*RESULTS, "gate.json", "gate.npz"), (None, None)),
 }
 
 
@@ -116,6 +116,7 @@ def test_training_again_refuses_or_ends_with_the_same_results(whole, settings, t
     for name in (*RESULTS, "config.yaml", "cells.csv"):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
     kept = {BEST, LAST} - {missing}
+    assert run.gate is not None
     if (missing, state) == (BEST, "done"):  # the only epoch is the best one: last.ckpt holds it too
         assert run.best_checkpoint.read_bytes() == run.last_checkpoint.read_bytes()
     assert {name: contents(run)[name] for name in kept} == {name: before[name] for name in kept}

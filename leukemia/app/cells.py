@@ -37,6 +37,7 @@ class Cell:
         added: whether a reviewer added it to the page, or it is in a folder given with --images.
         probability_sd: the standard deviation of the probabilities of an ensemble's members; NaN for one network.
         um_per_pixel: micrometres that a pixel is wide; None where unknown.
+        unlike: why the gate stops the cell, as "larger than 99 % of the training cells"; None where it does not.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Cell:
     added: bool = False
     probability_sd: float = math.nan
     um_per_pixel: float | None = None
+    unlike: str | None = None
 
 
 def run_cells(run: Run | Ensemble, classes: tuple[str, str], root: Path) -> list[Cell]:
@@ -80,8 +82,9 @@ def run_cells(run: Run | Ensemble, classes: tuple[str, str], root: Path) -> list
     deviations = predictions.get("probability_sd", pd.Series(math.nan, predictions.index)).tolist()
     columns = (predictions[name].tolist() for name in ("path", "subject", "label", "logit"))
     hashes = known["pixel_hash"].to_numpy()[rows]
-    for path, subject, label, logit, deviation, cell_id, um_per_pixel in zip(
-        *columns, deviations, hashes, scales, strict=True
+    reasons = predictions.get("unlike", pd.Series(None, predictions.index, dtype=object)).tolist()
+    for path, subject, label, logit, deviation, cell_id, um_per_pixel, unlike in zip(
+        *columns, deviations, hashes, scales, reasons, strict=True
     ):
         cell = Cell(
             id=cell_id,
@@ -92,6 +95,7 @@ def run_cells(run: Run | Ensemble, classes: tuple[str, str], root: Path) -> list
             logit=float(logit),
             probability_sd=deviation,
             um_per_pixel=um_per_pixel,
+            unlike=unlike if isinstance(unlike, str) else None,
         )
         cells.setdefault(cell.id, cell)
     return list(cells.values())

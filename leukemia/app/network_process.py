@@ -4,6 +4,7 @@ Importing torch takes seconds and holds the interpreter; a Grad-CAM heat map occ
 neither delays the page. The process starts with the first request, and starts again if it has died.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -39,13 +40,13 @@ class NetworkProcess:
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
 
-    def scores(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    def scores(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """`Predictor.scores` of pixels as the network sees them, uint8 (n, s, s, 3).
 
         Raises:
             InputError: if the network cannot be used.
         """
-        found: dict[str, NDArray[np.float64]] = self._call(_scores, pixels)
+        found: dict[str, NDArray[Any]] = self._call(_scores, pixels)
         return found
 
     def overlay(self, pixels: NDArray[np.uint8], positive: bool) -> bytes:
@@ -122,17 +123,19 @@ def _predictor() -> Any:
     return _loaded["predictor"]
 
 
-def _scores(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    scores: dict[str, NDArray[np.float64]] = _predictor().scores(pixels)
-    return scores
+def _scores(pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """The scores, and as `unlike` why the gate stops a cell, see `Predictor.unlike_words`."""
+    scores: dict[str, NDArray[Any]] = _predictor().scores(pixels)
+    return {**scores, "unlike": np.array(_predictor().unlike_words(scores), dtype=object)}
 
 
 def _overlay(pixels: NDArray[np.uint8], positive: bool) -> bytes:
     from leukemia.inference.gradcam import heat_maps
 
-    nets = _predictor().nets
-    maps = [heat_maps(net, pixels[None], [positive], enlarge=len(nets) > 1)[0] for net in nets]
-    return coloured(np.mean(maps, axis=0))
+    maps = [heat_maps(net, pixels[None], [positive], enlarge=False)[0] for net in _predictor().nets]
+    places = math.lcm(*(len(heat) for heat in maps))  # so that blocks of 2x2 and of 3x3 keep their edges
+    same = [heat.repeat(places // len(heat), 0).repeat(places // len(heat), 1) for heat in maps]
+    return coloured(np.mean(same, axis=0))
 
 
 def _prepare() -> None:

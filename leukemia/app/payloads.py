@@ -68,11 +68,12 @@ def _opinion(review: Review, cell: Cell) -> dict[str, Any]:
 
 def _notes(cell: Cell) -> list[str]:
     """Facts about a cell that a reviewer may know before deciding."""
+    unlike = [f"Unlike the training cells: {cell.unlike}."] if cell.unlike else []
     if cell.used_in == "train":
-        return ["The model was trained on this picture: its score says nothing about new cells."]
+        return ["The model was trained on this picture: its score says nothing about new cells.", *unlike]
     if cell.used_in == "val":
-        return ["This picture helped to choose the model's epoch: its score is not held out."]
-    return []
+        return ["This picture helped to choose the model's epoch: its score is not held out.", *unlike]
+    return unlike
 
 
 def progress_payload(review: Review, reviewer: str, queue: str) -> dict[str, Any]:

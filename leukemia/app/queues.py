@@ -17,8 +17,8 @@ def build_queues(
 ) -> dict[str, list[str]]:
     """The cell ids of each queue, first to last.
 
-    - `review`: the cells that triage does not release (without a policy, all cells). The cell whose calibrated
-      probability is nearest to 0.5 comes first.
+    - `review`: the cells that triage does not release (without a policy, all cells), and those that the gate stops.
+      These come first, then the cell whose calibrated probability is nearest to 0.5.
     - `check`: the released cells, in a random order that `salt` seeds. At any time, the cells that a reviewer has seen
       are a random sample.
     - `added`: the cells that reviewers added, the least certain first.
@@ -26,8 +26,9 @@ def build_queues(
     cells = list(cells)
     ids = np.array([cell.id for cell in cells])
     logit = np.array([cell.logit for cell in cells], dtype=float)
-    decisions = triage(logit, policy, classes)
-    by_certainty = np.lexsort((ids, np.abs(calibrated_logit(logit, policy))))
+    decisions = triage(cells, policy, classes)
+    known = np.array([cell.unlike is None for cell in cells])
+    by_certainty = np.lexsort((ids, np.abs(calibrated_logit(logit, policy)), known))
     released = np.flatnonzero(decisions != REVIEW)
     at_random = sorted(released.tolist(), key=lambda row: _random_key(salt, cells[row].id))
     return {
@@ -47,11 +48,12 @@ def following(queue: Sequence[str], done: Container[str], after: str | None = No
     return (cell for cell in order if cell not in done)
 
 
-def triage(logit: np.ndarray, policy: Policy | None, classes: tuple[str, str]) -> np.ndarray:
-    """A class or `review` for each logit (n,); `review` for all without a policy."""
+def triage(cells: Sequence[Cell], policy: Policy | None, classes: tuple[str, str]) -> np.ndarray:
+    """A class or `review` for each cell (n,); `review` without a policy, and for a cell that the gate stops."""
     if policy is None:
-        return np.full(len(logit), REVIEW, dtype=object)
-    return policy.decide(logit, classes)
+        return np.full(len(cells), REVIEW, dtype=object)
+    decided = policy.decide([cell.logit for cell in cells], classes)
+    return np.where([cell.unlike is None for cell in cells], decided, REVIEW)
 
 
 def calibrated_logit(logit: np.ndarray, policy: Policy | None) -> np.ndarray:

@@ -159,7 +159,7 @@ class Review:
         logit = np.array([cell.logit for cell in cells], dtype=float)
         probability = expit(calibrated_logit(logit, self.policy))
         label = np.where(probability >= 0.5, *reversed(self.classes))
-        decided = triage(logit, self.policy, self.classes)
+        decided = triage(cells, self.policy, self.classes)
         return list(map(Opinion, probability.tolist(), label.tolist(), decided.tolist()))
 
     def thresholds(self) -> tuple[float | None, float | None]:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class ScoringWorker:
     """
 
     def __init__(
-        self, review: Review, scores: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float64]]]
+        self, review: Review, scores: Callable[[NDArray[np.uint8]], dict[str, NDArray[Any]]]
     ) -> None:
         self.review = review
         self.problems: list[str] = []
@@ -65,9 +66,9 @@ class ScoringWorker:
             file = self._file(picture.cell)
             if not file.is_file():
                 continue
-            if picture.logit is not None and self._is_scored(picture):
+            if picture.logit is not None and picture.model == self.review.model:
                 scored.append(self._cell(picture, file, picture.logit, added=True))
-            else:
+            if picture.logit is None or not self._is_scored(picture):
                 self._put(_Job(picture, file, None, added=True))
         self.review.add(scored)
 
@@ -157,15 +158,21 @@ class ScoringWorker:
         cells = []
         found = self._scores(np.stack(pixels))
         deviations = found.get("probability_sd", np.full(len(unscored), np.nan)).tolist()
-        for job, logit, deviation in zip(unscored, found["logit"].tolist(), deviations, strict=True):
+        reasons = found.get("unlike", np.full(len(unscored), None)).tolist()
+        for job, logit, deviation, unlike in zip(
+            unscored, found["logit"].tolist(), deviations, reasons, strict=True
+        ):
             self.review.store.add_picture(replace(job.picture, logit=logit))
             cell = self._cell(job.picture, job.file, logit, job.added)
-            cells.append(replace(cell, probability_sd=deviation))
+            cells.append(replace(cell, probability_sd=deviation, unlike=unlike))
         self.review.add(cells)
 
     def _is_scored(self, picture: AddedPicture) -> bool:
-        """Whether the stored score is all that the model says; that of an ensemble lacks its deviation."""
-        return picture.model == self.review.model and len(self.review.run.members) == 1
+        """Whether the stored score is all that the model says. That of an ensemble lacks its deviation, and that of a
+        run with a gate lacks whether the gate stops the cell."""
+        members = self.review.run.members
+        gated = any((run.folder / "gate.json").is_file() for run in members)
+        return picture.model == self.review.model and len(members) == 1 and not gated
 
     def _read(self, job: _Job) -> tuple[AddedPicture, NDArray[np.uint8]]:
         if job.pixels is not None:

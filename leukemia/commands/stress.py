@@ -61,8 +61,10 @@ def stress(run: Run, names: Sequence[str] = (), device: str = "auto") -> int:
             scores.keep(shift, strength, _score(predictor, pictures, shift, strength, bar))
     policy = predictor.policy
     plain = scores.of(table, None, 0.0).assign(logit=table["logit"])
+    none = _entry(plain, plain, policy, scores.has_gate)
     found = [
-        _measured(shift, plain, scores, policy) for shift in tqdm(chosen, desc="intervals", disable=None)
+        _measured(shift, plain, none, scores, policy)
+        for shift in tqdm(chosen, desc="intervals", disable=None)
     ]
     result = {
         "model": run.model,
@@ -71,7 +73,7 @@ def stress(run: Run, names: Sequence[str] = (), device: str = "auto") -> int:
         "certified": policy is not None and policy.certified,
         "policy": None if policy is None else policy.to_json(),
         "gate": scores.has_gate,
-        "none": _entry(plain, plain, policy, scores.has_gate),
+        "none": none,
         "rescored": float((scores.of(table, None, 0.0)["logit"] - table["logit"]).abs().max()),
         "shifts": found,
     }
@@ -106,13 +108,16 @@ def _score(
     return {name: np.concatenate([part[name] for part in parts]) for name in known}
 
 
-def _measured(shift: Shift, plain: pd.DataFrame, scores: "_Scores", policy: Policy | None) -> dict[str, Any]:
+def _measured(
+    shift: Shift, plain: pd.DataFrame, none: dict[str, Any], scores: "_Scores", policy: Policy | None
+) -> dict[str, Any]:
     entries = [
         {"strength": strength, **_entry(plain, scores.of(plain, shift, strength), policy, scores.has_gate)}
         for strength in shift.strengths
     ]
     holds = all_hold if policy is not None and policy.certified else not_shown_to_fall
-    until = safe_until(shift.ways, {entry["strength"]: holds(entry) for entry in entries}.__getitem__)
+    safe = {entry["strength"]: holds(entry) for entry in entries}
+    until = safe_until(shift.ways, safe.__getitem__) if holds(none) else [None] * len(shift.ways)
     named = {name: getattr(shift, name) for name in ("name", "title", "unit", "none")}
     return {**named, "strengths": entries, "until": until}
 

@@ -184,6 +184,11 @@ class CellDataModule(pl.LightningDataModule):
         """The number of cells of the reported split that are not independent of the other splits."""
         return int((leaking(self.cells) & (self.cells["split"] == self.reported_split)).sum())
 
+    @property
+    def embedding(self) -> dict[str, Any] | None:
+        """The cost of the cached activations that training reads, see `FeatureCache`; None where it reads pixels."""
+        return self._cache.cost if self._cache else None
+
     def describe(self) -> str:
         """The table of splits, and a warning where they leak."""
         text = splits_table(self.cells, self.classes).to_string()

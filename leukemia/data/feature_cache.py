@@ -5,12 +5,14 @@ function of its picture. Their activations are stored, and training starts from 
 """
 
 import hashlib
+import json
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +32,8 @@ BATCH_SIZE = {"cpu": 16, "cuda": 256}  # cells; a processor is slower with more 
 # Cache only if this saves at least N multiply-adds per byte read. A processor of two cores does a thousand while a
 # slow disk reads a byte; a GPU does more while the bus brings one.
 WORTH = {"cpu": 1_000, "cuda": 5_000}
+
+PASS = "pass.json"  # cells, seconds and threads of the pass that computed a part
 
 Part = tuple[np.ndarray, int]  # cells, as rows of the pixel map, and the number of their D4 transform
 
@@ -92,6 +96,7 @@ class FeatureCache:
     ) -> None:
         self.model, self.pixels, self.parts = model, pixels, parts
         self.device, self.precision, self.max_gb = device, precision, max_gb
+        self.cost: dict[str, Any] | None = None  # of the loaded activations, see `_cost`
         self._loaded = ""  # the content hash of the frozen stages that computed the loaded activations
         with FlopCounterMode(display=False) as counter:
             self.shape = tuple(self._of_one_cell().shape[1:])
@@ -147,17 +152,33 @@ class FeatureCache:
         content = self.model.prefix_hash()
         common, dtype = self._common(content), self._of_one_cell().dtype
         stores = {}
+        folders: list[Path] = []
         for split, parts in self.parts.items():
             arrays = []
             for part in parts:
                 folder = cached_folder(_name(common, part), partial(self._compute, part), self.max_gb)
+                folders.append(folder)
                 arrays.append(np.load(folder / "activations.npy", mmap_mode="r"))
             stores[split] = ArrayStore("features", arrays, parts[0][0], dtype)
-        self._loaded = content
+        self._loaded, self.cost = content, self._cost(folders)
         return stores
+
+    def _cost(self, folders: Sequence[Path]) -> dict[str, Any] | None:
+        """The pass that computed the activations, whenever that was: `stage` (the boundary), `cells` (pictures),
+        `seconds_per_cell` from stored pixels to stored activations, `device`, `precision` and `threads`. None where a
+        part does not tell."""
+        try:
+            passes = [json.loads((folder / PASS).read_text()) for folder in folders]
+        except FileNotFoundError:
+            return None
+        cells = sum(each["cells"] for each in passes)
+        seconds = sum(each["seconds"] for each in passes) / max(cells, 1)
+        found: dict[str, Any] = {"stage": self.model.boundary, "cells": cells, "seconds_per_cell": seconds}
+        return found | {"device": self.device, "precision": self.precision, "threads": passes[0]["threads"]}
 
     def _compute(self, part: Part, folder: Path, dtype: type = np.float16) -> None:
         cells, number = part
+        start_of_pass = time.perf_counter()
         stored = preallocate_npy(folder / "activations.npy", (len(cells), *self.shape), np.dtype(dtype))
         size = BATCH_SIZE.get(self.device, BATCH_SIZE["cpu"])
         words = f"frozen stages, D4 transform {number + 1}" if number else "frozen stages"
@@ -176,6 +197,9 @@ class FeatureCache:
                 stored[start : start + len(rows)] = kept.cpu().numpy()
                 bar.update(len(rows))
         stored.flush()  # type: ignore[attr-defined]
+        seconds = time.perf_counter() - start_of_pass
+        passed = {"cells": len(cells), "seconds": seconds, "threads": torch.get_num_threads()}
+        (folder / PASS).write_text(json.dumps(passed))
 
     def _of_one_cell(self) -> Tensor:
         return self._activations(np.zeros_like(self.pixels.images[:1]), 0)

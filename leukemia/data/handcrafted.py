@@ -48,7 +48,8 @@ def measure(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     Args:
         images: uint8 (N, S, S, 3), each one cell on black.
     """
-    brightest = images.max(axis=-1)
+    channels = [images[..., channel] for channel in range(3)]  # far faster than along the last axis
+    brightest = _brightest(images)
     cell = brightest > BACKGROUND
     mask, size = cell.astype(np.float64), images.shape[1]
     rows, columns = mask.sum(axis=2), mask.sum(axis=1)
@@ -57,9 +58,9 @@ def measure(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     # A pixel itself adds 1/12 along each axis.
     spread = sum(_moment(counts, some) for counts in (rows, columns)) + area / 6
     roundness = np.divide(area**2, 2 * np.pi * spread, out=np.zeros_like(area), where=area > 0)
-    colours = np.einsum("nhwc,nhw->nc", images.astype(np.float64), mask) / some[:, None]
+    colours = np.column_stack([(one * cell).sum(axis=(1, 2), dtype=np.int64) / some for one in channels])
     share = area / (images.shape[1] * images.shape[2])
-    grey = images.mean(axis=-1, dtype=np.float32)
+    grey = (channels[0].astype(np.float32) + channels[1] + channels[2]) / np.float32(3)
     inner = cell[:, 1:-1, 1:-1].copy()
     laplacian = -4 * grey[:, 1:-1, 1:-1]
     for rows_at, columns_at in ((0, 1), (2, 1), (1, 0), (1, 2)):
@@ -83,8 +84,13 @@ def measure(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def is_background(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which pixels of RGB pictures, uint8 (..., 3), are black background; (...)."""
-    red, green, blue = (images[..., colour] for colour in range(3))  # 25 times as fast as max(axis=-1)
-    return np.maximum(np.maximum(red, green), blue) <= BACKGROUND
+    return _brightest(images) <= BACKGROUND
+
+
+def _brightest(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The largest colour of each pixel, 25 times as fast as max(axis=-1)."""
+    red, green, blue = (images[..., colour] for colour in range(3))
+    return np.maximum(np.maximum(red, green), blue)
 
 
 def _moment(counts: NDArray[np.float64], area: NDArray[np.float64]) -> NDArray[np.float64]:

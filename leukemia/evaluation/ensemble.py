@@ -1,6 +1,7 @@
 """Several networks as one model: the mean of their logits, and how far they disagree."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,13 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         values = [table[name].to_numpy() for table in aligned if name in table]
         if any((one != values[0]).any() for one in values[1:]):
             raise InputError(f"the members of the ensemble have another {name} for the same cells")
-    found = combined([table["logit"] for table in aligned])
+    found: dict[str, Any] = dict(combined([table["logit"] for table in aligned]))
+    gated = [table for table in aligned if {"unlike", "unlike_by"} <= set(table)]
+    if gated:  # a cell is stopped where the gate of any member stops it
+        by = np.stack([pd.to_numeric(table["unlike_by"], "coerce").fillna(np.inf) for table in gated])
+        why = np.stack([table["unlike"].to_numpy(dtype=object) for table in gated])
+        found["unlike_by"] = by.max(axis=0)
+        found["unlike"] = why[by.argmax(axis=0), np.arange(len(first))]
     if "split" in first:
         chose = np.any([table["split"] == "val" for table in aligned if "split" in table], axis=0)
         found["split"] = np.where(chose, "val", first["split"])

@@ -129,7 +129,7 @@ def _metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
             "resize": data.resize,
             "native_size": data.native_size,
             "tta": texts["tta"],
-            "gates": [_gate(gate) for gate in json.loads(texts["gates"])],
+            "gates": [_gate(gate) for gate in json.loads(texts.get("gates", "[null]"))],
         }
     except (
         KeyError,

@@ -68,7 +68,7 @@ class TorchPredictor(Predictor):
         )
 
     def member_outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
-        batch, found = torch.from_numpy(np.require(pixels, requirements="CW")).to(self.device), []
+        batch, found = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self.device), []
         for net, precision, gate in zip(self.nets, self.precisions, self.gates, strict=True):
             with torch.inference_mode(), autocast(self.device.type, precision):
                 logit, features = mean_outputs(partial(pixel_outputs, net), batch, self.tta)

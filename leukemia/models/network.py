@@ -17,6 +17,12 @@ IMAGENET = (
     (0.485, 0.456, 0.406),
     (0.229, 0.224, 0.225),
 )  # mean and standard deviation of red, green and blue
+NORMS = {
+    "batch": nn.modules.batchnorm._BatchNorm,
+    "layer": nn.LayerNorm,
+    "group": nn.GroupNorm,
+    "rms": nn.RMSNorm,
+}
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,18 @@ def check_input(net: nn.Module, image_size: int) -> None:
         ) from error
     finally:
         net.train(training)
+
+
+def network_size(net: nn.Module) -> dict[str, Any]:
+    """`parameters`, `megabytes` of the tensors as they are stored, and `norm`: the kinds of normalisation layers, as
+    batch or layer. Batch statistics are those of one laboratory, so they are known not to travel."""
+    tensors = net.state_dict().values()
+    found = [kind for kind, layer in NORMS.items() if any(isinstance(each, layer) for each in net.modules())]
+    return {
+        "parameters": sum(each.numel() for each in net.parameters()),
+        "megabytes": sum(each.numel() * each.element_size() for each in tensors) / 1e6,
+        "norm": " and ".join(found) or "none",
+    }
 
 
 def _check_owners(name: str, stages: nn.Sequential) -> None:

@@ -2,8 +2,11 @@
 
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from math import isclose
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,7 +25,7 @@ from leukemia.runs import Sweep
 FROZEN = "head"
 TRAINING = ("model.optimizer", "model.scheduler", "model.stage_lr", "model.unfreeze", "trainer", "callbacks")
 SHOWN, NOT_SHOWN, WORSE = "Shown", "Not shown", "Shown to be worse"
-UNKNOWN = "Not known"
+UNKNOWN, NOTHING = "Not known", "Nothing with a guarantee"
 LEAKS = "Leaks?"
 TRIAGE = "What would triage release?"
 BETTER = "Better than "
@@ -43,7 +46,7 @@ def answers(sweep: Sweep, results: pd.DataFrame, proof: Evidence) -> list[Answer
             *_frozen(best, results, proof.settings),
             *given,
             _triage(sweep, best, of),
-            *_gate(sweep, best),
+            *_gate(of),
         ]
     return sorted(given, key=lambda answer: answer.question != LEAKS or answer.tone != "alarm")
 
@@ -63,17 +66,21 @@ def in_short(found: Sequence[Answer]) -> list[str]:
     ]
     better = {name: of.verdict for name, of in asked.items() if name.startswith(BETTER)}
     parts = []
-    for verdict, words_of in ((SHOWN, "shown"), (NOT_SHOWN, "not shown"), (WORSE, "shown not")):
-        names = [name.removeprefix(BETTER).rstrip("?") for name, given in better.items() if given == verdict]
-        if names:
-            parts.append(f"it is {words_of} to be better than {' and '.join(names)}")
+    for verdict, said in (
+        (SHOWN, "shown to be better"),
+        (NOT_SHOWN, "not shown to be better"),
+        (WORSE, "shown to be worse"),
+    ):
+        if names := [
+            name.removeprefix(BETTER).rstrip("?") for name, given in better.items() if given == verdict
+        ]:
+            parts.append(f"it is {said} than {' and '.join(names)}")
     if parts:
-        said = ", ".join(parts)
-        lines.append(f"{said[0].upper()}{said[1:]}.")
+        lines.append(f"{parts[0].capitalize()}{''.join(f'; {part}' for part in parts[1:])}.")
     if TRIAGE in asked:
-        lines.append(
-            f"Triage at its default bounds: {asked[TRIAGE].verdict.lower()} released, the rest to review."
-        )
+        released = asked[TRIAGE].verdict
+        rest = asked[TRIAGE].text if released == NOTHING else "The rest goes to review."
+        lines.append(f"Triage would release {released.lower()}. {rest}")
     leak = asked.get(LEAKS)
     return [f"{leak.verdict}: {leak.text}", *lines] if leak and leak.tone == "alarm" else lines
 
@@ -84,7 +91,10 @@ def next_commands(sweep: Sweep, proof: Evidence) -> list[str]:
         return []
     best = next(run.folder for run in sweep.begun if run.name == proof.settings[0].runs[0])
     shown = [shlex.quote(os.path.relpath(folder)) for folder in (sweep.folder, best)]
-    return [f"leukemia evaluate {shown[0]}", f"leukemia triage {shown[1]}", f"leukemia app {shown[1]}"]
+    command = "leukemia"
+    if shutil.which(command) is None:  # its environment is not active, as after `make demo`
+        command = shlex.quote(os.path.relpath(Path(sys.executable).with_name(command)))
+    return [f"{command} evaluate {shown[0]}", f"{command} triage {shown[1]}", f"{command} app {shown[1]}"]
 
 
 def _best(of: dict[str, Any], proof: Evidence, results: pd.DataFrame) -> Answer:
@@ -207,7 +217,7 @@ def _triage(sweep: Sweep, model: SettingResult, of: dict[str, Any]) -> Answer:
             reasons = [str(problem)]
     if policy is None or not policy.certified:
         why = "; ".join(reasons) or (policy.why_not if policy else None) or "no policy"
-        return Answer(TRIAGE, "Nothing with a guarantee", f"{why[0].upper() + why[1:]}.", "doubt")
+        return Answer(TRIAGE, NOTHING, f"{why[0].upper() + why[1:]}.", "doubt")
     bounds = (
         f"At most {100 * policy.max_missed:g} % of the {of['classes'][1]} cells are missed and at most "
         f"{100 * policy.max_false_alarm:g} % of the {of['classes'][0]} cells are false alarms, with "
@@ -228,9 +238,22 @@ def _policy(sweep: Sweep, model: SettingResult) -> Policy | None:
     return None
 
 
-def _gate(sweep: Sweep, model: SettingResult) -> list[Answer]:
-    """The cells that the input gate stops; nothing where no gate is known."""
-    return []
+def _gate(of: dict[str, Any]) -> list[Answer]:
+    """The reported cells that the gate stops; nothing where there is no gate."""
+    if (unlike := of["unlike"]) is None:
+        return []
+    share = 100 * unlike["stopped"] / unlike["n_cells"]
+    subjects = unlike["subjects"]
+    said = (
+        f"Of {words.count(len(subjects), 'subject')}: {', '.join(words.stopped_of(subjects))}."
+        if subjects
+        else ""
+    )
+    return [
+        Answer(
+            "Unlike the training cells?", f"{share:.1f} % of the cells", f"{said} They go to review.".strip()
+        )
+    ]
 
 
 def _with_interval(found: dict[str, Any], name: str) -> str:

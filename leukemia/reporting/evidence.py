@@ -2,7 +2,7 @@
 caveats."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class SettingResult:
         pooled: whether several models' test splits stand in one table.
         over: the difference of the replicates: seeds, folds, or seeds and folds.
         names: of the replicates.
+        settings: as `combinations` gives them; empty for a table.
     """
 
     name: str
@@ -51,6 +52,7 @@ class SettingResult:
     pooled: bool
     over: str = "seeds"
     names: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def setting_results(target: Path | Ensemble, problems: list[str] | None = None) -> list[SettingResult]:
@@ -106,17 +108,17 @@ def result_of_setting(settings: dict[str, Any], rows: pd.DataFrame, by_name: dic
     baselines = list(_replicates(rows, known).values()) if len(known) == len(runs) else None
     several = any(len(set(table["fold"])) > 1 for table in tables.values() if "fold" in table)
     name, marks = words.describe(settings), [*words.marks(rows), *_missing_folds(rows, runs)]
-    runs_of = list(rows["run"])
     return SettingResult(
         name,
         list(tables.values()),
         baselines,
         class_names(rows),
         marks,
-        runs_of,
+        list(rows["run"]),
         several,
         _over(rows),
         tuple(tables),
+        settings,
     )
 
 

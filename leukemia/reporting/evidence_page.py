@@ -20,6 +20,8 @@ from leukemia.reporting.evidence import (
     predictions_of,
     usable_settings,
 )
+from leukemia.reporting.ranking import ranking
+from leukemia.reporting.stress import StressPage, stress_page
 from leukemia.reporting.text_tables import Printed
 from leukemia.runs import Run, Sweep
 
@@ -54,7 +56,9 @@ class Evidence:
     reliability: list[Figure] = field(default_factory=list)
     risk_coverage: list[Figure] = field(default_factory=list)
     decision: list[Figure] = field(default_factory=list)
+    by_train_subjects: list[Figure] = field(default_factory=list)
     triaged: list[Triaged] = field(default_factory=list)
+    stress: list[tuple[str, StressPage]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -79,7 +83,10 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     pairs = _ranked(comparisons(kept if len(kept) > MOST_PAIRED else kept[::-1]))
     if len(pairs) > MOST_PAIRS:
         found.notes.append(f"{len(pairs) - MOST_PAIRS} more differences: see leukemia evaluate.")
+    ranked = ranking(in_order, results)
+    found.by_train_subjects = evidence_plots.curves_by_train_subjects(ranked)
     found.tables = {
+        "ranking": evidence_tables.ranking_table(ranked),
         "intervals": evidence_tables.intervals_table(metrics),
         "subject-intervals": evidence_tables.subject_intervals_table(metrics),
         "seeds": evidence_tables.seeds_table(metrics),
@@ -108,6 +115,19 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     for name, policy, model, table in policies:
         found.triaged.append(_triaged(name, policy, table, model.classes))
         found.risk_coverage.append(evidence_plots.risk_coverage_plot(table, policy, name, model.marks))
+    found.stress = _stress(sweep, found.problems)
+    return found
+
+
+def _stress(sweep: Sweep, problems: list[str]) -> list[tuple[str, StressPage]]:
+    """What `leukemia stress` found, of at most MOST_PICTURED runs."""
+    found: list[tuple[str, StressPage]] = []
+    for run in sweep.begun:
+        try:
+            if len(found) < MOST_PICTURED and (page := stress_page(run)) is not None:
+                found.append((run.name, page))
+        except InputError as problem:
+            problems.append(f"{run.name}, {problem}")
     return found
 
 
@@ -119,9 +139,9 @@ def _covariates(sweep: Sweep, model: SettingResult) -> Printed:
         cells = run.cells[run.cells["path"].isin(model.replicates[0]["path"])]
         further = cells.drop(columns=[*COLUMNS, *ADDED_COLUMNS], errors="ignore")
         of_path = cells.set_index("path")
-        values = {
-            name: by_covariate(model.replicates, dict(of_path[name].items())) for name in covariates(further)
-        }
+        for name in covariates(further):
+            value_of = {str(path): value for path, value in of_path[name].items()}
+            values[name] = by_covariate(model.replicates, value_of)
     return evidence_tables.covariates_table(values, model.marks)
 
 

@@ -59,6 +59,44 @@ def subject_bars(
     return figure
 
 
+def curves_by_train_subjects(ranked: Sequence[dict[str, Any]]) -> list[Figure]:
+    """Accuracy by the number of training subjects: a figure for each first stage that trains, a line a network, beside
+    the handcrafted baseline. Empty where one number was tried.
+
+    Args:
+        ranked: as `leukemia.reporting.ranking.ranking` gives it.
+    """
+    lines = [of for of in ranked if len(of["curve"]) > 1]
+    stages = dict.fromkeys(s for of in lines if (s := of["settings"].get("trainable_from")) is not None)
+    figures = []
+    for stage in stages:
+        figure = drawing.new_figure(drawing.WIDTH, 3.0)
+        ax = figure.subplots()
+        drawn = [of for of in lines if of["settings"].get("trainable_from", stage) == stage]
+        for place, of in enumerate(drawn):
+            metrics = [cells["accuracy"] for _, cells in of["curve"]]
+            value = 100 * np.array([each["value"] for each in metrics])
+            low, high = (
+                100 * np.array([np.nan if each[end] is None else each[end] for each in metrics])
+                for end in ("low", "high")
+            )
+            handcrafted = "trainable_from" not in of["settings"]
+            ax.errorbar(
+                [n * (1 + 0.015 * place) for n, _ in of["curve"]], value, yerr=[value - low, high - value],
+                ms=3, lw=1.2, elinewidth=0.7, capsize=1.5, marker="o", label=drawing.plain(of["name"]),
+                ls=":" if handcrafted else "-",
+                color=drawing.GREY if handcrafted else drawing.COLOURS[place % len(drawing.COLOURS)],
+            )  # fmt: skip
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter("{x:g}")
+        drawing.style(ax, "Training subjects", "Accuracy, % (95 % interval)")
+        marks = list(dict.fromkeys(mark for of in drawn for mark in of["marks"]))
+        drawing.set_title(figure, ax, f"Accuracy by training subjects, from {stage}", marks)
+        drawing.legend_below(figure, ax)
+        figures.append(figure)
+    return figures
+
+
 def reliability_diagram(table: pd.DataFrame, title: str, marks: list[str]) -> Figure:
     """Accuracy against the decision's confidence in bins of equal mass, with counts, as predicted and as recalibrated
     on other subjects (where that can be)."""
@@ -125,7 +163,7 @@ def decision_curves(tables: Sequence[tuple[str, pd.DataFrame]], marks: list[str]
     Args:
         tables: name and predictions of each setting, of the same cells.
     """
-    figure = drawing.new_figure(2 * drawing.WIDTH, 3.2)
+    figure = drawing.new_figure(drawing.WIDTH, 3.0)
     ax = figure.subplots()
     ax.axhline(0, color=drawing.GREY, lw=0.9, label="none called positive")
     for place, (name, table) in enumerate(tables):

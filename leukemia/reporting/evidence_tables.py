@@ -9,6 +9,7 @@ from leukemia.evaluation.metrics import METRICS, SUBJECT_METRICS, Metric
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.thresholds import outcome
 from leukemia.reporting import words
+from leukemia.reporting.ranking import milliseconds, shown
 from leukemia.reporting.text_tables import Printed
 from leukemia.reporting.words import fraction, percent, whole
 
@@ -65,6 +66,37 @@ def differences_table(comparisons: Found) -> Printed:
     for pair in comparisons:
         differences = [_difference(pair[metric.name], metric) for metric in COMPARED]
         table.add([f"{pair['second']} minus {pair['first']}", *differences], pair["marks"])
+    return table
+
+
+def ranking_table(ranked: Found) -> Printed:
+    """A row an entry of `leukemia.reporting.ranking.ranking`: its place, the difference to the first, its cost, and its
+    accuracy with fewer training subjects."""
+    others = [name for of in ranked for name in of["settings"] if name not in ("network", "trainable_from")]
+    others = list(dict.fromkeys(others))
+    accuracy = METRICS["accuracy"]
+    fewer = sorted({n for of in ranked for n, _ in of["curve"][:-1]})
+    columns = ["Network", "Trains from", *map(words.setting, others), "Norm"]
+    numbers = [
+        *map(words.heading, BASELINE),
+        "Minus the first, points",
+        "Its difference",
+        "Minus handcrafted, points",
+    ]
+    numbers += ["Training subjects", "ms a cell", "MB"]
+    numbers += [f"{words.heading(accuracy)} of {n:g} subjects" for n in fewer]
+    table = Printed([*columns, *numbers], len(columns))
+    for of in ranked:
+        named = [words.value(of["settings"].get(name), name) for name in ("trainable_from", *others)]
+        row = [words.network(of["settings"]["network"]), *named, words.value(of["norm"])]
+        row += [_interval(of["cells"][metric.name], metric) for metric in BASELINE]
+        apart, gain = (of[key] and of[key]["accuracy"] for key in ("minus_best", "minus_handcrafted"))
+        row += [_difference(apart, accuracy) if apart else "–", shown(apart)]
+        row += [_difference(gain, accuracy) if gain else "–"]
+        row += [whole(of["curve"][-1][0]), milliseconds(of["embed_seconds"]), whole(of["megabytes"])]
+        by_count = dict(of["curve"])
+        row += [_interval(by_count[n]["accuracy"], accuracy) if n in by_count else "–" for n in fewer]
+        table.add(row, of["marks"])
     return table
 
 

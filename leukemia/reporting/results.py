@@ -19,7 +19,8 @@ WORDS = (
     "classes",
     "synthetic",
 )
-COUNTS = ("best_epoch", "n_images", "n_subjects", "leaks")
+COUNTS = ("best_epoch", "n_images", "n_subjects", "leaks", "train_subjects")
+COSTS = ("norm", "megabytes", "embed_seconds")  # of the network
 REPORTED = (  # keys of metrics.json
     *METRICS, "majority_accuracy", "accuracy_low", "accuracy_high", "train_accuracy", "train_val_gap", *COUNTS, *WORDS
 )  # fmt: skip
@@ -44,7 +45,8 @@ def results_table(sweep: Sweep | Ensemble) -> pd.DataFrame:
     """A row a run, those that have not begun last: `run, status, error, network, trainable_from`, then every other
     setting that differs between the runs by its dotted name, then `seed, protocol, fold`, `pretrained_on`,
     `pruned_after` (the epoch after which a search stopped the run early), the keys of metrics.json, those of its
-    `subjects` as `subjects.NAME`, and `seconds`. Only finished runs have metrics; an unknown value is missing.
+    `subjects` as `subjects.NAME`, `norm` and `megabytes` of the network, `embed_seconds` a cell (of runs that cached
+    its features), and `seconds`. Only finished runs have metrics; an unknown value is missing.
 
     A run that cannot be read stays in the table, with the reason as its `error`.
 
@@ -207,11 +209,19 @@ def _reported(metrics: dict[str, Any]) -> dict[str, Any]:
     classes = metrics.get("classes")
     found = {name: metrics.get(name) for name in REPORTED} | {"accuracy_low": low, "accuracy_high": high}
     found["classes"] = "/".join(map(str, classes)) if isinstance(classes, list) else classes
+    network, embedding = metrics.get("network") or {}, metrics.get("embedding") or {}
+    whole = embedding.get("stage") == "head"
+    costs = (
+        network.get("norm"),
+        network.get("megabytes"),
+        embedding.get("seconds_per_cell") if whole else None,
+    )
+    found |= dict(zip(COSTS, costs, strict=True))
     return found | {f"subjects.{name}": subjects.get(name) for name in BY_SUBJECT}
 
 
 def _typed(results: pd.DataFrame) -> pd.DataFrame:
-    numbers = [n for n in REPORTED if n not in WORDS] + [f"subjects.{n}" for n in BY_SUBJECT]
+    numbers = [n for n in (*REPORTED, *COSTS[1:]) if n not in WORDS] + [f"subjects.{n}" for n in BY_SUBJECT]
     for name in ("seed", "fold", "pruned_after", *numbers, "seconds"):
         whole = name in INTEGERS
         values = [_number(value, whole) for value in results[name]]

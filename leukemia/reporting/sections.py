@@ -6,13 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from leukemia.errors import InputError
 from leukemia.reporting import plots, summary, text_tables, words
 from leukemia.reporting.blocks import Block, Heading, Listing, Section, Table, Text, pictures, tables
 from leukemia.reporting.evidence_page import Evidence
 from leukemia.reporting.model_card import model_card
 from leukemia.reporting.results import combinations, read_status
-from leukemia.reporting.stress import stress_page
 from leukemia.reporting.terms import TERMS
 from leukemia.runs import Run, Sweep
 
@@ -65,6 +63,20 @@ def _grid(of: Material) -> list[Block]:
     ]
 
 
+def _ranking(of: Material) -> list[Block]:
+    if not of.proof.tables or not of.proof.tables["ranking"].rows:
+        return []
+    caption = (
+        "By accuracy, with 95 % intervals and paired differences on the same cells. The first is the best of many on "
+        "these cells, so it is biased upwards; differences are not corrected for their number. ms a cell: from stored "
+        "pixels to stored features, on the machine that computed them."
+    )
+    return [
+        Table("ranking", of.proof.tables["ranking"], caption),
+        *pictures(of.proof.by_train_subjects, MOST_PANELS),
+    ]
+
+
 def _one_run(of: Material) -> list[Block]:
     """Of a single run, in place of a grid: its metrics, and how its training went."""
     if not of.is_single:
@@ -107,6 +119,19 @@ def _intervals(of: Material) -> list[Block]:
             ),
         ),
     ]
+
+
+def _ranking(of: Material) -> list[Block]:
+    if not of.proof.tables or not of.proof.tables["ranking"].rows:
+        return []
+    caption = (
+        "By accuracy, with 95 % intervals and paired differences on the same cells. The first is the best of many on "
+        "these cells, so it is biased upwards; differences are not corrected for their number. Handcrafted: logistic "
+        "regression on cell area, mean colour and roundness. ms a cell: from stored pixels to stored features, on the "
+        "machine that computed them."
+    )
+    ranked = Table("ranking", of.proof.tables["ranking"], caption)
+    return [ranked, *pictures(of.proof.by_train_subjects, MOST_PANELS)]
 
 
 def _differences(of: Material) -> list[Block]:
@@ -206,18 +231,11 @@ def _review(of: Material) -> list[Block]:
 
 
 def _stress(of: Material) -> list[Block]:
+    """Of each run for which `leukemia stress` was called."""
     found: list[Block] = []
-    for number, run in enumerate(of.sweep.begun, start=1):
-        try:
-            page = stress_page(run)
-        except InputError as problem:
-            found.append(Text(str(problem), notice=True))
-            continue
-        if page is not None:
-            found += [Heading(run.name), Text(page.sentence), *pictures([page.figure], 1)]
-            found += [
-                Table(f"stress-{number}", page.table, "Differences are to the same cells without a shift.")
-            ]
+    for number, (name, page) in enumerate(of.proof.stress, start=1):
+        found += [Heading(name)] if len(of.proof.stress) > 1 else []
+        found += [Text(page.sentence), *pictures([page.figure], 1), Table(f"stress-{number}", page.table)]
     return found
 
 
@@ -352,8 +370,10 @@ def _terms(_: Material) -> list[Block]:
 # Identity, title, its blocks (none: the section is left out), and whether it is open.
 SECTIONS: tuple[tuple[str, str, Callable[[Material], list[Block]], bool], ...] = (
     ("grid", "Networks and freezing", _grid, True),
+    ("ranking", "Ranking of networks", _ranking, True),
     ("run", "Metrics and training", _one_run, True),
     ("without-metrics", "Runs without metrics", _failures, True),
+    ("ranking", "Ranking", _ranking, True),
     ("other-metrics", "Other metrics of the grid", _other_metrics, False),
     ("evidence", "Intervals", _intervals, False),
     ("differences", "Differences on the same cells", _differences, False),

@@ -17,7 +17,7 @@ from leukemia.runs import Run
 
 Results = Mapping[str, Any]  # the content of stress.json
 COLUMNS = 2
-PANEL = 1.15  # inches, the height of a shift's plot
+PANEL = 1.35  # inches, the height of a shift's plot
 RATES = {
     "missed": "Missed",
     "false_alarm": "False alarm",
@@ -64,15 +64,20 @@ def sentence(results: Results) -> str:
     for shift in results["shifts"]:
         below, above = _ends(shift)
         if below is None and above is None:
-            nowhere.append(shift["title"].lower())
+            nowhere.append(_within(shift["title"]))
         else:
             ends = " to ".join(f"{end:g}" for end in (below, above) if end is not None)
-            reached.append(f"{shift['title'].lower()} {ends} ({shift['unit']})")
+            reached.append(f"{_within(shift['title'])} {ends} ({shift['unit']})")
     ranges = f"up to {', '.join(reached)}" if reached else "under no shift"
     rest = f"; at no tried strength of {', '.join(nowhere)}" if reached and nowhere else ""
     if results["certified"]:
         policy = results["policy"]
         with_gate = " and its gate" if results["gate"] else ""
+        if False in results["none"]["holds"].values():
+            return (
+                f"The certified bounds are not shown on {results['what']}, even without a shift: they are too few, or "
+                "unlike those that certified the policy."
+            )
         return (
             f"With its triage policy{with_gate} this model is shown to keep its certified bounds (missed at most "
             f"{policy['max_missed']:g}, false alarm at most {policy['max_false_alarm']:g}) {ranges}{rest}, on "
@@ -170,6 +175,11 @@ def _interval(found: Mapping[str, Any], before: float) -> tuple[float, float]:
     if found["low"] is None:
         return 100 * found["value"], 100 * found["value"]
     return 100 * (before + found["low"]), 100 * (before + found["high"])
+
+
+def _within(title: str) -> str:
+    """A title within a sentence."""
+    return title if title.isupper() else title.lower()
 
 
 def _ends(shift: Mapping[str, Any]) -> tuple[float | None, float | None]:

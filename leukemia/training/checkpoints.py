@@ -77,6 +77,8 @@ def bring_back_best(run: Run) -> None:
     if same:
         with atomic_write(run.best_checkpoint) as file:
             file.write(run.last_checkpoint.read_bytes())
+        if (run.folder / "gate.json").is_file():
+            run.bind_gate()
         log.info("%s lacked best.ckpt: written again from last.ckpt, which is of the same epoch", run.name)
     else:
         log.warning(

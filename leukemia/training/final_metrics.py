@@ -19,6 +19,7 @@ from leukemia.identity import flatten, is_identity, network_name
 from leukemia.inference.torch_predictor import predict_outputs, predictions_table
 from leukemia.models.checkpoint import fill, read_checkpoint
 from leukemia.models.classifier import CellClassifier
+from leukemia.models.network import network_size
 from leukemia.runs import Run
 from leukemia.training.loggers import log_final
 
@@ -62,6 +63,9 @@ def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, t
         "classes": list(data.classes),
         "synthetic": data.demo_images > 0,
         "subjects": subject_metrics(table),
+        "train_subjects": int(data.cells["subject"][data.cells["split"] == "train"].nunique()),
+        "network": network_size(model.net),
+        "embedding": data.embedding,
     }
     run.write_json("metrics.json", metrics)
     numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}

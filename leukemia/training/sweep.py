@@ -135,7 +135,8 @@ def end_sweep(folder: Path, failures: Mapping[Path, Exception], held: ExitStack)
 
 def finish_sweep(folder: Path) -> Path:
     """Write the report of a sweep, and print what it says first. Where folds are pooled, before that print their
-    metrics with intervals, and where they are of one setting, choose a policy too, which says that it is not certified.
+    metrics with intervals, or of several networks the ranking. Where they are of one setting, choose a policy too,
+    which says that it is not certified.
 
     Returns:
         The path of report.html.
@@ -144,11 +145,14 @@ def finish_sweep(folder: Path) -> Path:
     from leukemia.commands.triage import triage
     from leukemia.reporting.evidence import setting_results
     from leukemia.reporting.html import written_report
+    from leukemia.reporting.ranking import ranking, ranking_text
+    from leukemia.reporting.results import results_table
 
     try:
         results = setting_results(folder)
         if any(result.pooled for result in results):
-            print(evaluated(folder))
+            ranked = ranking(results, results_table(Sweep(folder)))
+            print(ranking_text(ranked) if ranked else evaluated(folder))
             if len(results) == 1:
                 triage(folder)
     except InputError as problem:  # of pooled folds; the report says what is wrong with runs

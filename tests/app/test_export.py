@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from leukemia.app.export import consensus, decisions_csv, manifest_csv, train_command
+from leukemia.app.export import consensus, decisions_csv, manifest, manifest_csv, train_command
 from leukemia.config import compose
 from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import InputError
@@ -38,9 +38,11 @@ def test_no_name_in_the_csv_is_a_formula_and_numbers_stay_numbers(review, begin)
     first = review.queues["review"][0]
     name = f"{begin}HYPERLINK(1)"
     cell = replace(review.cells[first], path=f"{name}/a.png", subject=name, logit=-0.5)
-    review.store.decide(name, review.context(cell, "review", False, 1.0), "ALL", "request-formula")
+    context = review.context(cell, "review", False, 1.0, comment=name)
+    review.store.decide(name, context, "ALL", "request-formula")
     (row,) = csv.DictReader(io.StringIO(decisions_csv(review.store), newline=""))
     assert (row["path"], row["subject"], row["reviewer"]) == (f"'{name}/a.png", f"'{name}", f"'{name}")
+    assert row["comment"] == f"'{name}"
     assert (row["logit"], row["new_label"]) == ("-0.5", "ALL")
 
 
@@ -67,6 +69,28 @@ def test_the_manifest_trains_with_the_reviewed_labels(review, read_manifest, tmp
     of_path = {str(review.cells[cell_id].file): int(label == "ALL") for cell_id, label in labels.items()}
     assert dict(zip(data.cells["path"], data.cells["label"], strict=True)) == of_path
     assert set(data.cells["subject"]) == {review.cells[cell_id].subject for cell_id in reviewed}
+
+
+def test_no_manifest_holds_artefacts_or_cells_of_poor_quality(review, decide):
+    artefact, poor, *others = review.queues["review"][:6]
+    for cell_id, label in zip(
+        (artefact, poor, *others), ("artefact", "poor quality", *["ALL", "HEM"] * 2), strict=True
+    ):
+        decide(review, "Ann", cell_id, label, comment="smudge" if label == "artefact" else "")
+    paths = set(pd.read_csv(io.StringIO(manifest(review, with_training=False)))["path"])
+    assert paths == {str(review.cells[cell_id].file) for cell_id in others}
+    trained = review.run.cells[review.run.cells["split"] == "train"].iloc[0]
+    labels, unusable = consensus(review.store).labels, {trained["pixel_hash"]}
+    text = manifest_csv(labels, review.cells, review.run, review.root, review.classes, unusable)
+    assert trained["path"] not in text
+    assert len(text.splitlines()) == 1 + review.run.cells["split"].isin(["train", "val"]).sum() - 1 + len(
+        others
+    )
+    rows = list(csv.DictReader(io.StringIO(decisions_csv(review.store))))
+    assert [(row["new_label"], row["comment"]) for row in rows[:2]] == [
+        ("artefact", "smudge"),
+        ("poor quality", ""),
+    ]
 
 
 def test_a_manifest_with_training_cells_is_the_data_of_a_next_run(review, read_manifest, tmp_path):

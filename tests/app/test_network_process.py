@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from leukemia.app import network_process
 from leukemia.app.network_process import NetworkProcess, coloured
 from leukemia.app.review import Review
 from leukemia.errors import InputError
@@ -51,6 +53,15 @@ def test_logits_are_those_of_the_run_and_overlays_are_pngs(leukemia_train, small
     finally:
         network.close()
         review.store.close()
+
+
+def test_the_map_of_an_ensemble_keeps_the_blocks_of_its_members(monkeypatch):
+    maps = {"two": np.float32([[0, 1], [0, 0]]), "three": np.eye(3, dtype=np.float32)}
+    monkeypatch.setattr("leukemia.inference.gradcam.heat_maps", lambda net, *_, **__: maps[net][None])
+    monkeypatch.setitem(network_process._loaded, "predictor", SimpleNamespace(nets=list(maps)))
+    drawn = np.asarray(Image.open(io.BytesIO(network_process._overlay(np.zeros((6, 6, 3), np.uint8), True))))
+    mean = (np.kron(maps["two"], np.ones((3, 3))) + np.kron(maps["three"], np.ones((2, 2)))) / 2
+    np.testing.assert_array_equal(drawn, np.asarray(Image.open(io.BytesIO(coloured(mean)))))
 
 
 def test_opacity_grows_with_the_heat_map():

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,13 @@ def test_the_sample_of_released_cells_is_random_and_stays_the_same():
     assert order != build_queues(cells(logits), POLICY, CLASSES, "run@2")["check"]
     among_first = sum(int(cell) < 500 for cell in order[:100])
     assert 30 < among_first < 70  # of 100 draws at one half: 4 standard deviations
+
+
+def test_cells_that_the_gate_stops_are_reviewed_first_whatever_the_policy_says():
+    sure, unsure, foreign = cells([5.0, 0.1, 4.0])
+    foreign = replace(foreign, unlike="larger than 99 % of the training cells")
+    found = build_queues([sure, unsure, foreign], POLICY, CLASSES, "")
+    assert (found["review"], found["check"]) == (["0002", "0001"], ["0000"])
 
 
 def test_added_pictures_have_a_queue_of_their_own():

@@ -198,6 +198,14 @@ def test_a_policy_that_is_not_certified_is_named_with_its_reason(serve, run):
     assert "Not for diagnosis" in said
 
 
+@pytest.mark.parametrize(("bound", "colour"), [(0.1, "sure"), (0.3, "unsure")])
+def test_a_loose_bound_is_amber_and_a_usual_one_green(serve, run, bound, colour):
+    run.write_json("triage.json", replace(run.policy, max_missed=bound).to_json())
+    said = serve(Run(run.folder)).ask("GET", "/")[1].decode()
+    assert f'class="policy {colour}"' in said
+    assert f"At most {100 * bound:g} % of ALL cells released as HEM" in said
+
+
 def test_kappa_of_one_cell_has_no_interval(serve, run):
     page = serve(run)
     cell = page.review.queues["review"][0]

@@ -57,6 +57,22 @@ def test_a_picture_that_the_model_was_trained_on_is_marked(serve, run, cells_roo
     assert "trained on this picture" in shown["notes"][0]
 
 
+def test_an_upload_that_the_gate_stops_says_why_before_a_decision(serve, run):
+    page = serve(run)
+    why = "larger than 99 % of the training cells"
+    page.worker._scores = lambda pixels: {
+        "logit": np.full(len(pixels), 9.0),
+        "unlike": np.full(len(pixels), why),
+    }
+    pixels, content = picture()
+    page.ask("POST", "/api/pictures?name=noise.png", content)
+    page.wait_for_scores()
+    shown = page.ask("GET", f"/api/cell?at={pixel_hash(pixels)}&queue=review")[1]["cell"]
+    assert shown["notes"] == [f"Unlike the training cells: {why}."]
+    assert shown["opinion"]["triage"] == "Triage sends this cell to review."
+    assert page.review.queues["review"][0] == pixel_hash(pixels)
+
+
 def test_a_folder_is_reviewed_instead_of_the_runs_own_cells(serve, run, tmp_path):
     folder = tmp_path / "mine"
     (folder / "P1").mkdir(parents=True)

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from leukemia.cli import main
 from leukemia.evaluation.policy import Policy
@@ -36,6 +38,8 @@ def written(untrained_run, tmp_path_factory):
     for seed, name in enumerate(MEMBERS):
         untrained_run(folder / "sweep" / name, network(seed))
     untrained_run(folder / "larger", network(2), image_size=40)
+    untrained_run(folder / "gated" / "a", network(0), gate=True)
+    shutil.copytree(folder / "sweep" / "b", folder / "gated" / "b")
     return folder
 
 
@@ -94,6 +98,20 @@ def test_the_file_of_an_ensemble_holds_each_members_logits_and_names(sweep, expo
     about = {entry.key: entry.value for entry in onnx.load(exported).metadata_props}
     assert (about["run"], json.loads(about["members"])) == ("sweep", MEMBERS)
     assert json.loads(about["checked"])["largest_difference"] <= 1e-4
+
+
+def test_a_cell_is_stopped_where_the_gate_of_a_member_stops_it_also_in_the_exported_file(
+    written, demo_root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (450, 450), "white").save("white.png")
+    export(open_model([written / "gated"]))
+    models = [written / "gated", Path("gated.onnx"), written / "gated" / "a"]
+    whole, file, alone = (predicted(model, demo_root / "validation_data", "white.png") for model in models)
+    pd.testing.assert_frame_equal(whole, file, atol=1e-3, rtol=0)
+    np.testing.assert_allclose(whole["unlike_by"], alone["unlike_by"])
+    assert (whole["decision"].iloc[-1], whole["decided_by"].iloc[-1]) == ("review", "gate.json")
+    assert (whole["decision"] != "review").any()
 
 
 def test_the_weights_of_an_ensemble_are_exported_one_by_one(sweep, capsys):

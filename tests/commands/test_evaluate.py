@@ -271,3 +271,17 @@ def test_a_checkpoint_is_not_taken_for_a_table(tmp_path):
         InputError, match=r"best.ckpt is not a folder: give the folder of a run or of a sweep"
     ):
         evaluated(tmp_path / "best.ckpt")
+
+
+def test_the_stopped_cells_are_counted_by_reason_and_subject(tmp_path):
+    table = write_run(tmp_path, "head", 0, 0)
+    run = Run(tmp_path / "head-0-0")
+    assert "gate: none" in evaluated(run.folder)
+    by = np.where(table["subject"] == "0-3", 1.5, 0.2)
+    why = np.where(by > 1, "more blurred than 99 % of the training cells", None)
+    run.write_table("predictions.csv", table.assign(unlike=why, unlike_by=by))
+    text = evaluated(run.folder)
+    assert "gate: 12 of 96 cells are unlike the training cells" in text
+    assert "12 more blurred than 99 % of the training cells" in text
+    assert "of 0-3 (12 of 12)" in text
+    assert json.loads(evaluated(run.folder, as_json=True))["unlike"]["stopped"] == 12

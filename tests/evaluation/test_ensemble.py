@@ -45,3 +45,16 @@ def test_members_that_contradict_each_other_are_refused(name):
     tables = [predictions("ab", [0.0, 0.0], **{name: value}) for value in (0, 1)]
     with pytest.raises(InputError, match=f"another {name} for the same cells"):
         mean_predictions(tables)
+
+
+def test_the_gate_that_stops_a_cell_most_speaks_for_the_ensemble():
+    gated = predictions("abc", [0.0, 0.0, 0.0], unlike_by=[0.5, 3.0, 0.1], unlike=[None, "larger", None])
+    other = predictions(
+        "abc", [0.0, 0.0, 0.0], unlike_by=[0.7, 2.0, np.nan], unlike=[None, "redder", "bluer"]
+    )
+    found = mean_predictions([gated, other])
+    np.testing.assert_allclose(found["unlike_by"], [0.7, 3.0, np.inf])
+    assert found["unlike"].tolist()[1:] == ["larger", "bluer"]
+    assert pd.isna(found["unlike"][0])
+    alone = mean_predictions([gated.drop(columns="unlike_by"), other.iloc[:2]])
+    assert alone["unlike"].tolist()[1:] == ["redder"]

@@ -9,17 +9,20 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 from torchvision.ops import sigmoid_focal_loss
 
+from leukemia.data.datamodule import CellDataModule
 from leukemia.data.feature_cache import FrozenPrefix
 from leukemia.errors import DivergedError, InputError
 from leukemia.models import optim
 from leukemia.models.checkpoint import load_classifier, load_network, read_checkpoint
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.network import pixel_logits
+from leukemia.models.resnet import resnet
 from leukemia.models.targets import name_of
 
 pytestmark = pytest.mark.filterwarnings(
@@ -58,7 +61,7 @@ def make(tiny):
 
     def made(**settings) -> CellClassifier:
         torch.manual_seed(0)
-        return CellClassifier(tiny(), **{"trainable_from": "body", **settings})
+        return CellClassifier(tiny(), **{"trainable_from": "body", "stage_lr": None, **settings})
 
     return made
 
@@ -398,6 +401,63 @@ def test_stages_learn_at_their_own_rates(make, tmp_path):
     }
     assert rates == {"body": 3e-4, "pool": 1e-5, "head": 1e-2}
     assert model.history[-1]["lr"] == 1e-2
+
+
+def batches_of(values: torch.Tensor, labels: torch.Tensor, **settings) -> DataLoader:
+    rows = [{"features": x, "label": y} for x, y in zip(values, labels, strict=True)]
+    return DataLoader(rows, batch_size=16, **settings)
+
+
+def test_by_default_a_frozen_network_reaches_a_logistic_regression_of_its_features(demo_root, tmp_path):
+    torch.manual_seed(0)
+    frozen = CellClassifier(resnet(18, weights="none"), "head")
+    data = CellDataModule(str(demo_root), protocol="holdout", image_size=64)
+    found = {}
+    for split in ("train", "test"):
+        batches = [(frozen.prefix(batch["pixels"]), batch["label"]) for batch in data.batches(split)]
+        found[split] = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    regression = LogisticRegression(max_iter=5000).fit(*(part.numpy() for part in found["train"]))
+    expected = torch.as_tensor(regression.decision_function(found["test"][0].numpy()))
+    expected_loss = float(bce(expected, found["test"][1].double()))
+
+    def reached(**settings) -> float:
+        torch.manual_seed(0)
+        model = CellClassifier(resnet(18, weights="none"), "head", **settings)
+        loaders = batches_of(*found["train"], shuffle=True), batches_of(*found["test"])
+        trainer(tmp_path, 30, callbacks=[EarlyStopping("val/loss", patience=5)]).fit(model, *loaders)
+        return min(epoch["val/loss"] for epoch in model.history)
+
+    assert reached() < expected_loss + 0.03
+    assert reached(stage_lr=None) > expected_loss + 0.05  # at the rate of the other stages
+
+
+def test_a_linear_head_does_not_see_a_common_mean_of_its_features(tiny, tmp_path):
+    found = []
+    generator = torch.Generator().manual_seed(1)
+    values, labels = torch.randn(64, 4, generator=generator), (torch.arange(64) % 3 > 0).float()
+    for shift in (0.0, 4.0):
+        torch.manual_seed(0)
+        model = CellClassifier(tiny(), "head")
+        with torch.no_grad():  # the same function of the cell
+            model.net.stages.head.bias -= shift * model.net.stages.head.weight.sum()
+        trainer(tmp_path, 2).fit(
+            model, batches_of(values + shift, labels), batches_of(values + shift, labels)
+        )
+        found.append(model.logits({"features": values + shift}).detach())
+    assert torch.allclose(*found, atol=1e-3)
+
+
+@pytest.mark.parametrize(("bias", "kept"), [(5.0, False), (0.0, True)])
+def test_a_head_that_begins_worse_than_a_constant_begins_without_its_offset(tiny, tmp_path, bias, kept):
+    model = CellClassifier(tiny(), "head", stage_lr={"head": 1e-9})
+    values = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0.0, 1.0] * 8)
+    with torch.no_grad():
+        model.net.stages.head.weight.copy_(values.T @ (2 * labels - 1) / len(labels))
+        model.net.stages.head.bias.fill_(bias)
+    trainer(tmp_path, 1).fit(model, batches_of(values, labels), batches_of(values, labels))
+    mean = float(model.logits({"features": values}).mean().detach())
+    assert (abs(mean) < 1e-4) != kept
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -90,6 +90,14 @@ def test_nothing_is_released_on_cells_that_chose_the_epoch_and_the_answer_says_s
     assert found["Which cells chose the epoch?"].verdict == "Epoch chosen on these cells"
 
 
+def test_cells_that_the_gate_stops_are_counted_where_a_gate_is_known(make_run, tmp_path):
+    run = write(make_run, tmp_path, "layer4", 1.6)
+    assert "Stopped by the gate?" not in asked(tmp_path)
+    unlike = np.where(np.arange(900) < 9, 1.2, 0.5)
+    run.write_table("predictions.csv", run.predictions.assign(unlike_by=unlike))
+    assert asked(tmp_path)["Stopped by the gate?"].verdict == "9 of 900 cells (1.00 %)"
+
+
 def test_a_leak_is_the_first_answer(make_run, tmp_path):
     write(make_run, tmp_path, "layer4", 1.6, leaks=7)
     first = next(iter(asked(tmp_path).values()))
@@ -107,3 +115,14 @@ def test_the_best_setting_says_how_many_share_its_accuracy(make_run, tmp_path):
     for seed, lr in enumerate((1e-2, 1e-3)):
         write(make_run, tmp_path, "layer4", 1.6, seed=seed, settings={"model.optimizer.lr": lr})
     assert "1 other setting reached the same." in asked(tmp_path)["Best setting"].text
+
+
+def test_cells_that_the_gate_stops_are_counted_with_their_subjects(make_run, tmp_path):
+    run = write(make_run, tmp_path, "head", 1.6)
+    assert "Unlike the training cells?" not in asked(tmp_path)
+    by = np.where(SUBJECTS == 3, 2.0, 0.5)
+    why = np.where(by > 1, "larger than 99 % of the training cells", None)
+    run.write_table("predictions.csv", run.predictions.assign(unlike=why, unlike_by=by))
+    answer = asked(tmp_path)["Unlike the training cells?"]
+    assert answer.verdict == "1.1 % of the cells"
+    assert "S3 (10 of 10)" in answer.text

@@ -268,3 +268,25 @@ def test_a_subject_with_a_name_like_markup_stays_a_name(tmp_path, make_run):
         "predictions.csv", run.predictions.assign(subject="<b>$x$</b>" + run.predictions["subject"])
     )
     assert "<b>" not in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_further_columns_of_the_cells_are_covariates_of_the_best_setting(tmp_path, make_run):
+    run = make_run(tmp_path, protocol="holdout")
+    cells = run.predictions[["path", "subject", "label", "split"]]
+    site = cells["subject"].str[1:].astype(int) % 2
+    run.write_table(
+        "cells.csv",
+        cells.assign(
+            group=cells["subject"], pixel_hash="x", site=site.map({0: "A", 1: "B"}), number=range(len(cells))
+        ),
+    )
+    proof = evidence(Sweep(tmp_path), results_table(Sweep(tmp_path)))
+    rows = rows_of(proof, "covariates")
+    assert [(row["Column"], row["Value"]) for row in rows] == [("site", "A"), ("site", "B")]
+    for row, value in zip(rows, (0, 1), strict=True):
+        of_site = run.predictions[site == value]
+        assert number(row["Accuracy %"]) == pytest.approx(
+            METRICS["Accuracy %"](of_site["label"], of_site["logit"]), abs=0.006
+        )
+        assert row["Subjects"] == str(of_site["subject"].nunique())
+    assert 'id="covariates"' in write_report(tmp_path).read_text(encoding="utf-8")

@@ -14,14 +14,15 @@ from leukemia.runs import Run
 from leukemia.training.final_metrics import logged_settings
 from leukemia.training.run import train
 
+SETTINGS = (
+    "data.image_size=32", "data.batch_size=16", "data.protocol=holdout", "data.tta=d4", "model.net.weights=none",
+    "model.trainable_from=head", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, demo_root) -> Run:
-    settings = (
-        "data.image_size=32", "data.batch_size=16", "data.protocol=holdout", "data.tta=d4", "model.net.weights=none",
-        "model.trainable_from=head", "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2",
-    )  # fmt: skip
-    return train(compose([f"data.root={demo_root}", *settings]), tmp_path_factory.mktemp("final") / "run")
+    return train(compose([f"data.root={demo_root}", *SETTINGS]), tmp_path_factory.mktemp("final") / "run")
 
 
 def test_predictions_are_the_mean_logit_over_the_d4_transforms_of_the_best_checkpoint(run):
@@ -50,6 +51,24 @@ def test_every_registered_metric_is_written(run):
     assert run.metrics["better_than_majority"] == (low > run.metrics["majority_accuracy"])
 
 
+def test_the_size_and_the_norm_of_the_network_are_written(run):
+    size = run.metrics["network"]
+    assert size["parameters"] == 11_177_025  # of torchvision's ResNet18 with one logit
+    assert size["megabytes"] == pytest.approx(4 * size["parameters"] / 1e6, rel=0.002)
+    assert size["norm"] == "batch"
+    assert run.metrics["train_subjects"] == run.cells["subject"][run.cells["split"] == "train"].nunique()
+
+
+def test_a_warm_cache_tells_the_cost_of_the_pass_that_filled_it(run, demo_root, tmp_path):
+    cost = run.metrics["embedding"]
+    assert (cost["stage"], cost["cells"], cost["device"]) == ("head", len(run.cells), "cpu")
+    assert 0 < cost["seconds_per_cell"] < 10
+    again = train(
+        compose([f"data.root={demo_root}", *SETTINGS, "model.optimizer.lr=1e-4"]), tmp_path / "again"
+    )
+    assert again.metrics["embedding"] == cost
+
+
 def test_loggers_show_the_network_and_its_freezing_first(run):
     settings = logged_settings(run.config)
     assert list(settings.items())[:2] == [("network", "resnet18"), ("trainable_from", "head")]
@@ -67,7 +86,7 @@ def test_the_gap_is_the_difference_of_the_accuracies(run):
 def test_the_gate_is_that_of_the_training_cells_and_judges_the_reported_ones_as_predict_does(run):
     train, gate = run.cells[run.cells["split"] == "train"], run.gate
     assert gate.about["n_cells"] == len(train)
-    assert (gate.about["unit"], gate.about["n_units"]) == ("subject", train["subject"].nunique())
+    assert (gate.about["unit"], gate.about["n_units"]) == ("group", train["group"].nunique())
     assert len(gate.cells) == train["pixel_hash"].nunique()
     predictor, table = TorchPredictor(run, "cpu"), run.predictions.head(8)
     pixels = np.stack([predictor.pixels(run.data.root / path) for path in table["path"]])

@@ -63,7 +63,7 @@ def test_where_only_the_best_checkpoint_is_left_the_run_continues_or_is_refused_
         claim(run, wanted(seed=1), CELLS)
 
 
-@pytest.mark.parametrize("name", ["history.csv", "predictions.csv", "baseline.csv", "metrics.json"])
+@pytest.mark.parametrize("name", RESULTS)
 def test_a_finished_run_that_lacks_a_result_is_repaired_unless_it_is_another_one(run, name):
     finish(run)
     (run.folder / name).unlink()

@@ -318,7 +318,7 @@ def test_a_finished_run_that_lost_results_is_repaired_from_its_best_checkpoint(
     finished, demo_root, tmp_path, monkeypatch, caplog
 ):
     caplog.set_level("INFO")
-    names = ("history.csv", "predictions.csv", "baseline.csv", "metrics.json")
+    names = ("history.csv", "predictions.csv", "baseline.csv", "gate.json", "gate.npz", "metrics.json")
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
     for name in names:
@@ -329,7 +329,7 @@ def test_a_finished_run_that_lost_results_is_repaired_from_its_best_checkpoint(
     for name in names:
         assert (folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
     assert (folder / "triage.json").read_text() == "a later command wrote this"
-    assert "lacks history.csv, predictions.csv, baseline.csv, metrics.json" in caplog.text
+    assert f"lacks {', '.join(names)}" in caplog.text
 
 
 def test_a_finished_run_without_results_and_best_checkpoint_is_refused_and_stays(

@@ -256,7 +256,7 @@ async function decide(label) {
     remember(decided.id);
     picked = false;
     show(state);
-    const opinion = seen ? "" : ` The model: ${state.leaning}.`;
+    const opinion = seen ? "" : ` The model: ${state.leaning[0].toLowerCase()}${state.leaning.slice(1)}.`;
     say(`${decided.name}: ${named(label)}. Saved.${opinion}`);
   });
 }
