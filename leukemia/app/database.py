@@ -8,11 +8,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from leukemia.app.decisions import LONGEST_COMMENT
-from leukemia.errors import InputError
+from leukemia.errors import InputError, in_a_line, quoted
 
 APPLICATION = int.from_bytes(b"leuk")
 LARGEST = 1e8  # bytes; a decision takes about 500
 LONGEST = 1_000_000  # bytes of a row
+DAMAGED = (sqlite3.Error, UnicodeDecodeError)  # the second where SQLite quotes bytes of the file
 BUSY = {"reading": 1.0, "writing": 5.0}  # seconds to wait for another program
 
 # Step n makes version n of the file from version n - 1, so that an older file is upgraded and keeps every decision.
@@ -88,10 +89,10 @@ class Database:
             self._connections["reading"] = _connect(path, "reading")
             self._connections["reading"].execute("PRAGMA query_only=ON")
             self._check()
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, *DAMAGED) as error:
             raise InputError(
-                f"cannot write decisions into {path} ({error}): make the run folder writable, or move a damaged file "
-                "aside"
+                f"cannot write decisions into {path} ({quoted(error)}): make the run folder writable, or move a "
+                "damaged file aside"
             ) from None
 
     def close(self) -> None:
@@ -169,7 +170,7 @@ class Database:
         _check_schema(connection, self.path)
         ((found,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
         if found != "ok":
-            raise InputError(f"{self.path} is damaged ({str(found)[:200]}): move it aside")
+            raise InputError(f"{self.path} is damaged ({in_a_line(str(found))}): move it aside")
         self._opened = self._places()
 
 
@@ -238,7 +239,7 @@ _EXPECTED = _expected()
 def _in_words(purpose: str) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except DAMAGED as error:
         code = getattr(error, "sqlite_errorname", None) or ""
         if code.startswith("SQLITE_FULL"):
             reason = "the disk is full: make room on it"
@@ -247,6 +248,6 @@ def _in_words(purpose: str) -> Iterator[None]:
         elif code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
             reason = "the review folder cannot be written to: make it writable"
         else:
-            reason = f"{error}: check the disk"
+            reason = f"{quoted(error)}: check the disk"
         done = "Nothing was saved" if purpose == "save" else "The decisions cannot be read"
         raise InputError(f"{done}, because {reason}, and try again.") from None

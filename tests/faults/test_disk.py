@@ -87,7 +87,7 @@ def test_training_reads_pixels_where_the_feature_cache_does_not_fit(
 def test_a_report_on_a_full_disk_leaves_the_old_one_complete(small_disk, undisturbed, tmp_path):
     import shutil
 
-    disk = small_disk("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    disk = small_disk("-t", "tmpfs", "-o", "size=8m", "tmpfs")
     shutil.copytree(undisturbed.folder, disk / "run", ignore=shutil.ignore_patterns("checkpoints", "events*"))
     page = write_report(disk).read_text()
     fill(disk, leave=8192)

@@ -608,7 +608,7 @@ statements = st.builds(
 
 @pytest.fixture(scope="module")
 def decisions(tmp_path_factory):
-    """The bytes of a file of decisions."""
+    """A file of decisions."""
     file = tmp_path_factory.mktemp("decisions") / "review.sqlite"
     store = Store(file)
     for number in range(4):
@@ -616,7 +616,7 @@ def decisions(tmp_path_factory):
     store.undo("Ann", "request-9")
     store.add_picture(AddedPicture("0a", "a.png", None))
     store.close()
-    return file.read_bytes()
+    return file
 
 
 @quick
@@ -625,10 +625,12 @@ def decisions(tmp_path_factory):
     how=st.one_of(st.just([]), mutations),
     log=st.one_of(st.just(b""), st.binary(min_size=1, max_size=100)),
 )
+@example(done=[], how=[("cut", 0.9375, 0)], log=b"")
+@example(done=[], how=[("set", 0.0625, 128)], log=b"")
 def test_a_damaged_file_of_decisions_is_used_or_refused(decisions, tmp_path_factory, done, how, log):
     folder = tmp_path_factory.mktemp("review")
     file = folder / "review.sqlite"
-    file.write_bytes(decisions)
+    shutil.copy(decisions, file)
     with closing(sqlite3.connect(file)) as stranger:
         stranger.execute("PRAGMA ignore_check_constraints = ON")
         ((trigger,),) = stranger.execute(
