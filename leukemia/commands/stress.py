@@ -175,7 +175,7 @@ class _Scores:
         found = {column: scores["logit"]}
         if "unlike_by" in scores:
             found[column + UNLIKE] = scores["unlike_by"]
-        self.table = self.table.assign(**found)
+        self.table = self.table.copy().assign(**found)  # a copy is in one piece; a hundred pieces are slow
         self._run.write_table(SCORES, self.table)
 
     def of(self, table: pd.DataFrame, shift: Shift | None, strength: float) -> pd.DataFrame:
