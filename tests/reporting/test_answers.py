@@ -92,10 +92,10 @@ def test_nothing_is_released_on_cells_that_chose_the_epoch_and_the_answer_says_s
 
 def test_cells_that_the_gate_stops_are_counted_where_a_gate_is_known(make_run, tmp_path):
     run = write(make_run, tmp_path, "layer4", 1.6)
-    assert "Stopped by the gate?" not in asked(tmp_path)
+    assert "Unlike the training cells?" not in asked(tmp_path)
     unlike = np.where(np.arange(900) < 9, 1.2, 0.5)
     run.write_table("predictions.csv", run.predictions.assign(unlike_by=unlike))
-    assert asked(tmp_path)["Stopped by the gate?"].verdict == "9 of 900 cells (1.00 %)"
+    assert asked(tmp_path)["Unlike the training cells?"].verdict == "1.0 % of the cells"
 
 
 def test_a_leak_is_the_first_answer(make_run, tmp_path):
