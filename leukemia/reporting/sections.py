@@ -356,6 +356,7 @@ def _terms(_: Material) -> list[Block]:
 # Identity, title, its blocks (none: the section is left out), and whether it is open.
 SECTIONS: tuple[tuple[str, str, Callable[[Material], list[Block]], bool], ...] = (
     ("grid", "Networks and freezing", _grid, True),
+    ("ranking", "Ranking of networks", _ranking, True),
     ("run", "Metrics and training", _one_run, True),
     ("without-metrics", "Runs without metrics", _failures, True),
     ("other-metrics", "Other metrics of the grid", _other_metrics, False),
