@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import hashlib
 import io
 import json
 import resource
@@ -37,6 +38,7 @@ from leukemia.data.cnmc import scan_cnmc
 from leukemia.data.pixels import MAX_PIXELS, decode
 from leukemia.data.subjects import owners_of
 from leukemia.errors import InputError
+from leukemia.evaluation.gate import HANDCRAFTED, fit_gate
 from leukemia.evaluation.metrics import cell_metrics, subject_metrics
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import read_predictions, sigmoid
@@ -390,6 +392,12 @@ TABLE = table_of(6)
 POLICY = Policy(-1.0, 1.0, 0.8, 0.1, 0.1, 0.2, 0.95, "subject", certified=True, fitted_on={"views": 1})
 NODE = {"_target_": "leukemia.models.resnet.resnet", "name": "resnet18", "weights": "none"}
 HISTORY = [{"epoch": epoch, "lr": 1e-3, "train/loss": 0.5, "val/loss": 0.6} for epoch in (1, 2)]
+RANDOM = np.random.default_rng(0)
+GATE = fit_gate(
+    RANDOM.normal(size=(40, len(HANDCRAFTED))), RANDOM.normal(size=(40, 4)), np.arange(40) // 2, range(40)
+)
+ARRAYS = io.BytesIO()
+np.savez(ARRAYS, centre=GATE.centre, whitening=GATE.whitening, cells=GATE.cells)
 PLAIN = {  # the files of a run folder that hold plain values
     "config.yaml": {
         "seed": 0, "name": "run", "monitor": "val/loss", "mode": "min", "trainer": {"precision": "32-true"},
@@ -407,6 +415,9 @@ PLAIN = {  # the files of a run folder that hold plain values
         "classes": ["HEM", "ALL"], "subjects": subject_metrics(TABLE),
     },
     "triage.json": POLICY.to_json(),
+    "gate.json": {
+        **GATE.to_json(), "checkpoint": "", "arrays": hashlib.sha256(ARRAYS.getvalue()).hexdigest(),
+    },
     "pruned.json": {"epoch": 2, "monitor": "val/loss", "best": 0.5, "compared_with": 3},
     "gradcam.json": {
         "run": "run", "sample": "all", "cells": 24, "method": "Grad-CAM", "layer": "layer4", "image_size": 32,
@@ -422,7 +433,7 @@ TABLES = {
     "baseline.csv": TABLE.assign(logit=TABLE["logit"] / 2),
 }
 READ = ("config", "data", "precision", "status", "metrics", "history", "cells", "predictions", "baseline", "policy",
-        "pruned", "gradcam")  # fmt: skip
+        "gate", "pruned", "gradcam")  # fmt: skip
 damages = st.one_of(
     st.tuples(st.sampled_from(sorted(PLAIN)), st.just("values"), changes),
     st.tuples(st.sampled_from(sorted([*PLAIN, *TABLES])), st.just("text"), texts),
@@ -463,6 +474,7 @@ def run_folder(tmp_path):
         for key, text in written.items():
             content = damaged(text, kind, how) if key == name and kind != "values" else text.encode()
             (folder.parent if key == "sweep.json" else folder).joinpath(key).write_bytes(content)
+        (folder / "gate.npz").write_bytes(ARRAYS.getvalue())
         return Run(folder)
 
     return write
@@ -490,6 +502,19 @@ def test_a_damaged_file_of_a_run_folder_is_read_or_refused(run_folder, damage):
             refused_or(lambda name=name: getattr(Run(run.folder), name))
         table = refused_or(lambda: results_table(Sweep(run.folder.parent)))
     assert table is None or list(table["run"])[:1] == ["run"]
+
+
+@quick
+@given(how=mutations)
+def test_damaged_arrays_of_a_gate_are_read_or_refused_also_under_their_own_checksum(run_folder, how):
+    run = run_folder()
+    assert run.gate.limit == GATE.limit
+    content = mutated(ARRAYS.getvalue(), how)
+    (run.folder / "gate.npz").write_bytes(content)
+    run.write_json("gate.json", {**PLAIN["gate.json"], "arrays": hashlib.sha256(content).hexdigest()})
+    with bounded():
+        found = refused_or(lambda: run.gate)
+    assert found is None or np.isfinite(found.whitening).all()
 
 
 @few
