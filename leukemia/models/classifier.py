@@ -21,7 +21,7 @@ from leukemia.models.network import check_network
 from leukemia.models.targets import name_of, parameters_of
 
 CLASS_WEIGHTS = ("none", "balanced")
-STAGE_LR = MappingProxyType({"head": 1e-2})  # from random weights, at 3e-4 early stopping ends it too soon
+STAGE_LR = MappingProxyType({"head": 3e-3})  # from random weights, at 3e-4 early stopping ends it too soon
 LIBRARIES = ("torch.", "torchvision.", "timm.")  # a criterion of one's own may compare cells of both classes
 
 
@@ -88,9 +88,6 @@ class CellClassifier(pl.LightningModule):
         self.confusion: Any = None  # counts (label, decision) of the last validation
         self.history: list[dict[str, float]] = []
         self.last_rate = float("nan")
-        self._mean: Tensor | None = None  # of the last training batch's features, where the head is linear
-        self._weight: Tensor | None = None  # of the head before the step
-        self._hook: Any = None
         self._validated = -1  # the last epoch with a validation
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -131,8 +128,6 @@ class CellClassifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch).float()
-        if self.global_step == 0 and batch_idx == 0 and self._mean is not None:
-            logits = logits - self._offset(logits.detach(), batch["label"])
         loss = self._loss(logits, batch["label"], self.pos_weight)
         bad_now = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad_now, self.global_step, self.first_bad_step)
@@ -150,9 +145,6 @@ class CellClassifier(pl.LightningModule):
         return self.logits(batch).float()
 
     def on_fit_start(self) -> None:
-        head = self.net.stages[-1]
-        if isinstance(head, nn.Linear) and head.bias is not None:
-            self._hook = head.register_forward_pre_hook(self._note_mean)
         if self.unfreeze_at and self.trainer.world_size > 1:
             raise InputError(
                 "model.unfreeze cannot run on several processes: stages thawed later are not synchronised; "
@@ -185,23 +177,7 @@ class CellClassifier(pl.LightningModule):
         self._freeze(freezing.thawed_from(self.trainable_from, self.unfreeze_at, self.current_epoch + 1))
         self.train()
 
-    def optimizer_step(self, *arguments: Any, **more: Any) -> None:
-        """A step. A linear head steps as if its features had mean zero: `w x + b` is `w (x - m) + c`, and the step is
-        taken in `w` and `c`. Else the common mean of the features rules the gradient, and no rate that bears it turns
-        the head towards the classes."""
-        super().optimizer_step(*arguments, **more)
-        if self._mean is not None:
-            head: Any = self.net.stages[-1]
-            with torch.no_grad():
-                head.bias -= (head.weight - self._weight) @ self._mean
-            self._mean = None
-
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._mean is not None:
-            head: Any = self.net.stages[-1]
-            self._mean = self.trainer.strategy.reduce(self._mean, reduce_op="mean")
-            self._weight = head.weight.detach().clone()
-            head.weight.grad -= torch.outer(head.bias.grad, self._mean)
         self.last_rate = max(self._rates())  # a schedule may step before the epoch ends
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # the steps that Lightning writes down
@@ -214,10 +190,6 @@ class CellClassifier(pl.LightningModule):
         due = self.device.type == "cpu" or batch_idx % 50 == 0 or self.trainer.is_last_batch
         if due and (step := int(self.first_bad_step)) >= 0:
             self._stop(f"the training loss is not finite at step {step}")
-
-    def on_fit_end(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
 
     def on_train_epoch_end(self) -> None:
         values, _ = self.train_metrics.finish(self._loss)
@@ -293,21 +265,6 @@ class CellClassifier(pl.LightningModule):
         if isinstance(self.criterion, nn.Module) and (own := list(self.criterion.parameters())):
             groups.append({"name": "criterion", "params": own})
         return optim.build_optimizer(self.make_optimizer, groups, fused)
-
-    def _offset(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Take the mean of the first logits out of the bias if they are worse than a constant. A head of random weights
-        may begin far off, and its bias comes back slowly."""
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
-        loss, mean = self.trainer.strategy.reduce(torch.stack([loss, logits.mean()]), reduce_op="mean")
-        offset = torch.where(loss > math.log(2), mean, torch.zeros_like(mean))
-        with torch.no_grad():
-            head: Any = self.net.stages[-1]
-            head.bias -= offset
-        return offset
-
-    def _note_mean(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self.training and inputs[0].ndim == 2:
-            self._mean = inputs[0].detach().float().mean(dim=0)
 
     def _freeze(self, stage: str) -> None:
         if getattr(self.net, "trainable_from", None) == stage and self._parts:

