@@ -52,7 +52,7 @@ STUDY = STRATA.assign(
 # Two other kinds of cells, of as many training and validation subjects as C-NMC has.
 OTHERS = STRATA[STRATA["published_split"] != "final"].reset_index(drop=True)
 SETS = {"cnmc": STRATA, "study": STUDY, "others": OTHERS}
-OTHER_CLASSES = ("blue", "red")  # of the stain; red ones are rounder
+OTHER_CLASSES = ("clumped", "open")  # of the chromatin; open ones are rounder
 MANIFEST = "cells.csv"
 FEWEST_SUBJECTS = {"train": 6, "prelim": 2, "final": 1}  # of a class; two of the six share pictures
 DUPLICATES = 104  # pairs of identical training images in C-NMC

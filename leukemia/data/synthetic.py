@@ -26,7 +26,7 @@ class Traits:
 # Tuned to the real cells: ALL about 30 % larger with area alone at AUROC 0.7 to 0.8 between subjects, and a
 # stain that varies more between subjects than within.
 CLASS_SHIFT = Traits(size=0.5, outline=0.8, texture=1.0)  # ALL above the middle, HEM as far below
-OTHER_SHIFT = Traits(outline=-1.0, red=0.5, blue=-0.5)  # between two other kinds of cells: outline and stain
+OTHER_SHIFT = Traits(outline=-1.0, texture=0.5, red=0.5)  # between two other kinds of cells, of one size
 SUBJECT_SPREAD = Traits(size=0.7, outline=0.4, texture=0.5, red=0.8, blue=0.8, light=0.8)
 CELL_SPREAD = Traits(size=0.7, outline=0.8, texture=0.75, red=0.6, blue=0.6, light=0.7)
 

@@ -217,8 +217,8 @@ def test_the_study_has_as_many_test_subjects_as_a_triage_policy_needs() -> None:
 
 def test_the_other_cells_are_a_manifest_of_two_other_classes(tmp_path: Path) -> None:
     manifest = write_demo(tmp_path / "others", images=80, size=64, kind="others")
-    table, classes, _ = class_folders(manifest, positive="red")
-    assert classes == ("blue", "red")
+    table, classes, _ = class_folders(manifest, positive="open")
+    assert classes == ("clumped", "open")
     assert len(table) == 80
     assert set(table["published_split"]) == {"train", "prelim"}
     planned = plan(80, kind="others").set_index("path").loc[table["path"]]
