@@ -27,7 +27,7 @@ def main() -> None:
     cells = pd.read_csv(run.folder / "cells.csv")
     Path(task["lists"]).write_text(json.dumps(lists(cells, Path(task["base"]))))
     history = pd.read_csv(run.folder / "history.csv")
-    embedding = run.metrics["embedding"] or {"cells": 0, "seconds_per_cell": 0.0}
+    embedding = run.embedding or {"cells": 0, "seconds_per_cell": 0.0}
     result = {
         "seconds": seconds,
         "cells": len(cells),

@@ -183,6 +183,11 @@ class Run:
         return self._json("gradcam.json") if (self.folder / "gradcam.json").is_file() else None
 
     @property
+    def embedding(self) -> dict[str, Any] | None:
+        """The cost of the pass that computed cached activations, see `FeatureCache`; None where pixels were read."""
+        return self._json("embedding.json") if (self.folder / "embedding.json").is_file() else None
+
+    @property
     def stress(self) -> dict[str, Any] | None:
         """The results that `leukemia stress` wrote; None without them. Read afresh each time."""
         return self._json("stress.json") if (self.folder / "stress.json").is_file() else None

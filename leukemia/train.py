@@ -42,7 +42,9 @@ def main() -> None:
 
 
 def prepare_process() -> None:
-    """Install signal handlers, so that a run is recorded as interrupted, and silence expected warnings."""
+    """Install signal handlers, so that a run is recorded as interrupted, register the configuration's resolvers, and
+    silence expected warnings."""
+    import leukemia.config  # noqa: F401
     from leukemia.training import signals
 
     signals.install()

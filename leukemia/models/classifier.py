@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +20,6 @@ from leukemia.models.network import check_network
 from leukemia.models.targets import name_of, parameters_of
 
 CLASS_WEIGHTS = ("none", "balanced")
-STAGE_LR = MappingProxyType({"head": 3e-3})  # from random weights, at 3e-4 early stopping ends it too soon
 LIBRARIES = ("torch.", "torchvision.", "timm.")  # a criterion of one's own may compare cells of both classes
 
 
@@ -32,7 +30,8 @@ class CellClassifier(pl.LightningModule):
         net: a network with `stages` and `normalisation`, see `leukemia.models.network`.
         trainable_from: the first stage that trains, by the network's own name; `last` is the last one before the head.
         unfreeze: a schedule {epoch from 2: stage} that thaws earlier stages later on.
-        stage_lr: {stage: learning rate} where it differs from the optimizer's; by default the head's is higher.
+        stage_lr: {stage: learning rate} where it differs from the optimizer's.
+        head_lr_factor: the head, which starts from random weights, learns at so many times the optimizer's rate.
         criterion: a module or function of float logits (N,) and float labels (N,) that gives the mean loss; by default
             binary cross-entropy.
         optimizer: makes the optimizer of parameter groups; by default Adam at 3e-4.
@@ -50,7 +49,8 @@ class CellClassifier(pl.LightningModule):
         net: nn.Module,
         trainable_from: str = "layer4",
         unfreeze: Mapping[int, str] | None = None,
-        stage_lr: Mapping[str, float] | None = STAGE_LR,
+        stage_lr: Mapping[str, float] | None = None,
+        head_lr_factor: float = 10.0,
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., Any] | None = None,
@@ -63,6 +63,7 @@ class CellClassifier(pl.LightningModule):
         self.trainable_from = freezing.check_stage(net, "model.trainable_from", trainable_from)
         self.unfreeze_at = freezing.check_schedule(net, trainable_from, unfreeze)
         self.stage_lr = optim.check_stage_lr(net, stage_lr)
+        optim.check_number("model.head_lr_factor", head_lr_factor, positive=True)
         self.criterion = nn.BCEWithLogitsLoss() if criterion is None else criterion
         self.make_optimizer = optimizer or partial(torch.optim.Adam, lr=3e-4)
         self.make_scheduler = scheduler
@@ -71,6 +72,7 @@ class CellClassifier(pl.LightningModule):
                 "trainable_from": self.trainable_from,
                 "unfreeze": self.unfreeze_at or None,
                 "stage_lr": self.stage_lr or None,
+                "head_lr_factor": head_lr_factor,
                 "class_weights": class_weights,
                 "classes": list(classes),
                 "monitor": monitor,
@@ -261,7 +263,8 @@ class CellClassifier(pl.LightningModule):
         last_thaw = max(self.unfreeze_at, default=1)
         earliest = freezing.thawed_from(self.trainable_from, self.unfreeze_at, last_thaw)
         decays = optim.takes_weight_decay(self.make_optimizer)
-        groups = optim.parameter_groups(self.net, earliest, self.stage_lr, decays)
+        rates = optim.head_rate(self.make_optimizer, self.hparams["head_lr_factor"]) | self.stage_lr
+        groups = optim.parameter_groups(self.net, earliest, rates, decays)
         if isinstance(self.criterion, nn.Module) and (own := list(self.criterion.parameters())):
             groups.append({"name": "criterion", "params": own})
         return optim.build_optimizer(self.make_optimizer, groups, fused)

@@ -60,6 +60,13 @@ def build_optimizer(make: Callable[..., Any], groups: list[dict[str, Any]], fuse
     return optimizer
 
 
+def head_rate(make: Callable[..., Any], factor: float) -> dict[str, float]:
+    """{head: its learning rate}, the factor times that of the optimizer; empty where the optimizer's is not known."""
+    known = parameters_of(make).get("lr")
+    rate = getattr(make, "keywords", {}).get("lr", getattr(known, "default", None))
+    return {"head": factor * rate} if isinstance(rate, int | float) and factor != 1 else {}
+
+
 def takes_weight_decay(make: Callable[..., Any]) -> bool:
     return "weight_decay" in parameters_of(make)
 

@@ -23,7 +23,15 @@ from leukemia.reporting.results import combinations
 from leukemia.runs import Sweep
 
 FROZEN = "head"
-TRAINING = ("model.optimizer", "model.scheduler", "model.stage_lr", "model.unfreeze", "trainer", "callbacks")
+TRAINING = (
+    "model.optimizer",
+    "model.scheduler",
+    "model.stage_lr",
+    "model.head_lr_factor",
+    "model.unfreeze",
+    "trainer",
+    "callbacks",
+)
 SHOWN, NOT_SHOWN, WORSE = "Shown", "Not shown", "Shown to be worse"
 UNKNOWN, NOTHING = "Not known", "Nothing with a guarantee"
 LEAKS = "Leaks?"

@@ -60,9 +60,10 @@ def results_table(sweep: Sweep | Ensemble) -> pd.DataFrame:
     rows, old = [], []
     for run, status, of_run in zip(runs, statuses, settings, strict=True):
         error, metrics, pruned = status.get("error"), {}, None
+        embedding: dict[str, Any] = {}
         if status["status"] == "done":
             try:
-                metrics, pruned = run.metrics, run.pruned
+                metrics, pruned, embedding = run.metrics, run.pruned, run.embedding or {}
             except InputError as problem:
                 error = error or str(problem)
                 old += [problem] * isinstance(problem, OldRunError)
@@ -78,7 +79,7 @@ def results_table(sweep: Sweep | Ensemble) -> pd.DataFrame:
             "fold": of_run.get("data.fold"),
             "pretrained_on": of_run.get("model.net.pretrained_on"),
             "pruned_after": None if pruned is None else pruned.get("epoch"),
-            **_reported(metrics),
+            **_reported(metrics, embedding),
             "seconds": status.get("seconds"),
         })  # fmt: skip
     if len(old) == len(runs):
@@ -203,13 +204,13 @@ def _shown(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _reported(metrics: dict[str, Any]) -> dict[str, Any]:
+def _reported(metrics: dict[str, Any], embedding: dict[str, Any]) -> dict[str, Any]:
     subjects, ends = metrics.get("subjects") or {}, metrics.get("accuracy_interval")
     low, high = ends if isinstance(ends, list) and len(ends) == 2 else (None, None)
     classes = metrics.get("classes")
     found = {name: metrics.get(name) for name in REPORTED} | {"accuracy_low": low, "accuracy_high": high}
     found["classes"] = "/".join(map(str, classes)) if isinstance(classes, list) else classes
-    network, embedding = metrics.get("network") or {}, metrics.get("embedding") or {}
+    network = metrics.get("network") or {}
     whole = embedding.get("stage") == "head"
     costs = (
         network.get("norm"),

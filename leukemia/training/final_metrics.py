@@ -65,9 +65,10 @@ def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, t
         "subjects": subject_metrics(table),
         "train_subjects": int(data.cells["subject"][data.cells["split"] == "train"].nunique()),
         "network": network_size(model.net),
-        "embedding": data.embedding,
     }
     run.write_json("metrics.json", metrics)
+    if data.embedding:
+        run.write_json("embedding.json", data.embedding)  # of this machine, unlike the metrics
     numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
     log_final(trainer.loggers, logged_settings(run.config), numbers)
     notes = ["the epoch was chosen on these cells"] * (split == "val")

@@ -60,7 +60,7 @@ def make(tiny):
 
     def made(**settings) -> CellClassifier:
         torch.manual_seed(0)
-        return CellClassifier(tiny(), **{"trainable_from": "body", "stage_lr": None, **settings})
+        return CellClassifier(tiny(), **{"trainable_from": "body", "head_lr_factor": 1, **settings})
 
     return made
 
@@ -424,7 +424,7 @@ def test_by_default_a_frozen_network_is_trained_before_early_stopping_ends_it(de
         return min(epoch["val/loss"] for epoch in model.history)
 
     constant = math.log(2)
-    assert reached() < reached(stage_lr=None) - 0.05  # at the rate of the other stages
+    assert reached() < reached(head_lr_factor=1) - 0.05  # at the rate of the other stages
     assert reached() < constant - 0.1
 
 

@@ -60,13 +60,13 @@ def test_the_size_and_the_norm_of_the_network_are_written(run):
 
 
 def test_a_warm_cache_tells_the_cost_of_the_pass_that_filled_it(run, demo_root, tmp_path):
-    cost = run.metrics["embedding"]
+    cost = run.embedding
     assert (cost["stage"], cost["cells"], cost["device"]) == ("head", len(run.cells), "cpu")
     assert 0 < cost["seconds_per_cell"] < 10
     again = train(
         compose([f"data.root={demo_root}", *SETTINGS, "model.optimizer.lr=1e-4"]), tmp_path / "again"
     )
-    assert again.metrics["embedding"] == cost
+    assert again.embedding == cost
 
 
 def test_loggers_show_the_network_and_its_freezing_first(run):

@@ -131,7 +131,7 @@ def test_an_extended_run_says_where_it_differs_from_a_longer_one(head, tmp_path,
 
 
 def test_a_run_that_stopped_early_is_not_extended(head, tmp_path):
-    stops = [*head, "model.optimizer.lr=1e-9", "callbacks.early_stopping.patience=1", "trainer.max_epochs=6"]
+    stops = [*head, "model.optimizer.lr=1e-15", "callbacks.early_stopping.patience=1", "trainer.max_epochs=6"]
     run = train(compose(stops), tmp_path / "run")
     assert len(run.history) < 6
     with pytest.raises(InputError, match="stopped early after epoch"):
