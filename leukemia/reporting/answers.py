@@ -250,18 +250,16 @@ def _gate(of: dict[str, Any]) -> list[Answer]:
     """The reported cells that the gate stops; nothing where there is no gate."""
     if (unlike := of["unlike"]) is None:
         return []
-    share = 100 * unlike["stopped"] / unlike["n_cells"]
-    subjects = unlike["subjects"]
-    said = (
-        f"Of {words.count(len(subjects), 'subject')}: {', '.join(words.stopped_of(subjects))}."
+    question = "Unlike the training cells?"
+    if not unlike["stopped"]:
+        return [Answer(question, "No cell", "The gate stops none of the reported cells.")]
+    share, subjects = 100 * unlike["stopped"] / unlike["n_cells"], unlike["subjects"]
+    of_subjects = (
+        f"Of {words.count(len(subjects), 'subject')}: {', '.join(words.stopped_of(subjects))}. "
         if subjects
         else ""
     )
-    return [
-        Answer(
-            "Unlike the training cells?", f"{share:.1f} % of the cells", f"{said} They go to review.".strip()
-        )
-    ]
+    return [Answer(question, f"{share:.1f} % of the cells", f"{of_subjects}They go to review.")]
 
 
 def _with_interval(found: dict[str, Any], name: str) -> str:
