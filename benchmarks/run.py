@@ -129,6 +129,7 @@ def overrides(task: Measurement) -> list[str]:
         f"model.trainable_from={task['policy']}",
         f'model.net.weights="{task["weights"]}"',
         f"model.optimizer.lr={task['lr']}",
+        "model.head_lr_factor=1",  # as in the plain loop
         f"trainer.max_epochs={task['epochs']}",
         f"trainer.precision={task['precision']}",
         f"callbacks.early_stopping.patience={task['epochs']}",
