@@ -15,6 +15,7 @@ from leukemia.models.optim import (
     build_optimizer,
     build_scheduler,
     check_stage_lr,
+    head_rate,
     depends_on_epochs,
     parameter_groups,
     try_step,
@@ -230,3 +231,10 @@ def test_a_rate_of_an_unknown_stage_is_refused(net, stage_lr, named):
 
 def test_last_names_a_stage_here_too(net):
     assert check_stage_lr(net, {"last": 1e-3}) == {"pool": 1e-3}
+
+
+def test_the_head_learns_at_a_multiple_of_the_optimizers_rate():
+    assert head_rate(partial(torch.optim.Adam, lr=3e-4), 10) == {"head": pytest.approx(3e-3)}
+    assert head_rate(torch.optim.Adam, 10) == {"head": pytest.approx(1e-2)}  # of its own default
+    assert head_rate(partial(torch.optim.Adam, lr=3e-4), 1) == {}
+    assert head_rate(lambda groups: None, 10) == {}
