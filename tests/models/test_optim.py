@@ -15,8 +15,8 @@ from leukemia.models.optim import (
     build_optimizer,
     build_scheduler,
     check_stage_lr,
-    head_rate,
     depends_on_epochs,
+    head_rate,
     parameter_groups,
     try_step,
 )
