@@ -1,5 +1,5 @@
-"""A run of 100,000 predictions opens in about 2 s, and each cell appears in 100 ms: of processor time, with half as much
-again allowed, because other tests share the machine's cores and caches."""
+"""A run of 100,000 predictions opens in about 2 s, and each cell appears in 100 ms: of processor time, with half as
+much again allowed, because other tests share the machine."""
 
 import shutil
 import time
