@@ -16,6 +16,7 @@ def module(path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_sweep_that_is_killed_at_random_ends_with_the_results_of_an_undisturbed_one(tmp_path):
     soak = module(ROOT / "benchmarks" / "soak.py")
     found = soak.soak(tmp_path, 2, minutes=0, seed=1)
