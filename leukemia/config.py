@@ -516,7 +516,13 @@ def _register(name: str, function: Callable[..., Any]) -> None:
     register(name, function, replace=True)
 
 
-_register("leukemia.slug", lambda overrides: slug(list(overrides)))
+def as_written(overrides: Any) -> list[str]:
+    """Overrides with interpolations as written, so that a run has one name before and after it is composed."""
+    plain = OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides
+    return [str(override) for override in plain]
+
+
+_register("leukemia.slug", lambda overrides: slug(as_written(overrides)))
 _register(
     "leukemia.mode", lambda monitor: direction(monitor)
 )  # without annotations, which OmegaConf 2.4 checks

@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from leukemia.config import as_written
 from leukemia.errors import DivergedError, InputError, OutOfMemoryError, exit_readably
 from leukemia.identity import slug
 from leukemia.runs import PLAN, STUDY, Run, Sweep
@@ -169,7 +170,7 @@ def grid_names(config: DictConfig) -> list[str]:
     if hydra_config["sweeper"]["_target_"] != GRID or hydra_config["sweep"]["subdir"] != SUBDIR:
         return []
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+    overrides = OverridesParser.create().parse_overrides([*params, *as_written(config.hydra.overrides.task)])
     (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     return list(dict.fromkeys(slug(job) for job in jobs))
 

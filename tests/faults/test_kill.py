@@ -69,7 +69,9 @@ def test_a_sweep_killed_again_and_again_ends_as_an_undisturbed_one(run_with, com
     for one, other in zip(whole, cut, strict=True):
         assert_same(one, other)
     one, other = (pd.read_csv(tmp_path / name / "results.csv") for name in ("whole", "cut"))
-    pd.testing.assert_frame_equal(one.drop(columns=["seconds", "embed_seconds"]), other.drop(columns=["seconds", "embed_seconds"]))
+    pd.testing.assert_frame_equal(
+        one.drop(columns=["seconds", "embed_seconds"]), other.drop(columns=["seconds", "embed_seconds"])
+    )
     assert not left_over(tmp_path)
 
 

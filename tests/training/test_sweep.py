@@ -108,3 +108,16 @@ def test_two_sweeps_never_share_a_folder(tmp_path, capsys):
         SweepCallback().on_multirun_start(config)
     assert stop.value.code == 2
     assert "in the hands of another process" in capsys.readouterr().err
+
+
+def test_a_sweep_plans_the_names_that_its_runs_get_also_where_an_override_refers_to_another(
+    leukemia_train, demo_root, tmp_path
+):
+    code, _, err = leukemia_train(
+        "-m", f"data.root={demo_root}", "model/net=resnet18,resnet50", "model.net.weights=none", "trainer=cpu",
+        "data.image_size=32", "trainer.max_epochs=1", "model.trainable_from=head", "data.split_seed=${model.net.depth}",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+    )  # fmt: skip
+    assert code == 0, err
+    sweep = Sweep(tmp_path / "sweep")
+    assert sorted(sweep.planned) == [run.name for run in sweep.runs]
