@@ -518,7 +518,9 @@ def _register(name: str, function: Callable[..., Any]) -> None:
 
 def as_written(overrides: Any) -> list[str]:
     """Overrides with interpolations as written, so that a run has one name before and after it is composed."""
-    plain = OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides
+    plain: Any = (
+        OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides
+    )
     return [str(override) for override in plain]
 
 
