@@ -221,7 +221,9 @@ def _results(place: Path) -> dict[str, bytes]:
     }
     results = place / "sweep" / "results.csv"
     if results.is_file():
-        found["results.csv"] = pd.read_csv(results).drop(columns=["seconds", "embed_seconds"]).to_csv().encode()
+        found["results.csv"] = (
+            pd.read_csv(results).drop(columns=["seconds", "embed_seconds"]).to_csv().encode()
+        )
     return found
 
 
