@@ -131,14 +131,10 @@ def with_appended(overrides: Sequence[str]) -> list[str]:
     """
     found = []
     for override in overrides:
-        chosen = override.partition("=")[0].lstrip("+")
-        if (
-            override.startswith("+") and (Path(conf_dir()) / chosen).is_dir()
-        ):  # beside another, Hydra leaves it out
-            raise InputError(
-                f"{override}: a file of {chosen} is chosen already; write {override.lstrip('+')}"
-            )
         key = override.partition("=")[0].lstrip("+~")
+        # Hydra leaves out a file of a group that is added beside another.
+        if override.startswith("+") and (Path(conf_dir()) / key).is_dir():
+            raise InputError(f"{override}: a file of {key} is chosen already; write {override.lstrip('+')}")
         group, name = [*key.split("."), ""][:2]
         if remedy := GIVEN_ELSEWHERE.get(f"{group}.{name}"):
             raise InputError(f"{group}.{name} is not a setting of its own: {remedy}")
@@ -361,11 +357,8 @@ def _check_keys(settings: Settings) -> None:
         group, name = key.split(".")
         if name in settings[group]:
             raise InputError(f"{key} is not a setting of its own: {remedy}")
-    for group in (
-        "data",
-        "model",
-        "trainer",
-    ):  # of our own class and Lightning's; others are asked in `_check_parts`
+    # Names of our own classes and Lightning's; other classes are asked in `_check_parts`.
+    for group in ("data", "model", "trainer"):
         name = str(settings[group].get(TARGET))
         if name == KINDS[group]:
             known = [key.split(".")[1] for key in _known_settings() if key.startswith(f"{group}.")]

@@ -175,22 +175,22 @@ class Run:
     @property
     def pruned(self) -> dict[str, Any] | None:
         """Where a search stopped the run early: `epoch`, `monitor`, `best`, `compared_with`; None where it did not."""
-        return self._json(PRUNED) if (self.folder / PRUNED).is_file() else None
+        return self._json_if_there(PRUNED)
 
     @property
     def gradcam(self) -> dict[str, Any] | None:
         """The summary that `leukemia explain` wrote of the run's own cells; None without one. Read afresh each time."""
-        return self._json("gradcam.json") if (self.folder / "gradcam.json").is_file() else None
+        return self._json_if_there("gradcam.json")
 
     @property
     def embedding(self) -> dict[str, Any] | None:
         """The cost of the pass that computed cached activations, see `FeatureCache`; None where pixels were read."""
-        return self._json("embedding.json") if (self.folder / "embedding.json").is_file() else None
+        return self._json_if_there("embedding.json")
 
     @property
     def stress(self) -> dict[str, Any] | None:
         """The results that `leukemia stress` wrote; None without them. Read afresh each time."""
-        return self._json("stress.json") if (self.folder / "stress.json").is_file() else None
+        return self._json_if_there("stress.json")
 
     @cached_property
     def model(self) -> str:
@@ -234,6 +234,9 @@ class Run:
 
     def _json(self, name: str) -> dict[str, Any]:
         return parse_json(self._text(name), str(self.folder / name))
+
+    def _json_if_there(self, name: str) -> dict[str, Any] | None:
+        return self._json(name) if (self.folder / name).is_file() else None
 
     def _table(self, name: str) -> pd.DataFrame:
         return parse_table(self._text(name), str(self.folder / name))
