@@ -108,14 +108,18 @@ def _predictors(of: Facts) -> Iterator[str]:
     yield from of.setting("data.image_size", "data.native_size")
 
 
+def _by_split(cells: pd.DataFrame, say: Callable[[pd.DataFrame], str]) -> str:
+    """What to say of the cells of each split, in the order of the table."""
+    return ", ".join(f"{split} {say(rows)}" for split, rows in cells.groupby("split", sort=False))
+
+
 def _size(of: Facts) -> Iterator[str]:
     cells = of.cells()
     if cells is not None:
-        parts = [
-            f"{split} {len(rows):,} cells of {rows['subject'].nunique():,} subjects"
-            for split, rows in cells.groupby("split", sort=False)
-        ]
-        yield f"{', '.join(parts)} ({of.file('cells.csv')}). Why so many: {ONLY_YOU}"
+        sizes = _by_split(
+            cells, lambda rows: f"{len(rows):,} cells of {rows['subject'].nunique():,} subjects"
+        )
+        yield f"{sizes} ({of.file('cells.csv')}). Why so many: {ONLY_YOU}"
 
 
 def _missing(of: Facts) -> Iterator[str]:
@@ -170,11 +174,8 @@ def _output(of: Facts) -> Iterator[str]:
 def _shift(of: Facts) -> Iterator[str]:
     cells = of.cells()
     if cells is not None:
-        shares = [
-            f"{split} {words.percent(rows['label'].mean())} %"
-            for split, rows in cells.groupby("split", sort=False)
-        ]
-        yield f"Share of the positive class: {', '.join(shares)} ({of.file('cells.csv')})"
+        shares = _by_split(cells, lambda rows: f"{words.percent(rows['label'].mean())} %")
+        yield f"Share of the positive class: {shares} ({of.file('cells.csv')})"
 
 
 def _sharing(of: Facts) -> Iterator[str]:
