@@ -26,7 +26,8 @@ def demo(leukemia_train, *overrides):
 
 
 def named(lines):
-    return [line.removeprefix("Next:").strip() for line in lines if line.startswith(("Next: ", "      "))]
+    first = next(n for n, line in enumerate(lines) if line.startswith("Next: "))
+    return [line.removeprefix("Next:").strip() for line in lines[first : first + 3]]
 
 
 @pytest.mark.slow

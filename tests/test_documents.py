@@ -114,8 +114,8 @@ def test_what_a_page_says_can_be_done(page, world, leukemia_train, tmp_path, mon
     for name in ("RUN", "OTHER", "SWEEP"):  # of another page
         (Path(world[name]) / "triage.json").unlink(missing_ok=True)
     (tmp_path / "outputs").mkdir()
-    for name in ("demo", "paper"):
-        (tmp_path / "outputs" / name).symlink_to(world["SWEEP"])
+    for name in ("demo", "paper"):  # copies: a page's own multirun may add runs to them
+        shutil.copytree(world["SWEEP"], tmp_path / "outputs" / name)
     (tmp_path / "outputs" / "RUN").symlink_to(world["RUN"])
     names = re.compile(rf"(?<![\w./])({'|'.join(map(re.escape, world))})(?![\w.])")
 

@@ -296,7 +296,8 @@ def test_a_metric_that_is_not_logged_is_refused_in_one_line(small, tmp_path, ove
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_step_and_the_rate(small, tmp_path):
-    with pytest.raises(InputError, match=r"not finite at step \d+ \(epoch 1, learning rate 1e\+30\)"):
+    with pytest.raises(InputError, match=r"not finite at step \d+ \(epoch 1, learning rate 1e\+31\)"):
+        # the head's rate: model.head_lr_factor is 10
         train(compose([*small, "model.optimizer.lr=1e30", "model.trainable_from=stem"]), tmp_path / "run")
     assert Run(tmp_path / "run").status["status"] == "failed"
     assert "not finite" in Run(tmp_path / "run").status["error"]
