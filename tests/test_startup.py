@@ -51,6 +51,20 @@ def test_inference_needs_no_lightning():
     assert not {"pytorch_lightning", "torchmetrics", "hydra", "matplotlib"} & loaded
 
 
+def test_a_network_is_built_without_the_compiler_which_comes_where_torchvision_asks_for_it():
+    """torch's compiler takes 2 s of processor time to load."""
+    code = "; ".join([
+        "import sys", "from leukemia.models.resnet import resnet", "resnet(18, weights='none')",
+        "assert 'torch._dynamo' not in sys.modules", "import torch, torchvision",
+        "box = torch.tensor([[0., 0, 0, 4, 4]])",
+        "assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), box, 2).eq(1).all()",
+        "assert torchvision.ops.roi_align.__globals__['is_compile_supported']('cpu')",
+        "assert 'torch._dynamo' in sys.modules",
+    ])  # fmt: skip
+    done, _ = started(code)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", ["evaluate", "triage", "predict"])
 def test_a_command_loads_no_pytorch_before_it_needs_it(command):
     assert not {"torch", "hydra", "matplotlib"} & loaded_by(
