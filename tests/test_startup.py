@@ -37,6 +37,15 @@ def test_a_refused_setting_is_answered_in_two_seconds_of_processor_time(tmp_path
     assert seconds < 2
 
 
+@pytest.mark.slow
+def test_a_run_says_nothing_in_the_name_of_its_libraries(small, tmp_path):
+    run = [*small, "model/scheduler=cosine", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"]
+    done, _ = started(TRAIN, *run)
+    assert done.returncode == 0, done.stderr
+    for foreign in ("Tip:", "GPU available", "train_dataloader", "font"):
+        assert foreign not in done.stdout + done.stderr
+
+
 def test_names_and_numbers_are_checked_without_pytorch():
     loaded = loaded_by("from leukemia.config import checked, compose; checked(compose(['data.root=x']))")
     assert not {"torch", "pytorch_lightning", "sklearn", "matplotlib"} & loaded
