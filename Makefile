@@ -9,7 +9,7 @@ GPU_WHEELS ?= hydra-core omegaconf
 EXAMPLES ?= 1000
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo pictures test test-all test-hydra14 fuzz lint types bench bench-quick bench-gpu wheels soak audit
+.PHONY: help setup demo pictures test test-all test-hydra14 fuzz lint types bench bench-quick bench-engines bench-gpu wheels soak audit
 .PHONY: notebook docs
 
 help:  ## this list
@@ -69,6 +69,9 @@ bench: setup  ## this package, a plain Lightning loop and the limit side by side
 bench-quick: setup  ## the same in minutes, ResNet18 and few images; writes outputs/bench-quick.md
 	$(BIN)/python benchmarks/run.py --data synthetic --depths 18 --head-images 320 --images 64 --plain-epochs 1 \
 	  --output outputs/bench-quick.md
+
+bench-engines: setup  ## engines for frozen stages, and a shared machine, in minutes; writes benchmarks/results-engines.md
+	$(BIN)/python benchmarks/engines.py
 
 bench-gpu:  ## checks and speed of one GPU in 8 minutes; writes benchmarks/results-gpu.md; needs no network after make wheels
 	test ! -d wheels || $(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target .wheels wheels/*.whl

@@ -27,7 +27,7 @@ from leukemia.errors import InputError
 from leukemia.precision import autocast
 from leukemia.storage.cache import cache_dir, cached_folder, preallocate_npy
 
-VERSION = 2  # of the cached activations: raise it when the same input would give others
+VERSION = 3  # of the cached activations: raise it when the same input would give others
 BATCH_SIZE = {"cpu": 16, "cuda": 256}  # cells; a processor is slower with more than fit its caches
 # Cache only if this saves at least N multiply-adds per byte read. A processor of two cores does a thousand while a
 # slow disk reads a byte; a GPU does more while the bus brings one.
@@ -59,6 +59,10 @@ class FrozenPrefix(Protocol):
 
     def prefix_hash(self) -> str:
         """A content hash of the frozen stages (weights and buffers), the boundary and the normalisation."""
+
+    @property
+    def engine(self) -> str:
+        """The name and version of the engine that computes the frozen stages."""
 
 
 def why_not(model: FrozenPrefix, augmentation: str) -> str | None:
@@ -98,8 +102,9 @@ class FeatureCache:
         self.device, self.precision, self.max_gb = device, precision, max_gb
         self.cost: dict[str, Any] | None = None  # of the loaded activations, see `_cost`
         self._loaded = ""  # the content hash of the frozen stages that computed the loaded activations
+        self.shape = tuple(self._of_one_cell().shape[1:])  # the first call may prepare the engine
         with FlopCounterMode(display=False) as counter:
-            self.shape = tuple(self._of_one_cell().shape[1:])
+            self._of_one_cell()
         self.multiply_adds = counter.get_total_flops() // 2  # for one cell
 
     def belongs_to(self, model: FrozenPrefix) -> bool:
@@ -165,8 +170,8 @@ class FeatureCache:
 
     def _cost(self, folders: Sequence[Path]) -> dict[str, Any] | None:
         """The pass that computed the activations, whenever that was: `stage` (the boundary), `cells` (pictures),
-        `seconds_per_cell` from stored pixels to stored activations, `device`, `precision` and `threads`. None where a
-        part does not tell."""
+        `seconds_per_cell` from stored pixels to stored activations, `device`, `precision`, `engine` and `threads`.
+        None where a part does not tell."""
         try:
             passes = [json.loads((folder / PASS).read_text()) for folder in folders]
         except FileNotFoundError:
@@ -174,7 +179,8 @@ class FeatureCache:
         cells = sum(each["cells"] for each in passes)
         seconds = sum(each["seconds"] for each in passes) / max(cells, 1)
         found: dict[str, Any] = {"stage": self.model.boundary, "cells": cells, "seconds_per_cell": seconds}
-        return found | {"device": self.device, "precision": self.precision, "threads": passes[0]["threads"]}
+        found |= {"device": self.device, "precision": self.precision, "engine": self.model.engine}
+        return found | {"threads": passes[0]["threads"]}
 
     def _compute(self, part: Part, folder: Path, dtype: type = np.float16) -> None:
         cells, number = part
@@ -215,7 +221,7 @@ class FeatureCache:
 
     def _common(self, content: str) -> str:
         """All that the activations of every part depend on; `content` is the hash of the frozen stages."""
-        return f"{VERSION} {content} {self.pixels.key} {self.device} {self.precision}"
+        return f"{VERSION} {content} {self.pixels.key} {self.device} {self.precision} {self.model.engine}"
 
 
 def _name(common: str, part: Part) -> str:

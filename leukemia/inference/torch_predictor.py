@@ -16,8 +16,9 @@ from leukemia.errors import InputError, quoted
 from leukemia.evaluation.policy import TTA
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.inference.predictor import Outputs, Predictor
+from leukemia.models import engine
 from leukemia.models.checkpoint import load_network
-from leukemia.models.freezing import pooled
+from leukemia.models.freezing import pooled, prefix
 from leukemia.models.network import pixel_outputs
 from leukemia.precision import autocast
 from leukemia.runs import Ensemble, Run
@@ -34,6 +35,7 @@ class TorchPredictor(Predictor):
     Attributes:
         nets: the networks, on the device and in eval mode.
         precisions: of their training.
+        engine: the name and version of the engine of their frozen stages.
 
     Raises:
         InputError: if a run cannot be read, its network is not trusted, the device is not there, the triage policy is
@@ -56,6 +58,8 @@ class TorchPredictor(Predictor):
             self.nets = [one.net.to(self.device) for one in loaded]
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device={device} cannot be used ({error}): take cpu") from None
+        self.engine = engine.name()
+        self._frozen = [engine.Frozen(prefix(net)) for net in self.nets]
         super().__init__(
             name=model.name,
             classes=classes,
@@ -69,9 +73,11 @@ class TorchPredictor(Predictor):
 
     def member_outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         batch, found = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self.device), []
-        for net, precision, gate in zip(self.nets, self.precisions, self.gates, strict=True):
+        members = zip(self.nets, self._frozen, self.precisions, self.gates, strict=True)
+        for net, frozen, precision, gate in members:
+            outputs_of = partial(pixel_outputs, net, frozen=frozen)
             with torch.inference_mode(), autocast(self.device.type, precision):
-                logit, features = mean_outputs(partial(pixel_outputs, net), batch, self.tta)
+                logit, features = mean_outputs(outputs_of, batch, self.tta)
             found.append((logit, None if gate is None else gate.distance(features)))
         return found
 

@@ -14,7 +14,7 @@ from leukemia.data.loader import Batch
 from leukemia.data.transforms import normalise
 from leukemia.errors import DivergedError, InputError, check_one_of
 from leukemia.evaluation.metrics import direction
-from leukemia.models import freezing, optim
+from leukemia.models import engine, freezing, optim
 from leukemia.models.metrics import MONITORED, EpochMetrics
 from leukemia.models.network import check_network
 from leukemia.models.targets import name_of, parameters_of
@@ -105,7 +105,7 @@ class CellClassifier(pl.LightningModule):
         values = batch["features"] if "features" in batch else self.prefix(batch["pixels"])
         return self._parts[1].outputs(values)
 
-    # The feature cache knows a network by these four.
+    # The feature cache knows a network by these, and by `device`.
     @property
     def boundary(self) -> str | None:
         """The first stage that trains; None where no stage is frozen."""
@@ -123,10 +123,16 @@ class CellClassifier(pl.LightningModule):
     def prefix_hash(self) -> str:
         return freezing.prefix_hash(self.net)
 
+    @property
+    def engine(self) -> str:
+        """The name and version of the engine that computes the frozen stages."""
+        return engine.name()
+
     def compile_parts(self, **options: Any) -> None:
         """Compile the frozen stages and the others, each as a whole."""
         self._compiled = options
-        self._parts = tuple(torch.compile(part, **options) for part in self._parts)
+        parts = (freezing.prefix(self.net), freezing.suffix(self.net))
+        self._parts = tuple(torch.compile(part, **options) for part in parts)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch).float()
@@ -275,7 +281,7 @@ class CellClassifier(pl.LightningModule):
             return
         freezing.freeze(self.net, stage)
         # A tuple, so that the parts are not registered as modules a second time.
-        self._parts = (freezing.prefix(self.net), freezing.suffix(self.net))
+        self._parts = (engine.Frozen(freezing.prefix(self.net)), freezing.suffix(self.net))
         if self._compiled is not None:
             self.compile_parts(**self._compiled)
 

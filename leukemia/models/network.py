@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,6 +160,12 @@ def pixel_logits(net: Any, pixels: Tensor) -> Tensor:
     return pixel_outputs(net, pixels)[0]
 
 
-def pixel_outputs(net: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels (N, S, S, 3), 0 to 255, to logits (N,), and to the values that the head takes (N, ...)."""
-    return suffix(net).outputs(prefix(net)(normalise(pixels, *net.normalisation)))
+def pixel_outputs(
+    net: Any, pixels: Tensor, frozen: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Pixels (N, S, S, 3), 0 to 255, to logits (N,), and to the values that the head takes (N, ...).
+
+    `frozen` computes the frozen stages, as `leukemia.models.engine.Frozen` does; by default they run as they are.
+    """
+    values = (frozen or prefix(net))(normalise(pixels, *net.normalisation))
+    return suffix(net).outputs(values)

@@ -97,7 +97,7 @@ def _train(settings: Settings, run: Run, skip_done: bool) -> Run:
     if decision["state"] == "done":
         return _already_done(run, skip_done)
     limits = clear_about_limits(run.folder, _less_memory(settings))  # status.json has its words
-    with recorded(run, _hardware(trainer)) if is_rank_zero() else nullcontext(), limits:
+    with recorded(run, _hardware(trainer, model)) if is_rank_zero() else nullcontext(), limits:
         trainer.loggers = build_loggers(settings["logger"], run.folder, build)
         with closed_on_failure(trainer.loggers):
             log_settings(trainer.loggers, logged_settings(settings))
@@ -135,13 +135,14 @@ def _fit(
         trainer.save_checkpoint(run.best_checkpoint)  # the last epoch is scored
 
 
-def _hardware(trainer: pl.Trainer) -> dict[str, Any]:
-    """The part of a session that the trainer knows."""
+def _hardware(trainer: pl.Trainer, model: CellClassifier) -> dict[str, Any]:
+    """The part of a session that the trainer and the model know."""
     return {
         "device": trainer.strategy.root_device.type,
         "devices": trainer.num_devices,
         "nodes": trainer.num_nodes,
         "precision": str(trainer.precision),
+        "engine": model.engine,
         "threads": torch.get_num_threads(),
     }
 

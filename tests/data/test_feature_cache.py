@@ -105,6 +105,8 @@ def test_the_name_holds_all_that_they_depend_on_and_nothing_else(noise, staged):
     assert len(folders()) == 1
     statistics = staged()
     statistics.stages.stem[1].running_mean.add_(1)
+    other_engine = staged()
+    other_engine.engine = "torch of another version"
     changed = [
         {"model": staged(seed=1)},
         {"model": statistics},
@@ -113,6 +115,7 @@ def test_the_name_holds_all_that_they_depend_on_and_nothing_else(noise, staged):
         {"number": 1},
         {"precision": "bf16-mixed"},
         {"device": "cuda"},  # of training; this model stays where it is
+        {"model": other_engine},
         {"cells": np.arange(5)},
     ]
     for count, change in enumerate(changed, start=2):

@@ -1,0 +1,227 @@
+"""Measures engines for frozen stages, and threads that wait on a shared machine; writes results-engines.md.
+
+`make bench-engines` starts it; it takes about four minutes on two cores. Nothing else may run meanwhile. With a task as
+JSON it is a contender: it measures the task in a process of its own and prints a line of JSON.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch  # before leukemia, which would set OMP_WAIT_POLICY
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from torch import Tensor, nn
+
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parents[1] / "shared"
+DEPTHS, PRECISIONS, BATCHES = (18, 50), ("bf16-mixed", "32-true"), (16, 32)
+SECONDS = 1.2  # of each measurement
+CELLS = 400  # of the whole run
+Engine = Callable[[Tensor], Tensor]
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        task = json.loads(sys.argv[1])
+        return print(json.dumps(CONTENDERS[task.pop("what")](**task)))
+    engines = [row for depth in DEPTHS for row in contender(what="engines", depth=depth)]
+    shared = [row for busy in (0, 1, 2) for row in shared_rows(busy)]
+    with tempfile.TemporaryDirectory() as folder:
+        runs = list(whole_runs(Path(folder)))
+    templates = Environment(
+        loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    names = ("torch", "openvino", "onnxruntime")
+    text = templates.get_template("engines.md.j2").render(
+        engines=engines, shared=shared, runs=runs, seconds=SECONDS, cells=CELLS, cores=os.cpu_count(),
+        versions=", ".join(f"{name} {version(name)}" for name in names), real=SHARED.is_dir(),
+    )  # fmt: skip
+    (HERE / "results-engines.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def contender(policy: str | None = None, **task: Any) -> Any:
+    """What a process prints about a task."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": policy} if policy else {}
+    command = [sys.executable, __file__, json.dumps(task)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# Engines
+
+
+def engines(depth: int) -> list[dict[str, Any]]:
+    """Each engine and precision: images a second by batch, start-up in seconds, and its relative error."""
+    warnings.simplefilter("ignore")
+    body, images = frozen_body(depth)
+    with torch.inference_mode():
+        expected = body(images)
+    found = []
+    for precision in PRECISIONS:
+        for name, make in MAKERS.items():
+            if name == "ONNX Runtime" and precision != "32-true":  # has no bf16 for a processor
+                continue
+            start = time.perf_counter()
+            engine = make(body, images, precision)
+            engine(images[: BATCHES[0]])
+            started = time.perf_counter() - start
+            error = float((engine(images) - expected).abs().max() / expected.abs().max())
+            rates = [rate(engine, images[:batch]) for batch in BATCHES]
+            eager = max(next((row["rates"] for row in found if row["precision"] == precision), rates))
+            row = {"depth": depth, "precision": precision, "engine": name, "times": max(rates) / eager}
+            found.append({**row, "rates": rates, "start": started, "error": error})
+            print(found[-1], file=sys.stderr, flush=True)
+    return found
+
+
+def frozen_body(depth: int) -> tuple[nn.Module, Tensor]:
+    """All stages but the head, and normalised pictures: real cells and weights where they lie beside the checkout."""
+    from leukemia.data.pixels import decode, fit
+    from leukemia.data.transforms import normalise
+    from leukemia.models import freezing
+    from leukemia.models.resnet import resnet
+
+    torch.manual_seed(0)
+    weights = SHARED / "weights" / f"resnet{depth}_pbc6.pth"
+    net = resnet(depth, weights=str(weights) if weights.is_file() else "none").eval()
+    freezing.freeze(net, "head")
+    files = sorted((SHARED / "data" / "pbc_cells").glob("*/*.jpg"))[:: 3288 // max(BATCHES)]
+    pixels = torch.randint(256, (max(BATCHES), 224, 224, 3), dtype=torch.uint8)
+    for number, file in enumerate(files[: len(pixels)]):
+        pixels[number] = torch.from_numpy(fit(decode(file), 224, "squash", None))
+    return freezing.prefix(net), normalise(pixels, *net.normalisation)
+
+
+def in_torch(body: nn.Module, precision: str) -> Engine:
+    from leukemia.precision import autocast
+
+    def compute(images: Tensor) -> Tensor:
+        with torch.no_grad(), autocast("cpu", precision):
+            return body(images).float()
+
+    return compute
+
+
+def folded(body: nn.Module, images: Tensor, precision: str) -> Engine:
+    from leukemia.models.engine import Frozen
+
+    return in_torch(Frozen(body), precision)  # type: ignore[arg-type]
+
+
+def inductor(body: nn.Module, images: Tensor, precision: str) -> Engine:
+    import torch._inductor.config
+
+    torch._inductor.config.freezing = True
+    torch.compiler.reset()
+    return in_torch(torch.compile(nn.Sequential(*body), dynamic=False), precision)  # type: ignore[misc]
+
+
+def openvino(body: nn.Module, images: Tensor, precision: str) -> Engine:
+    import openvino
+
+    model = openvino.convert_model(
+        nn.Sequential(*body), example_input=images[:2], input=[(-1, *images.shape[1:])]
+    )
+    hints = {"INFERENCE_PRECISION_HINT": "f32" if precision == "32-true" else "bf16"}
+    compiled = openvino.Core().compile_model(model, "CPU", hints)
+    return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0])
+
+
+def onnx_runtime(body: nn.Module, images: Tensor, precision: str) -> Engine:
+    import onnxruntime
+
+    file = io.BytesIO()
+    shapes = ({0: torch.export.Dim("n")},)
+    torch.onnx.export(
+        nn.Sequential(*body), (images[:2],), file, input_names=["x"], dynamic_shapes=shapes, verbose=False
+    )
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"x": images.contiguous().numpy()})[0])
+
+
+MAKERS = {
+    "eager, channels-last": lambda body, images, precision: in_torch(body, precision),
+    "BatchNorm folded": folded,
+    "OpenVINO": openvino,
+    "ONNX Runtime": onnx_runtime,
+    "inductor, freezing": inductor,
+}
+
+
+def rate(engine: Engine, images: Tensor) -> float:
+    """Images a second."""
+    for _ in range(2):
+        engine(images)
+    calls, start = 0, time.perf_counter()
+    while time.perf_counter() - start < SECONDS:
+        engine(images)
+        calls += 1
+    return calls * len(images) / (time.perf_counter() - start)
+
+
+# A shared machine
+
+
+def shared_rows(busy: int) -> Iterator[dict[str, Any]]:
+    with busy_processes(busy):
+        for policy in (None, "passive"):
+            found = contender(policy, what="forward", depth=50)
+            yield {"busy": busy, "policy": policy or "unset", **found}
+
+
+def forward(depth: int) -> dict[str, Any]:
+    """Images a second of eager and folded stages in bf16 and batches of 16."""
+    body, images = frozen_body(depth)
+    images = images[: BATCHES[0]]
+    made = {name: MAKERS[name](body, images, "bf16-mixed") for name in (*MAKERS,)[:3]}
+    return {"rates": [rate(engine, images) for engine in made.values()]}
+
+
+def whole_runs(folder: Path) -> Iterator[dict[str, Any]]:
+    """Seconds of a whole frozen baseline of ResNet50, quiet and beside one busy process."""
+    from leukemia.data.demo import plan, write_demo
+
+    table = plan(round(CELLS * 15_114 / 12_528))
+    table = table[table["published_split"] != "final"].reset_index(drop=True)
+    write_demo(folder / "cells", structure=table)
+    for busy in (0, 1):
+        settings = [
+            f'data.root="{folder}/cells"', "model.net.depth=50", "model.net.weights=none",
+            "model.trainable_from=head", "trainer.max_epochs=12", f'hydra.run.dir="{folder}/run{busy}"',
+        ]  # fmt: skip
+        environment = {**os.environ, "LEUKEMIA_CACHE": f"{folder}/cache{busy}"}
+        environment.pop("OMP_WAIT_POLICY", None)
+        with busy_processes(busy):
+            start = time.perf_counter()
+            command = [sys.executable, "-m", "leukemia.train", *settings]
+            subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, check=True)
+            yield {"busy": busy, "seconds": time.perf_counter() - start}
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+CONTENDERS: dict[str, Callable[..., Any]] = {"engines": engines, "forward": forward}
+
+if __name__ == "__main__":
+    main()
