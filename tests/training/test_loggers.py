@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import struct
-import warnings
 from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
