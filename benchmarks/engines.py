@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def frozen_body(depth: int) -> tuple[nn.Module, Tensor]:
     from leukemia.data.transforms import normalise
     from leukemia.models import freezing
     from leukemia.models.resnet import resnet
+    from leukemia.training.memory import keep_freed_memory
 
+    keep_freed_memory()
     torch.manual_seed(0)
     weights = SHARED / "weights" / f"resnet{depth}_pbc6.pth"
     net = resnet(depth, weights=str(weights) if weights.is_file() else "none").eval()
@@ -114,10 +117,11 @@ def in_torch(body: nn.Module, precision: str) -> Engine:
     return compute
 
 
-def folded(body: nn.Module, images: Tensor, precision: str) -> Engine:
+def frozen(engine: str, body: nn.Module, images: Tensor, precision: str) -> Engine:
+    """As the package computes them."""
     from leukemia.models.engine import Frozen
 
-    return in_torch(Frozen(body), precision)  # type: ignore[arg-type]
+    return in_torch(Frozen(body, engine), precision)  # type: ignore[arg-type]
 
 
 def inductor(body: nn.Module, images: Tensor, precision: str) -> Engine:
@@ -126,17 +130,6 @@ def inductor(body: nn.Module, images: Tensor, precision: str) -> Engine:
     torch._inductor.config.freezing = True
     torch.compiler.reset()
     return in_torch(torch.compile(nn.Sequential(*body), dynamic=False), precision)  # type: ignore[misc]
-
-
-def openvino(body: nn.Module, images: Tensor, precision: str) -> Engine:
-    import openvino
-
-    model = openvino.convert_model(
-        nn.Sequential(*body), example_input=images[:2], input=[(-1, *images.shape[1:])]
-    )
-    hints = {"INFERENCE_PRECISION_HINT": "f32" if precision == "32-true" else "bf16"}
-    compiled = openvino.Core().compile_model(model, "CPU", hints)
-    return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0])
 
 
 def onnx_runtime(body: nn.Module, images: Tensor, precision: str) -> Engine:
@@ -153,8 +146,8 @@ def onnx_runtime(body: nn.Module, images: Tensor, precision: str) -> Engine:
 
 MAKERS = {
     "eager, channels-last": lambda body, images, precision: in_torch(body, precision),
-    "BatchNorm folded": folded,
-    "OpenVINO": openvino,
+    "torch, BatchNorm folded": partial(frozen, "torch"),
+    "OpenVINO": partial(frozen, "openvino"),
     "ONNX Runtime": onnx_runtime,
     "inductor, freezing": inductor,
 }

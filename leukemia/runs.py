@@ -107,6 +107,12 @@ class Run:
         return run_precision(self.config, str(self.folder / "config.yaml"))
 
     @property
+    def engine(self) -> str:
+        """`model.engine` of the configuration: what computes the frozen stages."""
+        model = self.config.get("model")
+        return str(model.get("engine", "torch")) if isinstance(model, dict) else "torch"
+
+    @property
     def status(self) -> dict[str, Any]:
         """`status` (one of STATES), and what is known beside it: `error`, times, versions, machine.
 

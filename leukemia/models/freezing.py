@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from leukemia.errors import InputError
 
@@ -111,6 +112,13 @@ def pooled(values: Tensor) -> Tensor:
         if values.ndim > 3
         else values
     )
+
+
+def multiply_adds(stages: nn.Module, image: Tensor) -> int:
+    """Those of stages for one normalised image (1, 3, H, W)."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        stages(image)
+    return counter.get_total_flops() // 2
 
 
 def prefix_hash(net: Any) -> str:
