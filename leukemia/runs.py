@@ -22,6 +22,7 @@ from leukemia.data.run_files import (
     check_history,
     check_metrics,
     run_data,
+    run_engine,
     run_precision,
 )
 from leukemia.errors import InputError, quoted
@@ -108,9 +109,8 @@ class Run:
 
     @property
     def engine(self) -> str:
-        """`model.engine` of the configuration: what computes the frozen stages."""
-        model = self.config.get("model")
-        return str(model.get("engine", "torch")) if isinstance(model, dict) else "torch"
+        """`model.engine` of the configuration."""
+        return run_engine(self.config, str(self.folder / "config.yaml"))
 
     @property
     def status(self) -> dict[str, Any]:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from leukemia.data.run_files import ENGINES
 from leukemia.errors import InputError, check_one_of
 from leukemia.models.freezing import Prefix
 
-ENGINES = ("torch", "openvino")
 Engine = Callable[[Tensor], Tensor]
 
 
