@@ -87,7 +87,7 @@ class CellClassifier(pl.LightningModule):
         self._parts: tuple[Any, ...] = ()  # the frozen stages, and the others
         self._compiled: dict[str, Any] | None = None
         self._check(class_weights, monitor)
-        self._freeze(self.trainable_from)
+        self.set_boundary(self.trainable_from)
         self.pos_weight: Tensor | None = None  # of the criterion while it trains
         self.first_bad_step: Tensor
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
@@ -187,7 +187,7 @@ class CellClassifier(pl.LightningModule):
         self.on_train_epoch_start()  # Lightning leaves it out where a run goes on within an epoch
 
     def on_train_epoch_start(self) -> None:
-        self._freeze(freezing.thawed_from(self.trainable_from, self.unfreeze_at, self.current_epoch + 1))
+        self.set_boundary(freezing.thawed_from(self.trainable_from, self.unfreeze_at, self.current_epoch + 1))
         self.train()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -280,7 +280,8 @@ class CellClassifier(pl.LightningModule):
             groups.append({"name": "criterion", "params": own})
         return optim.build_optimizer(self.make_optimizer, groups, fused)
 
-    def _freeze(self, stage: str) -> None:
+    def set_boundary(self, stage: str) -> None:
+        """Freeze the stages before one; the others train."""
         if getattr(self.net, "trainable_from", None) == stage and self._parts:
             return
         freezing.freeze(self.net, stage)
