@@ -49,6 +49,11 @@ def parse() -> argparse.Namespace:
         "--limit-seconds", type=float, default=3.0, help="of each repeat of the limit; default 3"
     )
     parser.add_argument("--output", type=Path, default=HERE / "results.md", help="the page")
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        help="a JSON file that keeps what was measured; rows that it holds are not measured again",
+    )
     options = parser.parse_args()
     for name, _ in lists:
         setattr(options, name, getattr(options, name).split(","))
@@ -73,9 +78,11 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
         "planned": len(options.data) * len(options.depths) * len(options.only),
         "command": f"benchmarks/{' '.join([Path(__file__).name, *sys.argv[1:]]).partition(' --output')[0]}",
     }
-    measured: Measured = {}
+    measured = kept_rows(options.rows, task)
 
     def write() -> str:
+        if options.rows:
+            options.rows.write_text(json.dumps({"task": as_kept(task), "rows": list(measured.items())}))
         text = page(measured, task, machine)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text, encoding="utf-8")
@@ -85,11 +92,32 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
         for name in options.data:
             for depth in options.depths:
                 for row in options.only:
+                    if len(next(iter(measured.get((name, depth, row), {}).values()), [])) >= options.repeats:
+                        continue
                     of_row = {**task, **row_task(name, depth, row, data[name, counts[row]])}
                     for who, found in measure_row(of_row, row, scratch).items():
                         measured.setdefault((name, depth, row), {}).setdefault(who, []).append(found)
                     write()
     print(write(), options.output, sep="\n")
+
+
+def as_kept(task: Measurement) -> Measurement:
+    """What rows of a kept file and of this command have in common."""
+    return {name: value for name, value in task.items() if name not in ("planned", "command")}
+
+
+def kept_rows(path: Path | None, task: Measurement) -> Measured:
+    """The rows of an earlier command.
+
+    Raises:
+        SystemExit: if they were measured in another way.
+    """
+    if path is None or not path.is_file():
+        return {}
+    kept = json.loads(path.read_text())
+    if kept["task"] != as_kept(task):
+        raise SystemExit(f"{path} holds rows of {kept['task']}, and this command measures {as_kept(task)}")
+    return {(name, depth, row): found for (name, depth, row), found in kept["rows"]}
 
 
 def data_sets(

@@ -308,7 +308,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    """Heat maps of the evidence for a decision, by Grad-CAM (extra: explain).
+    """Heat maps of the evidence for a decision, by Grad-CAM.
 
     example:
       leukemia explain outputs/paper/RUN new_cells -o pictures

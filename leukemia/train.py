@@ -48,7 +48,6 @@ def prepare_process() -> None:
     from leukemia.training import signals
 
     signals.install()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for expected in (
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
         "The number of training batches .* is smaller than the logging interval",
@@ -78,6 +77,8 @@ def run_hydra_job(config: "DictConfig") -> float | None:
     from leukemia.training.run import train
     from leukemia.training.status import best_monitored, time_left
 
+    for package in ("pytorch_lightning", "matplotlib"):  # now: an import sets the level of the first
+        logging.getLogger(package).setLevel(logging.WARNING)
     signals.leave_if_asked()
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)

@@ -80,6 +80,7 @@ def test_deeper_networks_have_three_quarters_of_the_target_and_repeats_their_med
 def test_a_tiny_benchmark_measures_every_row(tmp_path):
     options = {"data": "synthetic", "depths": 18, "size": 32, "head-images": 48, "images": 40, "epochs": 2}
     options |= {"plain-epochs": 1, "limit-repeats": 1, "limit-seconds": 0.05, "output": tmp_path / "page.md"}
+    options |= {"rows": tmp_path / "rows.json"}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     done = subprocess.run([sys.executable, BENCHMARKS / "run.py", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -96,6 +97,8 @@ def test_a_tiny_benchmark_measures_every_row(tmp_path):
             assert all(0 <= float(figure) < 1e6 for figure in figures), row
     assert all(float(row[3]) > 0 for row in parts[:3]), "each frozen row has a feature pass"
     assert float(parts[3][3]) == 0, "nothing is frozen in full fine-tuning"
+    again = subprocess.run([sys.executable, BENCHMARKS / "run.py", *words], capture_output=True, text=True)
+    assert again.stdout == f"{text}\n{tmp_path / 'page.md'}\n", "kept rows are not measured again"
 
 
 def test_the_plain_loop_has_nothing_of_this_package(tmp_path):

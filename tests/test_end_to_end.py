@@ -194,6 +194,7 @@ def test_a_signal_leaves_an_interrupted_run_that_goes_on(leukemia_train, small, 
     assert Run(tmp_path / "run").history["epoch"].tolist() == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_head_as_one_does_and_score_every_cell_once(small, tmp_path):
     common = [*small, "model.trainable_from=head", "data.protocol=subject_kfold"]
     one, two = tmp_path / "one", tmp_path / "two"

@@ -95,6 +95,7 @@ def test_every_part_is_the_labs_own(trained):
     assert trained.metrics["loss"] == pytest.approx(float(loss), abs=1e-5)  # the plain cross-entropy
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_own_parts_ends_as_the_undisturbed_one(lab, trained):
     (lab / "dies.py").write_text(
         "import os; from leukemia import CellClassifier; from leukemia.train import main\n"
@@ -169,6 +170,7 @@ def test_a_network_at_hand_loads_without_trust(lab, trained, monkeypatch):
     assert model.hparams["classes"] == ["normal", "blast"]
 
 
+@pytest.mark.slow
 def test_yaml_of_ones_own_works_for_every_group_and_in_a_sweep(lab):
     nodes = {
         "model/net/tiny": {"_target_": "mylab.Tiny", "width": 4},

@@ -37,6 +37,15 @@ def test_a_refused_setting_is_answered_in_two_seconds_of_processor_time(tmp_path
     assert seconds < 2
 
 
+@pytest.mark.slow
+def test_a_run_says_nothing_in_the_name_of_its_libraries(small, tmp_path):
+    run = [*small, "model/scheduler=cosine", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"]
+    done, _ = started(TRAIN, *run)
+    assert done.returncode == 0, done.stderr
+    for foreign in ("Tip:", "GPU available", "train_dataloader", "font"):
+        assert foreign not in done.stdout + done.stderr
+
+
 def test_names_and_numbers_are_checked_without_pytorch():
     loaded = loaded_by("from leukemia.config import checked, compose; checked(compose(['data.root=x']))")
     assert not {"torch", "pytorch_lightning", "sklearn", "matplotlib"} & loaded
@@ -49,6 +58,20 @@ def test_a_sweep_starts_without_pytorch():
 def test_inference_needs_no_lightning():
     loaded = loaded_by("import leukemia.commands.predict, leukemia.inference.torch_predictor")
     assert not {"pytorch_lightning", "torchmetrics", "hydra", "matplotlib"} & loaded
+
+
+def test_a_network_is_built_without_the_compiler_which_comes_where_torchvision_asks_for_it():
+    """torch's compiler takes 2 s of processor time to load."""
+    code = "; ".join([
+        "import sys", "from leukemia.models.resnet import resnet", "resnet(18, weights='none')",
+        "assert 'torch._dynamo' not in sys.modules", "import torch, torchvision",
+        "box = torch.tensor([[0., 0, 0, 4, 4]])",
+        "assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), box, 2).eq(1).all()",
+        "assert torchvision.ops.roi_align.__globals__['is_compile_supported']('cpu')",
+        "assert 'torch._dynamo' in sys.modules",
+    ])  # fmt: skip
+    done, _ = started(code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", ["evaluate", "triage", "predict"])

@@ -61,14 +61,14 @@ class Pictures:
 
     def _overlay(self, cell_id: str) -> tuple[bytes, int]:
         """The Grad-CAM heat map of the class that the page names, as large as the cell's picture, and the number of
-        places on each of its sides. Each place is drawn as the block that it is."""
+        places on each of its sides, 0 for an even map. Each place is drawn as the block that it is."""
         cell = self.review.cells[cell_id]
         pixels = self._pixels(cell_id)
         positive = self.review.opinion(cell).label == self.review.classes[1]
         height, width = pixels.shape[:2]
         seen = self.review.network_pixels(pixels)
         heat: Image.Image = Image.open(io.BytesIO(self.network.overlay(seen, positive)))
-        places = heat.width
+        places = heat.width if np.asarray(heat)[..., 3].any() else 0
         if self.review.resize == "crop":
             heat = heat.resize(seen.shape[:2], Image.Resampling.NEAREST)
             heat = Image.fromarray(_undo_centre_crop(np.asarray(heat), height, width))

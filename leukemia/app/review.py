@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
 
 from leukemia.app.cells import (
     Cell,
@@ -28,6 +27,7 @@ from leukemia.app.uploads import tells_class
 from leukemia.data.files import is_utf8
 from leukemia.data.pixels import fit
 from leukemia.errors import InputError, quoted
+from leukemia.evaluation.predictions import sigmoid
 from leukemia.runs import Ensemble, Run
 from leukemia.storage.plain_files import check_inside
 
@@ -157,7 +157,7 @@ class Review:
     def opinions(self, cells: Sequence[Cell]) -> list[Opinion]:
         """The opinions of many cells, faster than one by one."""
         logit = np.array([cell.logit for cell in cells], dtype=float)
-        probability = expit(calibrated_logit(logit, self.policy))
+        probability = sigmoid(calibrated_logit(logit, self.policy))
         label = np.where(probability >= 0.5, *reversed(self.classes))
         decided = triage(cells, self.policy, self.classes)
         return list(map(Opinion, probability.tolist(), label.tolist(), decided.tolist()))
@@ -166,7 +166,7 @@ class Review:
         """The policy's thresholds as probabilities of the positive class; None where it releases nothing there."""
         ends = (None, None) if self.policy is None else (self.policy.low, self.policy.high)
         low, high = (
-            None if end is None else float(expit(calibrated_logit(np.array(end), self.policy)))
+            None if end is None else float(sigmoid(calibrated_logit(np.array(end), self.policy)))
             for end in ends
         )
         return low, high

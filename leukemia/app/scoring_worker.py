@@ -23,6 +23,7 @@ from leukemia.errors import InputError
 BATCH = 16
 MOST_PROBLEMS = 50
 MOST_IN_MEMORY = 200  # pictures that wait; later ones are read from their files again
+NOT_COMPARED = "not compared with them yet"  # after a restart; the gate's answer is not stored
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class ScoringWorker:
             if not file.is_file():
                 continue
             if picture.logit is not None and picture.model == self.review.model:
-                scored.append(self._cell(picture, file, picture.logit, added=True))
+                cell = self._cell(picture, file, picture.logit, added=True)
+                scored.append(replace(cell, unlike=NOT_COMPARED) if self._gated else cell)
             if picture.logit is None or not self._is_scored(picture):
                 self._put(_Job(picture, file, None, added=True))
         self.review.add(scored)
@@ -170,9 +172,11 @@ class ScoringWorker:
     def _is_scored(self, picture: AddedPicture) -> bool:
         """Whether the stored score is all that the model says. That of an ensemble lacks its deviation, and that of a
         run with a gate lacks whether the gate stops the cell."""
-        members = self.review.run.members
-        gated = any((run.folder / "gate.json").is_file() for run in members)
-        return picture.model == self.review.model and len(members) == 1 and not gated
+        return picture.model == self.review.model and len(self.review.run.members) == 1 and not self._gated
+
+    @property
+    def _gated(self) -> bool:
+        return any((run.folder / "gate.json").is_file() for run in self.review.run.members)
 
     def _read(self, job: _Job) -> tuple[AddedPicture, NDArray[np.uint8]]:
         if job.pixels is not None:

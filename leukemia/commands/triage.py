@@ -216,7 +216,11 @@ def _told(
 ) -> list[str]:
     negative, positive = classes
     rows = outcome(table, policy, classes)
-    rows = rows.rename(columns={"as_negative": f"as {negative}", "as_positive": f"as {positive}"})
+    rows[["wrong", "wrong_by_subject"]] = rows[["wrong", "wrong_by_subject"]].map(percent)
+    rows = rows.rename(columns={
+        "as_negative": f"as {negative}", "as_positive": f"as {positive}", "wrong": "wrong %",
+        "wrong_by_subject": "mean over subjects %", "subjects": "subjects with one",
+    })  # fmt: skip
     lines = [
         f"{words.released(policy, classes)}; {percent(policy.released)} % of the cells in all.",
         rows.to_string(index=False),

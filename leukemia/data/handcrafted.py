@@ -9,7 +9,7 @@ from leukemia.data.pixels import Pixels
 from leukemia.evaluation.gate import HANDCRAFTED
 from leukemia.storage.cache import cached_folder
 
-VERSION = 2
+VERSION = 3
 BASELINE = 5  # the first features: those of the handcrafted baseline
 BACKGROUND = 16  # the largest brightness of black background, JPEG noise included
 AT_ONCE = 64  # cells
@@ -39,6 +39,7 @@ def measure(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     - roundness: area^2 / (2 pi (mu20 + mu02)) with the central second moments of the cell's mask: 1 for a disc,
       2ab / (a^2 + b^2) for an ellipse of half axes a and b, of any size at any place (Zunic, Hirota and Rosin 2010,
       Pattern Recognition 43);
+    - hue: mean red minus mean blue, which tells exchanged channels from a stronger or a weaker stain;
     - sharpness: log(1 + variance of the Laplacian of brightness) within the cell (Pech-Pacheco et al. 2000, ICPR);
     - contrast: standard deviation of brightness within the cell;
     - off_centre: distance of the cell's centre from that of the picture, in widths of the picture;
@@ -73,6 +74,7 @@ def measure(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     frame = np.concatenate([cell[:, 0], cell[:, -1], cell[:, 1:-1, 0], cell[:, 1:-1, -1]], axis=1)
     others = [
         roundness,
+        colours[:, 0] - colours[:, 2],
         np.log1p(_variance(laplacian, inner)),
         np.sqrt(_variance(grey, cell)),
         np.hypot(*aside),

@@ -2,7 +2,7 @@
 
 A cell has *checks*: handcrafted features, each to both sides, and the distance of its pooled features from those of the
 training cells. A check counts in units of the training cells: 0 at their median, 1 where all but `share` of them lie.
-The score of a cell is its largest check, and one limit holds for the score.
+The score of a cell is its largest check or, where several are above 1, their 3-norm. One limit holds for the score.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +29,7 @@ HANDCRAFTED: dict[str, tuple[float, str, str]] = {
     "green": (2, "greener", "less green"),
     "blue": (2, "bluer", "less blue"),
     "roundness": (0.01, "rounder", "less round"),
+    "hue": (2, "of a redder hue", "of a bluer hue"),
     "sharpness": (0.05, "sharper", "more blurred"),
     "contrast": (1, "richer in contrast", "poorer in contrast"),
     "off_centre": (0.01, "farther from the centre", "nearer to the centre"),
@@ -45,8 +46,8 @@ class Unlike:
     """How unlike the training cells some cells are.
 
     Attributes:
-        by: the largest check of each cell over the limit, (N,); a cell above 1 is stopped.
-        check: the number of that check in CHECKS, (N,).
+        by: the score of each cell over the limit, (N,); a cell above 1 is stopped.
+        check: the number of its largest check in CHECKS, (N,).
     """
 
     by: Floats
@@ -110,7 +111,7 @@ class Gate:
         """As `unlike`, with the distances of pooled features, (N,)."""
         values = _checks(handcrafted, distance, self.scale)
         largest = np.where(np.isnan(values), np.inf, values).argmax(axis=1)
-        return Unlike(values[np.arange(len(values)), largest] / self.limit, largest)
+        return Unlike(_score(values) / self.limit, largest)
 
     @property
     def share(self) -> float:
@@ -227,7 +228,7 @@ def fit_gate(
     for held in range(fold.max() + 1):
         rest, here = fold != held, fold == held
         scale = _scale(shape[rest], distance[rest], weight[rest], share)
-        score[here] = _checks(shape[here], distance[here], scale).max(axis=1)
+        score[here] = _score(_checks(shape[here], distance[here], scale))
     guaranteed = max(share, 1 / (n + 1))
     order = np.argsort(-score, kind="stable")
     stopped = np.cumsum(weight[order])  # the share at a limit just below each score
@@ -284,6 +285,12 @@ def _checks(handcrafted: ArrayLike, distance: ArrayLike, scale: _Scale) -> Float
     more = (shape - scale.middle) / np.maximum(scale.high - scale.middle, least)
     less = (scale.middle - shape) / np.maximum(scale.middle - scale.low, least)
     return np.column_stack([more, less, scale.network(far)])
+
+
+def _score(checks: Floats) -> Floats:
+    """The score of each cell from its checks, (N,): a small change in several features counts for more than in one."""
+    above = np.where(checks > 1, checks, 0)
+    return np.asarray(np.maximum(checks.max(axis=1), np.cbrt((above**3).sum(axis=1))))
 
 
 def _scale(shape: Floats, distance: Floats, weight: Floats, share: float) -> _Scale:

@@ -1,6 +1,6 @@
 """Grad-CAM: where in a picture a network finds its evidence, and the share of it on the black background."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,35 +63,25 @@ def heat_maps(
         highest; all 0 where there is no evidence for the class.
 
     Raises:
-        InputError: if the package `grad-cam` is not installed, or see `find_target`.
+        InputError: see `find_target`.
     """
-    try:
-        from pytorch_grad_cam import GradCAM
-    except ImportError as error:
-        problem = f"heat maps need the package grad-cam ({error}): pip install 'leukemia[explain]'"
-        raise InputError(problem) from None
     if not len(pixels):
         return np.zeros(pixels.shape[:3], np.float32)
-    evidence: list[Callable[[Tensor], Tensor]] = [torch.abs] * len(
-        pixels
-    )  # of the decision, the logit's sign
-    if positive is not None:
-        evidence = [torch.positive if named else torch.negative for named in np.asarray(positive, dtype=bool)]
-    target = find_target(net, pixels.shape[1])
-    traced, maps = _GraphFrom(net, target.stage), []
+    target, maps = find_target(net, pixels.shape[1]), []
     device = next(net.parameters()).device
-    with _left_as_it_was(net), torch.inference_mode(False), torch.enable_grad():
-        cam = GradCAM(model=traced, target_layers=[target.module], reshape_transform=target.as_map)
-        if not enlarge:
-            cam.get_target_width_height = lambda images: None
-        try:
-            for start in range(0, len(pixels), AT_ONCE):
-                chunk = torch.from_numpy(np.ascontiguousarray(pixels[start : start + AT_ONCE])).to(device)
-                images = normalise(chunk, *net.normalisation)
-                maps.append(cam(images, targets=evidence[start : start + AT_ONCE]))
-        finally:
-            cam.activations_and_grads.release()
-    return np.clip(np.concatenate(maps), 0, 1).astype(np.float32)
+    for start in range(0, len(pixels), AT_ONCE):
+        chunk = torch.from_numpy(np.ascontiguousarray(pixels[start : start + AT_ONCE])).to(device)
+        values, logits, slopes = _at_target(net, target, chunk)
+        sign = logits.sign()
+        if positive is not None:
+            named = np.asarray(positive, dtype=bool)[start : start + AT_ONCE]
+            sign = torch.from_numpy(np.where(named, 1.0, -1.0)).to(logits)
+        weights = (sign[:, None, None, None] * slopes).mean((2, 3), keepdim=True)  # eq. 1
+        heat = _from_0_to_1((weights * values).sum(1, keepdim=True).relu())  # eq. 2
+        if enlarge:
+            heat = _from_0_to_1(functional.interpolate(heat, size=chunk.shape[1:3], mode="bilinear"))
+        maps.append(heat[:, 0].cpu().numpy())
+    return np.concatenate(maps)
 
 
 def find_target(net: Any, size: int) -> Target:
@@ -122,7 +112,7 @@ def find_target(net: Any, size: int) -> Target:
             found.append(Target(name, module, tuple(output.shape[2:])))
         around.pop()
 
-    with ExitStack() as hooks, _left_as_it_was(net), torch.no_grad():
+    with ExitStack() as hooks, _in_eval_mode(net), torch.no_grad():
         for module in net.stages[:-1].modules():
             hooks.enter_context(module.register_forward_pre_hook(began))
             hooks.enter_context(module.register_forward_hook(ended))
@@ -176,36 +166,40 @@ def background(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return is_background(pixels).mean(axis=(1, 2))
 
 
-class _GraphFrom(nn.Module):
-    """A network with a graph from one stage on, also where that stage is frozen, and none before."""
+def _at_target(net: Any, target: Target, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The activation as a map (N, C, H, W), the logits (N,), and their gradient there (N, C, H, W). The graph begins at
+    the activation, whether its stage is frozen or not."""
+    kept: list[Tensor] = []
 
-    def __init__(self, net: Any, first: str) -> None:
-        super().__init__()
-        self.net, self.first = net, first
+    def begin_graph(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        kept.append(output.detach().requires_grad_())
+        return kept[0].clone()  # which a later layer may change in place
 
-    def forward(self, images: Tensor) -> Tensor:
-        values = images.detach()
-        for name, stage in self.net.stages.named_children():
-            if name == self.first:
-                values = values.requires_grad_().clone()  # not a leaf, which no layer may change in place
-            with torch.set_grad_enabled(values.requires_grad):
+    with _in_eval_mode(net), torch.inference_mode(False), ExitStack() as hooks:
+        hooks.enter_context(target.module.register_forward_hook(begin_graph))
+        values = normalise(pixels, *net.normalisation)
+        for name, stage in net.stages.named_children():
+            with torch.set_grad_enabled(name == target.stage or bool(kept)):
                 values = stage(values)
-        return values.flatten()
+        (slopes,) = torch.autograd.grad(values.sum(), kept)
+    return target.as_map(kept[0].detach()), values.detach().flatten(), target.as_map(slopes)
+
+
+def _from_0_to_1(heat: Tensor) -> Tensor:
+    """Each map of (N, 1, H, W) from its lowest value to its highest; 0 where it is even."""
+    heat = heat - heat.amin((2, 3), keepdim=True)
+    return heat / heat.amax((2, 3), keepdim=True).clamp(min=1e-7)
 
 
 @contextmanager
-def _left_as_it_was(net: nn.Module) -> Iterator[None]:
-    """The network in eval mode; modes and gradients come back."""
+def _in_eval_mode(net: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in net.modules()]
-    gradients = [(parameter, parameter.grad) for parameter in net.parameters()]
     try:
         net.eval()
         yield
     finally:
         for module, training in modes:
             module.training = training
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
 
 
 def _is_map(values: Any = None) -> bool:

@@ -188,6 +188,7 @@ class CellClassifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.set_boundary(freezing.thawed_from(self.trainable_from, self.unfreeze_at, self.current_epoch + 1))
+        freezing.follow_within_an_epoch(self._parts[1], self.trainer.num_training_batches)
         self.train()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -1,9 +1,10 @@
 """torchvision's ResNets, ResNeXts and wide ResNets as six stages."""
 
+import sys
 from collections import OrderedDict
+from types import ModuleType
 
 import torch
-import torchvision
 from torch import nn
 
 from leukemia.errors import check_one_of
@@ -43,7 +44,8 @@ def resnet(
     name = name or f"resnet{depth}"
     check_one_of("model.net.name", name, NAMES)
     seen = {"pretrained_on": pretrained_on} if pretrained_on else {}
-    parts = getattr(torchvision.models, name)(num_classes=1)
+    models = _torchvision_models()
+    parts = getattr(models, name)(num_classes=1)
     stem = OrderedDict((part, getattr(parts, part)) for part in ("conv1", "bn1", "relu", "maxpool"))
     net = StagedNetwork(
         {
@@ -58,5 +60,27 @@ def resnet(
         published=PUBLISHED,
     )
     net.to(memory_format=torch.channels_last)
-    load_weights(net, weights, lambda: torchvision.models.get_model_weights(name)["IMAGENET1K_V1"])
+    load_weights(net, weights, lambda: models.get_model_weights(name)["IMAGENET1K_V1"])
     return net
+
+
+def _torchvision_models() -> ModuleType:
+    """`torchvision.models` without torch's compiler, 2 s of processor time. torchvision imports it for one function of
+    its detection code; with the stand-in that function imports it when it is called."""
+    asked = "torch._dynamo.utils"
+    if asked not in sys.modules:
+        sys.modules[asked] = _Later(asked)
+    try:
+        import torchvision
+    finally:
+        if isinstance(sys.modules[asked], _Later):
+            del sys.modules[asked]
+    return torchvision.models
+
+
+class _Later(ModuleType):
+    @staticmethod
+    def is_compile_supported(device_type: str) -> bool:
+        from torch._dynamo.utils import is_compile_supported
+
+        return is_compile_supported(device_type)

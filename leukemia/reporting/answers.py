@@ -102,7 +102,8 @@ def next_commands(sweep: Sweep, proof: Evidence) -> list[str]:
     command = "leukemia"
     if shutil.which(command) is None:  # its environment is not active, as after `make demo`
         command = shlex.quote(os.path.relpath(Path(sys.executable).with_name(command)))
-    return [f"{command} evaluate {shown[0]}", f"{command} triage {shown[1]}", f"{command} app {shown[1]}"]
+    second = "triage" if proof.metrics[0]["n_subjects"] else "explain"  # the guarantee is for new subjects
+    return [f"{command} evaluate {shown[0]}", f"{command} {second} {shown[1]}", f"{command} app {shown[1]}"]
 
 
 def _best(of: dict[str, Any], proof: Evidence, results: pd.DataFrame) -> Answer:

@@ -13,9 +13,10 @@ HARDWARE = ("machine", "device", "devices", "nodes", "threads")  # of a session
 
 
 def states(results: pd.DataFrame) -> str:
-    """The number of runs, and of those in each state."""
+    """The number of runs, and of those in each state; and whether the cells are real."""
     counts = Counter(results["status"])
-    return f"{words.count(len(results), 'run')}: " + ", ".join(f"{n:,} {s}" for s, n in counts.items())
+    said = f"{words.count(len(results), 'run')}: " + ", ".join(f"{n:,} {s}" for s, n in counts.items())
+    return f"{said}. Synthetic cells: not evidence about leukemia" if is_synthetic(results) else said
 
 
 def leak_statement(results: pd.DataFrame) -> tuple[bool, str]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -118,9 +119,13 @@ def setting(name: str) -> str:
 
 
 def value(of: Any, name: str = "") -> str:
-    """A setting as it is shown: numbers short, an unset one as a dash, of a `_target_` the last part."""
+    """A setting as it is shown: numbers short, an unset one as a dash, of a `_target_` the last part; of weights the
+    file's stem, and of a run's checkpoint the run."""
     if _missing(of):
         return "–"
+    if name == "model.net.weights":
+        *_, run, folder, file = ("", "", *Path(str(of)).parts)
+        return run if folder == "checkpoints" else Path(file).stem
     if name.endswith("_target_"):
         return str(of).rpartition(".")[2]
     return f"{of:g}" if isinstance(of, float) else str(of)

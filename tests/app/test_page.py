@@ -341,7 +341,7 @@ def test_the_heat_map_can_be_switched_and_names_its_class(serve, run, window):
     here.wait_for_selector("#overlay", state="visible")
     assert here.locator("#overlay").bounding_box() == here.locator("#picture").bounding_box()
     first = page.review.cells[page.review.queues["review"][0]]
-    assert here.text_content("#places") == "2 × 2 blocks"
+    assert here.text_content("#places") == "2 × 2 blocks: little evidence for"
     assert here.text_content("#explained") == page.review.opinion(first).label
     assert here.get_attribute("#gradcam", "aria-pressed") == "true"
     here.keyboard.press("g")

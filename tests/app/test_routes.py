@@ -3,12 +3,15 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from leukemia.app.network_process import coloured
+from leukemia.app.pictures import Pictures
 from leukemia.data.pixels import decode, pixel_hash
 from leukemia.runs import Run
 
@@ -303,6 +306,12 @@ def test_a_comment_is_kept_with_its_decision_and_shown_to_others_after_theirs(se
     assert page.ask("GET", f"/api/cell?at={first}", **bob)[1]["cell"]["others"] == [
         {"reviewer": "Ann", "label": "poor quality", "comment": "out of focus"}
     ]
+
+
+def test_an_even_heat_map_has_no_blocks_to_speak_of(review):
+    even = SimpleNamespace(overlay=lambda pixels, positive: coloured(np.zeros((2, 2), np.float32)))
+    _, places = Pictures(review, even).overlay(review.queues["review"][0])
+    assert places == 0
 
 
 def test_a_heat_map_is_drawn_in_the_blocks_that_it_has(serve, run):

@@ -1,9 +1,12 @@
 import os
+import threading
 
 import numpy as np
 from PIL import Image
 
 from leukemia.app.png import png_bytes
+from leukemia.app.review import Review
+from leukemia.app.scoring_worker import NOT_COMPARED, ScoringWorker
 from leukemia.data.pixels import pixel_hash
 from leukemia.errors import InputError
 
@@ -71,6 +74,33 @@ def test_an_upload_that_the_gate_stops_says_why_before_a_decision(serve, run):
     assert shown["notes"] == [f"Unlike the training cells: {why}."]
     assert shown["opinion"]["triage"] == "Triage sends this cell to review."
     assert page.review.queues["review"][0] == pixel_hash(pixels)
+
+
+def test_after_a_restart_a_gated_picture_is_reviewed_until_the_gate_has_looked_again(serve, run):
+    page = serve(run)
+    pixels, content = picture()
+    page.ask("POST", "/api/pictures?name=noise.png", content)
+    page.wait_for_scores()
+    (run.folder / "gate.json").write_text("{}")
+    compared = threading.Event()
+
+    def scores(pixels):
+        assert compared.wait(60)
+        return page.worker._scores(pixels)
+
+    review = Review(run)
+    worker = ScoringWorker(review, scores)
+    worker.restore()
+    try:
+        cell = review.cells[pixel_hash(pixels)]
+        assert (cell.unlike, review.queues["review"][0]) == (NOT_COMPARED, cell.id)
+        compared.set()
+        worker.close()
+        worker._thread.join(60)
+        assert review.cells[cell.id].unlike is None
+    finally:
+        compared.set()
+        review.store.close()
 
 
 def test_a_folder_is_reviewed_instead_of_the_runs_own_cells(serve, run, tmp_path):

@@ -24,6 +24,7 @@ def test_an_ellipse_anywhere_has_its_own_area_and_roundness(a, b, down, right):
     assert found[0] == pytest.approx(np.pi * a * b / 224**2, rel=0.02)
     assert found[4] == pytest.approx(2 * a * b / (a**2 + b**2), rel=0.01)
     np.testing.assert_allclose(found[1:4], (200, 100, 50), rtol=1e-6)
+    assert found[list(HANDCRAFTED).index("hue")] == pytest.approx(150)
 
 
 def test_a_black_picture_has_no_cell():

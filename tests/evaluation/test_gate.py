@@ -74,6 +74,16 @@ def test_pooled_features_in_a_direction_that_training_cells_never_take_are_stopp
     assert {CHECKS[number] for number in found.check} == {"network"}
 
 
+def test_a_cell_a_little_out_in_several_features_is_more_unlike_than_in_one_and_the_farthest_is_named():
+    gate, middle = fitted(), np.full((2, F), 100.0)
+    ends = gate.scale.high - gate.scale.middle
+    seen = middle + ends * np.stack([np.eye(F)[0], np.ones(F)]) * 1.5
+    seen[:, 0] += ends[0] / 4
+    found = gate.unlike(seen, np.tile(gate.centre, (2, 1)))
+    assert found.by[0] < 1 < found.by[1]
+    assert [CHECKS[number] for number in found.check] == ["area+"] * 2
+
+
 def test_a_feature_that_never_varies_stops_no_cell_within_its_least_difference():
     shape, deep, units = drawn(30, 10)
     shape[:, -1] = 0  # black background

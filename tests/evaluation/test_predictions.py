@@ -5,12 +5,13 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 
 from leukemia.errors import InputError
 from leukemia.evaluation.bootstrap import evaluate
 from leukemia.evaluation.calibration import calibration_metrics
 from leukemia.evaluation.metrics import cell_metrics, subject_metrics
-from leukemia.evaluation.predictions import parse_table, read_predictions, validate_predictions
+from leukemia.evaluation.predictions import parse_table, read_predictions, sigmoid, validate_predictions
 from tests.evaluation.test_bootstrap import cells
 
 
@@ -87,3 +88,8 @@ class TestRefused:
                 evaluate([table], draws=5)["cells"]["loss"]["high"],
             ]
         assert all(np.isfinite(values))
+
+
+def test_the_sigmoid_is_that_of_scipy_at_every_size():
+    logit = np.concatenate([np.linspace(-750, 750, 3001), [np.inf, -np.inf, np.nan]])
+    np.testing.assert_allclose(sigmoid(logit), expit(logit), rtol=1e-15, atol=1e-307)

@@ -42,9 +42,11 @@ from leukemia.evaluation.gate import HANDCRAFTED, fit_gate
 from leukemia.evaluation.metrics import cell_metrics, subject_metrics
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.predictions import read_predictions, sigmoid
+from leukemia.evaluation.stress import measured
 from leukemia.models.checkpoint import load_network
 from leukemia.reporting.html import write_report
 from leukemia.reporting.results import results_table
+from leukemia.reporting.stress import stress_page
 from leukemia.runs import Run, Sweep
 from leukemia.storage.plain_files import dump_yaml
 from leukemia.storage.torch_files import read_torch_file
@@ -426,6 +428,18 @@ PLAIN = {  # the files of a run folder that hold plain values
     },
     "sweep.json": {"total": 1, "runs": ["run"], "finished": []},
 }  # fmt: skip
+WHOLE = TABLE.assign(stopped=False)
+SHIFTED = {
+    **measured(WHOLE, WHOLE.assign(logit=TABLE["logit"] - 1, stopped=TABLE.index == 0), POLICY, draws=20),
+    "holds": {"missed": True, "false_alarm": None},
+    "without_gate": {"missed": {"value": 0.1}, "false_alarm": {"value": 0.2}},
+}
+STRESS = {
+    "version": "0.2", "what": "24 cells of the test split", "certified": True, "policy": POLICY.to_json(), "gate": True,
+    "none": SHIFTED, "rescored": 0.0, "sentence": "",
+    "shifts": [{"name": "blur", "title": "Blur", "unit": "pixels", "none": 0, "until": [1],
+                "strengths": [{"strength": strength, **SHIFTED} for strength in (1, 2)]}],
+}  # fmt: skip
 TABLES = {
     "cells.csv": TABLE.assign(group=TABLE["subject"], pixel_hash=[f"{n:032x}" for n in range(len(TABLE))]),
     "history.csv": pd.DataFrame(HISTORY),
@@ -515,6 +529,23 @@ def test_damaged_arrays_of_a_gate_are_read_or_refused_also_under_their_own_check
     with bounded():
         found = refused_or(lambda: run.gate)
     assert found is None or np.isfinite(found.whitening).all()
+
+
+@few
+@given(damage=st.one_of(st.tuples(st.just("values"), changes), kinds))
+@example(damage=("values", []))
+def test_a_damaged_result_of_shifts_is_shown_or_refused(run_folder, damage):
+    run, (kind, how) = run_folder(), damage
+    stress = {**STRESS, "model": run.model}
+    for change in how if kind == "values" else ():
+        stress = changed(stress, *change)
+    with contextlib.suppress(ValueError):  # as in run_folder
+        text = json.dumps(stress)
+        content = text.encode() if kind == "values" else damaged(text, kind, how)
+        (run.folder / "stress.json").write_bytes(content)
+    with bounded():
+        page = refused_or(lambda: stress_page(run))
+    assert how or page.sentence.startswith("With its triage policy and its gate")
 
 
 @few

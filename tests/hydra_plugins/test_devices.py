@@ -66,6 +66,7 @@ def test_without_a_gpu_the_processor_is_shared(monkeypatch):
     assert len(places_for("auto")) == 1
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_share_the_processor_and_end_in_one_report(
     leukemia_train, small, tmp_path, monkeypatch
 ):

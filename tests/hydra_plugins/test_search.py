@@ -269,6 +269,7 @@ def test_a_command_that_is_refused_spends_no_trials(leukemia_train, search, tmp_
     assert not (tmp_path / "search").exists()
 
 
+@pytest.mark.slow
 def test_settings_that_are_drawn_twice_at_once_are_run_once(leukemia_train, search, tmp_path):
     code, _, err = leukemia_train(
         *search, "model.optimizer.lr=choice(1e-3)", "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2",

@@ -103,6 +103,14 @@ def test_training_leaves_the_frozen_stages_alone(make, tmp_path):
     assert moved == {"pool", "head"}
 
 
+def test_with_few_batches_an_epoch_validation_sees_the_statistics_of_that_epoch(make, tmp_path):
+    model = make(optimizer=partial(torch.optim.SGD, lr=1e-9))
+    norm = model.net.stages.body[1]
+    norm.running_mean.fill_(1e6)
+    trained(model, tmp_path, epochs=1)  # three batches
+    assert norm.running_mean.max() < 0.26e6
+
+
 def test_a_schedule_thaws_stages_at_the_start_of_their_epoch(make, tmp_path):
     frozen = []
 

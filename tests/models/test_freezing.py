@@ -14,6 +14,7 @@ from leukemia.errors import InputError
 from leukemia.models.freezing import (
     check_schedule,
     check_stage,
+    follow_within_an_epoch,
     freeze,
     prefix,
     prefix_hash,
@@ -164,6 +165,20 @@ def test_a_head_of_two_logits_is_refused_with_the_remedy(small):
 def test_an_unknown_stage_is_refused_with_the_known_ones(small):
     with pytest.raises(InputError, match=r"from=layer4 is not a stage: use one of stem, body, pool, head"):
         check_stage(small, "model.trainable_from", "layer4")
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 13, 14, 300])
+def test_at_most_a_quarter_of_the_running_statistics_is_older_than_an_epoch(small, batches):
+    freeze(small, "body")
+    follow_within_an_epoch(suffix(small), batches)
+    frozen, norm = small.stages.stem[1], small.stages.body[1]
+    norm.running_mean.fill_(1e6)
+    with torch.no_grad():
+        for _ in range(batches):
+            norm(torch.zeros(2, 4, 3, 3))
+    assert norm.running_mean.max() <= 0.25001e6
+    assert (norm.momentum == 0.1) == (batches >= 14)
+    assert frozen.momentum == 0.1  # part of the hash of the feature cache
 
 
 def test_a_schedule_follows_from_the_epoch_alone(small):

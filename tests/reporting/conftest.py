@@ -12,6 +12,7 @@ import pytest
 
 from leukemia.evaluation.baseline import against_majority
 from leukemia.evaluation.metrics import cell_metrics, subject_metrics
+from leukemia.reporting.html import write_report
 from leukemia.runs import Run, Sweep
 
 SKILL = {"head": 0.5, "layer4": 1.0, "stem": 1.3}
@@ -137,3 +138,25 @@ def make_run() -> Callable[..., Run]:
 @pytest.fixture(scope="session")
 def make_sweep() -> Callable[..., Sweep]:
     return write_sweep
+
+
+def write_many(folder: Path, runs: int) -> None:
+    """Runs of 15 settings and as many seeds as needed, on 900 cells of 96 subjects."""
+    subject = np.arange(900) % 96
+    for number in range(runs):
+        stage = ("head", "layer4", "layer3", "layer2", "layer1")[number % 5]
+        lr = (1e-2, 1e-3, 1e-4)[number // 5 % 3]
+        run = write_run(
+            folder, name=f"run-{number}", trainable_from=stage, seed=number // 15, cells=900, protocol="holdout",
+            settings={"model.optimizer.lr": lr},
+        )  # fmt: skip
+        label = (subject % 3 > 0).astype(int)
+        run.write_table("predictions.csv", run.predictions.assign(subject=subject, label=label))
+
+
+@pytest.fixture(scope="session")
+def thirty_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of thirty runs."""
+    folder = tmp_path_factory.mktemp("thirty")
+    write_many(folder, 30)
+    return write_report(folder)

@@ -7,7 +7,7 @@ import pytest
 
 from leukemia.evaluation.bootstrap import compare, evaluate
 from leukemia.evaluation.thresholds import choose
-from leukemia.reporting.answers import answers
+from leukemia.reporting.answers import answers, next_commands
 from leukemia.reporting.evidence_page import evidence
 from leukemia.reporting.results import results_table
 from leukemia.runs import Sweep
@@ -126,3 +126,11 @@ def test_cells_that_the_gate_stops_are_counted_with_their_subjects(make_run, tmp
     answer = asked(tmp_path)["Unlike the training cells?"]
     assert answer.verdict == "1.1 % of the cells"
     assert "S3 (10 of 10)" in answer.text
+
+
+@pytest.mark.parametrize(("subjects", "second"), [(True, "triage"), (False, "explain")])
+def test_the_next_commands_work_with_and_without_subjects(make_run, tmp_path, subjects, second):
+    make_run(tmp_path, protocol="holdout", subjects=subjects)
+    sweep = Sweep(tmp_path)
+    named = next_commands(sweep, evidence(sweep, results_table(sweep)))
+    assert [line.split()[1] for line in named] == ["evaluate", second, "app"]

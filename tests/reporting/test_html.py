@@ -289,22 +289,9 @@ def test_many_runs_keep_the_page_small_and_say_what_is_left_out(
 
 
 @pytest.mark.slow
-def test_thirty_runs_of_many_subjects_make_a_page_under_three_megabytes(
-    tmp_path: Path, make_run: Maker
-) -> None:
-    many = np.arange(900) % 96
-    for number in range(30):
-        stage = ("head", "layer4", "layer3", "layer2", "layer1")[number % 5]
-        lr = (1e-2, 1e-3, 1e-4)[number // 5 % 3]
-        run = make_run(
-            tmp_path, name=f"run-{number}", trainable_from=stage, seed=number // 15, cells=900, protocol="holdout",
-            settings={"model.optimizer.lr": lr},
-        )  # fmt: skip
-        run.write_table(
-            "predictions.csv", run.predictions.assign(subject=many, label=(many % 3 > 0).astype(int))
-        )
-    page = page_of(tmp_path)
-    assert (tmp_path / "report.html").stat().st_size < 3e6
+def test_thirty_runs_of_many_subjects_make_a_page_under_three_megabytes(thirty_runs: Path) -> None:
+    page = Page(thirty_runs.read_text(encoding="utf-8"))
+    assert thirty_runs.stat().st_size < 3e6
     assert len(page.tables["differences"]) - 1 == 6
     assert "5 more differences: see leukemia evaluate" in page.text
 

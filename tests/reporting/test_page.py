@@ -50,3 +50,16 @@ def test_a_telephone_scrolls_tables_and_not_the_page(window):
     window.set_viewport_size({"width": 400, "height": 800})
     assert window.evaluate("document.documentElement.scrollWidth") <= 400
     window.set_viewport_size({"width": 1280, "height": 800})
+
+
+@pytest.mark.slow
+def test_thirty_runs_open_in_a_second(window, thirty_runs):
+    seconds = []
+    for _ in range(3):  # the machine may be busy
+        page = window.context.browser.new_page()
+        page.goto(thirty_runs.as_uri())
+        [navigation] = page.evaluate("performance.getEntriesByType('navigation').map((at) => at.toJSON())")
+        seconds.append(navigation["loadEventEnd"] / 1000)
+        page.close()
+    print(f"{thirty_runs.stat().st_size / 1e6:.2f} MB, open after {seconds} s")
+    assert 0 < min(seconds) < 1

@@ -108,3 +108,17 @@ def test_a_difference_is_shown_where_its_interval_leaves_out_zero(
     low: float | None, high: float | None, said: str
 ) -> None:
     assert shown({"difference": 0.0, "low": low, "high": high}) == said
+
+
+def test_weights_are_named_by_their_file_and_not_by_its_path(tmp_path: Path, make_run: Maker) -> None:
+    for place, weights in enumerate(
+        ("/a/b/resnet18_pbc6.pth", "imagenet", "outputs/pretrain/checkpoints/best.ckpt")
+    ):
+        make_run(
+            tmp_path, depth=18, trainable_from="head", protocol="holdout", name=str(place),
+            settings={"model.net.weights": weights, "data.train_subjects": None},
+        )  # fmt: skip
+    names = {model.name for model in setting_results(tmp_path)}
+    assert names == {
+        f"ResNet18 from head, model.net.weights {name}" for name in ("resnet18_pbc6", "imagenet", "pretrain")
+    }

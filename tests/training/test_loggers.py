@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import struct
-import warnings
 from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
@@ -178,12 +177,10 @@ def train_small(folder: Path, nodes, kill: tuple[int, int | None] | None = None)
 
 
 def killed_three_times(folder: Path, nodes) -> None:
-    """Each start is a process of its own, as only such can be killed."""
+    """Each start is a process of its own, as only such can be killed; a new one, as a fork of threads may hang."""
     for kill in (*KILLS, None):
-        start = get_context("fork").Process(target=train_small, args=(folder, nodes, kill))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This process .* is multi-threaded")
-            start.start()
+        start = get_context("spawn").Process(target=train_small, args=(folder, nodes, kill))
+        start.start()
         start.join()
         assert start.exitcode == (-signal.SIGKILL if kill else 0)
 

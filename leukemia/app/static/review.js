@@ -198,11 +198,12 @@ async function showOverlay() {
     if (!response.ok) await answer(response);
     await response.blob();
     if (!wanted()) return;
-    const places = response.headers.get("x-places");
+    const places = Number(response.headers.get("x-places"));
     overlay.src = address; // from the browser's cache
     await overlay.decode();
     overlay.dataset.address = address;
-    $("places").textContent = `${places} × ${places} blocks`;
+    $("places").textContent = places ? `${places} × ${places} blocks: little evidence for` : "no block has more evidence than the others for";
+    $("much").hidden = !places;
     $("explained").textContent = cell.opinion.label;
     showOverlay();
   } catch (error) {
