@@ -42,7 +42,8 @@ class Frozen:
     def __call__(self, images: Tensor) -> Tensor:
         tensors = (*self.prefix.parameters(), *self.prefix.buffers())
         written = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors]
-        if (state := (written, _precision(images), images.shape[1:])) != self._state:
+        state = (written, _precision(images), images.shape[1:])
+        if state != self._state and len(images):
             on_processor = self.engine == "openvino" and images.device.type == "cpu" and len(self.prefix) > 0
             prepare = compiled if on_processor else folded
             with torch.inference_mode(False), torch.no_grad():

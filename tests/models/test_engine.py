@@ -136,8 +136,11 @@ def test_stages_that_cannot_be_traced_or_would_differ_stay_as_they_are(stage):
     assert list(folded(prefix(net), images(1))) == [net.stages.stem]
 
 
-def test_without_a_frozen_stage_the_images_are_handed_on():
+def test_without_a_frozen_stage_or_without_images_there_is_nothing_to_prepare():
     assert torch.equal(Frozen(Prefix())(images()), images())
+    net = resnet(18, weights="none")
+    freeze(net, "head")
+    assert Frozen(prefix(net))(images(0)).shape == (0, 512)
 
 
 def test_an_engine_that_began_in_inference_mode_serves_training_too():
