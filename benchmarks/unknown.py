@@ -1,10 +1,11 @@
 """Does the gate find pictures that the model has not seen? Measured on real cells; writes docs/unknown.md.
 
-`python benchmarks/unknown.py [--data ../shared] [--features FILE.npz] [--output docs/unknown.md]`
+`python benchmarks/unknown.py [--data ../shared] [--features FILE.npz] [--stress RUN/stress.json] [--output FILE.md]`
 """
 
 import argparse
 import io
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -44,6 +45,9 @@ def main() -> None:
     parser.add_argument(
         "--features", type=Path, help="where the features are kept, and read when they are there"
     )
+    parser.add_argument(
+        "--stress", type=Path, help="of a run with a policy: the page shows it with and without its gate"
+    )
     parser.add_argument("--output", type=Path, default=Path("docs/unknown.md"))
     options = parser.parse_args()
     if options.features and options.features.is_file():
@@ -57,7 +61,8 @@ def main() -> None:
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True
     )
-    options.output.write_text(pages.get_template("unknown.md.j2").render(judged(found)))
+    stress = json.loads(options.stress.read_text()) if options.stress else None
+    options.output.write_text(pages.get_template("unknown.md.j2").render(judged(found), stress=stress))
     print(options.output)
 
 

@@ -22,6 +22,7 @@ from leukemia.data.run_files import (
     check_history,
     check_metrics,
     run_data,
+    run_engine,
     run_precision,
 )
 from leukemia.errors import InputError, quoted
@@ -105,6 +106,11 @@ class Run:
     def precision(self) -> str:
         """`trainer.precision` of the configuration."""
         return run_precision(self.config, str(self.folder / "config.yaml"))
+
+    @property
+    def engine(self) -> str:
+        """`model.engine` of the configuration."""
+        return run_engine(self.config, str(self.folder / "config.yaml"))
 
     @property
     def status(self) -> dict[str, Any]:

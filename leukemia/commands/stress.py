@@ -209,5 +209,5 @@ def _key(run: Run, paths: pd.Series, predictor: TorchPredictor) -> str:
     """Names all that scores depend on: code, model, gate, cells, device, precision and engine."""
     files = [file for file in (run.best_checkpoint, run.folder / "gate.npz") if file.is_file()]
     parts = [__version__, str(shifts.VERSION), run.model, *map(file_hash, files), str(predictor.device)]
-    parts += [*predictor.precisions, predictor.engine, predictor.tta, *paths]
+    parts += [*predictor.precisions, *predictor.engines, predictor.tta, *paths]
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=12).hexdigest()

@@ -17,7 +17,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from leukemia.data.array_store import ArrayStore
@@ -59,6 +58,9 @@ class FrozenPrefix(Protocol):
 
     def prefix_hash(self) -> str:
         """A content hash of the frozen stages (weights and buffers), the boundary and the normalisation."""
+
+    def multiply_adds(self, size: int) -> int:
+        """Those of the frozen stages for one picture of `size` x `size`."""
 
     @property
     def engine(self) -> str:
@@ -102,10 +104,8 @@ class FeatureCache:
         self.device, self.precision, self.max_gb = device, precision, max_gb
         self.cost: dict[str, Any] | None = None  # of the loaded activations, see `_cost`
         self._loaded = ""  # the content hash of the frozen stages that computed the loaded activations
-        self.shape = tuple(self._of_one_cell().shape[1:])  # the first call may prepare the engine
-        with FlopCounterMode(display=False) as counter:
-            self._of_one_cell()
-        self.multiply_adds = counter.get_total_flops() // 2  # for one cell
+        self.shape = tuple(self._of_one_cell().shape[1:])
+        self.multiply_adds = model.multiply_adds(pixels.images.shape[1])
 
     def belongs_to(self, model: FrozenPrefix) -> bool:
         """Whether the frozen stages of a model give these activations."""

@@ -12,6 +12,7 @@ from leukemia.errors import InputError, quoted
 
 RESERVED = ("unsure", "review", "artefact", "poor quality")  # decisions on a cell that are not a class
 TTA = ("none", "d4")
+ENGINES = ("torch", "openvino")  # of frozen stages, see `leukemia.models.engine`
 SPLITS = ("train", "val", "test")
 LARGEST_SIDE = 10_000  # pixels
 
@@ -62,6 +63,13 @@ def run_data(config: Mapping[str, Any], where: str) -> RunData:
         native_size=native,
         tta=_one_of(data.get("tta", "none"), TTA, where, "data.tta"),
     )
+
+
+def run_engine(config: Mapping[str, Any], where: str) -> str:
+    """`model.engine` of a run's configuration."""
+    model = config.get("model")
+    engine = model.get("engine", "torch") if isinstance(model, Mapping) else "torch"
+    return _one_of(engine, ENGINES, where, "model.engine")
 
 
 def run_precision(config: Mapping[str, Any], where: str) -> str:

@@ -111,7 +111,9 @@ def _rescaled(picture: Picture, factor: float) -> Picture:
 def _moved(picture: Picture, pixels: float) -> Picture:
     """The cell further right and down."""
     by = round(pixels * _scale_of(picture))
-    return _picture(F.affine(_tensor(picture), 0.0, [by, by], 1.0, [0.0, 0.0]))
+    found = np.zeros_like(picture)
+    found[by:, by:] = picture[: len(picture) - by, : picture.shape[1] - by]
+    return found
 
 
 def _unclean(picture: Picture, width: float) -> Picture:

@@ -16,8 +16,8 @@ from leukemia.errors import InputError, quoted
 from leukemia.evaluation.policy import TTA
 from leukemia.evaluation.predictions import sigmoid
 from leukemia.inference.predictor import Outputs, Predictor
-from leukemia.models import engine
 from leukemia.models.checkpoint import load_network
+from leukemia.models.engine import Frozen, engine_name
 from leukemia.models.freezing import pooled, prefix
 from leukemia.models.network import pixel_outputs
 from leukemia.precision import autocast
@@ -35,7 +35,7 @@ class TorchPredictor(Predictor):
     Attributes:
         nets: the networks, on the device and in eval mode.
         precisions: of their training.
-        engine: the name and version of the engine of their frozen stages.
+        engines: the name and version of that of each network's frozen stages.
 
     Raises:
         InputError: if a run cannot be read, its network is not trusted, the device is not there, the triage policy is
@@ -58,8 +58,9 @@ class TorchPredictor(Predictor):
             self.nets = [one.net.to(self.device) for one in loaded]
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device={device} cannot be used ({error}): take cpu") from None
-        self.engine = engine.name()
-        self._frozen = [engine.Frozen(prefix(net)) for net in self.nets]
+        engines = [run.engine for run in model.members]
+        self._frozen = [Frozen(prefix(net), engine) for net, engine in zip(self.nets, engines, strict=True)]
+        self.engines = [engine_name(engine) for engine in engines]
         super().__init__(
             name=model.name,
             classes=classes,

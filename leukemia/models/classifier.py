@@ -14,7 +14,8 @@ from leukemia.data.loader import Batch
 from leukemia.data.transforms import normalise
 from leukemia.errors import DivergedError, InputError, check_one_of
 from leukemia.evaluation.metrics import direction
-from leukemia.models import engine, freezing, optim
+from leukemia.models import freezing, optim
+from leukemia.models.engine import Frozen, check_engine, engine_name
 from leukemia.models.metrics import MONITORED, EpochMetrics
 from leukemia.models.network import check_network
 from leukemia.models.targets import name_of, parameters_of
@@ -36,6 +37,7 @@ class CellClassifier(pl.LightningModule):
             binary cross-entropy.
         optimizer: makes the optimizer of parameter groups; by default Adam at 3e-4.
         scheduler: makes the schedule of the optimizer, see `leukemia.models.optim.build_scheduler`.
+        engine: of the frozen stages, see `leukemia.models.engine.Frozen`.
         class_weights: `balanced` sets the criterion's `pos_weight` to n_negative / n_positive of the training split.
         classes: the names of class 0 and class 1.
         monitor: the metric that ReduceLROnPlateau follows.
@@ -54,6 +56,7 @@ class CellClassifier(pl.LightningModule):
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., Any] | None = None,
+        engine: str = "torch",
         class_weights: str = "none",
         classes: Sequence[str] = ("HEM", "ALL"),
         monitor: str = "val/loss",
@@ -64,6 +67,7 @@ class CellClassifier(pl.LightningModule):
         self.unfreeze_at = freezing.check_schedule(net, trainable_from, unfreeze)
         self.stage_lr = optim.check_stage_lr(net, stage_lr)
         optim.check_number("model.head_lr_factor", head_lr_factor, positive=True)
+        self.engine = engine_name(check_engine(engine))
         self.criterion = nn.BCEWithLogitsLoss() if criterion is None else criterion
         self.make_optimizer = optimizer or partial(torch.optim.Adam, lr=3e-4)
         self.make_scheduler = scheduler
@@ -73,6 +77,7 @@ class CellClassifier(pl.LightningModule):
                 "unfreeze": self.unfreeze_at or None,
                 "stage_lr": self.stage_lr or None,
                 "head_lr_factor": head_lr_factor,
+                "engine": engine,
                 "class_weights": class_weights,
                 "classes": list(classes),
                 "monitor": monitor,
@@ -82,7 +87,7 @@ class CellClassifier(pl.LightningModule):
         self._parts: tuple[Any, ...] = ()  # the frozen stages, and the others
         self._compiled: dict[str, Any] | None = None
         self._check(class_weights, monitor)
-        self._freeze(self.trainable_from)
+        self.set_boundary(self.trainable_from)
         self.pos_weight: Tensor | None = None  # of the criterion while it trains
         self.first_bad_step: Tensor
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
@@ -123,10 +128,10 @@ class CellClassifier(pl.LightningModule):
     def prefix_hash(self) -> str:
         return freezing.prefix_hash(self.net)
 
-    @property
-    def engine(self) -> str:
-        """The name and version of the engine that computes the frozen stages."""
-        return engine.name()
+    def multiply_adds(self, size: int) -> int:
+        return freezing.multiply_adds(
+            freezing.prefix(self.net), torch.zeros(1, 3, size, size, device=self.device)
+        )
 
     def compile_parts(self, **options: Any) -> None:
         """Compile the frozen stages and the others, each as a whole."""
@@ -182,7 +187,7 @@ class CellClassifier(pl.LightningModule):
         self.on_train_epoch_start()  # Lightning leaves it out where a run goes on within an epoch
 
     def on_train_epoch_start(self) -> None:
-        self._freeze(freezing.thawed_from(self.trainable_from, self.unfreeze_at, self.current_epoch + 1))
+        self.set_boundary(freezing.thawed_from(self.trainable_from, self.unfreeze_at, self.current_epoch + 1))
         freezing.follow_within_an_epoch(self._parts[1], self.trainer.num_training_batches)
         self.train()
 
@@ -276,12 +281,13 @@ class CellClassifier(pl.LightningModule):
             groups.append({"name": "criterion", "params": own})
         return optim.build_optimizer(self.make_optimizer, groups, fused)
 
-    def _freeze(self, stage: str) -> None:
+    def set_boundary(self, stage: str) -> None:
+        """Freeze the stages before one; the others train."""
         if getattr(self.net, "trainable_from", None) == stage and self._parts:
             return
         freezing.freeze(self.net, stage)
         # A tuple, so that the parts are not registered as modules a second time.
-        self._parts = (engine.Frozen(freezing.prefix(self.net)), freezing.suffix(self.net))
+        self._parts = (Frozen(freezing.prefix(self.net), self.hparams["engine"]), freezing.suffix(self.net))
         if self._compiled is not None:
             self.compile_parts(**self._compiled)
 

@@ -1,39 +1,74 @@
-"""The engine of the frozen stages: they are inference alone, so their BatchNorm is folded into the convolutions.
+"""The engine of the frozen stages, which are inference alone.
 
 Training, the feature cache, `predict`, `stress` and the page compute frozen stages here, so that a cell has the same
 activations wherever they are computed.
 """
 
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from leukemia.data.run_files import ENGINES
+from leukemia.errors import InputError, check_one_of
 from leukemia.models.freezing import Prefix
 
-TOLERANCE = 1e-3  # of the largest activation; folding moves it by about 1e-6
+Engine = Callable[[Tensor], Tensor]
 
 
 class Frozen:
     """Frozen stages as an engine computes them: normalised images (N, 3, H, W) to the activations at the boundary.
 
-    It follows its network: where a tensor of the stages has changed, the next call folds them anew.
+    It follows its network: where a tensor of the stages has changed, the next call prepares them anew.
+
+    Args:
+        prefix: the stages as they are.
+        engine: `torch` folds their BatchNorm, see `folded`. `openvino` compiles them, see `compiled`; on a GPU it is
+            `torch`.
     """
 
-    def __init__(self, prefix: Prefix) -> None:
-        self.prefix, self._engine = prefix, prefix
-        self._state: list[Any] | None = None
+    def __init__(self, prefix: Prefix, engine: str = "torch") -> None:
+        self.prefix, self.engine = prefix, check_engine(engine)
+        self._compute: Engine = prefix
+        self._state: Any = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        if (state := _state(self.prefix)) != self._state:
-            self._engine, self._state = folded(self.prefix, images[:1]), state
-        return self._engine(images)
+        tensors = (*self.prefix.parameters(), *self.prefix.buffers())
+        written = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors]
+        state = (written, _precision(images), images.shape[1:])
+        if state != self._state and len(images):
+            on_processor = self.engine == "openvino" and images.device.type == "cpu" and len(self.prefix) > 0
+            prepare = compiled if on_processor else folded
+            with torch.inference_mode(False), torch.no_grad():
+                self._compute, self._state = prepare(self.prefix, images[:1].clone()), state
+        return self._compute(images)
+
+    def __getstate__(self) -> dict[str, Any]:  # a copy prepares its own
+        return {**vars(self), "_compute": self.prefix, "_state": None}
 
 
-def name() -> str:
+def check_engine(engine: str) -> str:
+    """The engine, if it is known and installed.
+
+    Raises:
+        InputError: if not.
+    """
+    check_one_of("model.engine", engine, ENGINES)
+    if find_spec(engine) is None:
+        raise InputError(f"model.engine={engine} is not installed: pip install 'leukemia[{engine}]'")
+    return engine
+
+
+def engine_name(engine: str) -> str:
     """The engine and its version, for the feature cache and the run folder."""
-    return f"torch {torch.__version__}"
+    return f"{engine} {version(engine)}"
 
 
 def folded(prefix: Prefix, image: Tensor) -> Prefix:
@@ -42,12 +77,61 @@ def folded(prefix: Prefix, image: Tensor) -> Prefix:
     Stages whose code cannot be traced, or without such a pair, stay as they are. So do all where the activations of
     `image`, (1, 3, H, W), would differ.
     """
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        image = image.clone()  # of no inference mode
-        found = Prefix(*map(_folded, prefix))
-        expected, values = prefix(image), found(image)
-        error = (values - expected).abs().max() if values.shape == expected.shape else torch.inf
-        return found if error <= TOLERANCE * expected.abs().max() else prefix
+    found = Prefix(*map(_folded, prefix))
+    with torch.autocast(image.device.type, enabled=False):
+        return found if _difference(prefix, found, image) <= 1e-3 else prefix  # it is about 1e-6
+
+
+def compiled(prefix: Prefix, image: Tensor) -> Engine:
+    """The stages as OpenVINO compiles them for this processor, for pictures of the size of `image`, (1, 3, H, W).
+
+    It computes in the precision of autocast, and gives the type and layout that the stages themselves would give.
+
+    Raises:
+        InputError: if it cannot convert the stages, or gives other activations.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # reports each import to its maker
+    import openvino
+
+    dtype = _precision(image)
+    settings = {
+        "INFERENCE_PRECISION_HINT": {torch.bfloat16: "bf16", torch.float16: "f16"}.get(dtype, "f32"),
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    try:
+        with torch.autocast("cpu", enabled=False), warnings.catch_warnings(action="ignore"):
+            example = image.permute(0, 2, 3, 1)
+            shape = (-1, *example.shape[1:])
+            model = openvino.convert_model(_ChannelsLast(prefix), example_input=example, input=[shape])
+        network = openvino.Core().compile_model(model, "CPU", settings)
+
+        def compute(images: Tensor) -> Tensor:
+            found = network(images.permute(0, 2, 3, 1).contiguous().numpy(), share_inputs=True)[0]
+            values = torch.from_numpy(found).to(dtype)
+            return values.permute(0, 3, 1, 2) if values.ndim == 4 else values
+
+        difference = _difference(prefix, compute, image)
+    except Exception as error:  # of its own, or of the stages' code
+        reason = " ".join(str(error).split())[:300]
+    else:
+        if difference <= (1e-3 if dtype == torch.float32 else 0.1):  # it is about 1e-6, and 1e-2
+            return compute
+        reason = f"its activations differ by {difference:.2g} of the largest"
+    raise InputError(
+        f"model.engine=openvino cannot compute the frozen stages ({reason}): use model.engine=torch"
+    )
+
+
+class _ChannelsLast(nn.Module):
+    """Stages from and to the layout in memory of this package, (N, H, W, C)."""
+
+    def __init__(self, prefix: Prefix) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(*prefix)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.stages(images.permute(0, 3, 1, 2))
+        return values.permute(0, 2, 3, 1) if values.ndim == 4 else values
 
 
 def _folded(stage: nn.Module) -> nn.Module:
@@ -62,7 +146,14 @@ def _norms(stage: nn.Module) -> int:
     return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in stage.modules())
 
 
-def _state(prefix: Prefix) -> list[Any]:
-    """Changes with every tensor of the stages that is written, moved or replaced."""
-    tensors = (*prefix.parameters(), *prefix.buffers())
-    return [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors]
+def _difference(prefix: Prefix, engine: Engine, image: Tensor) -> float:
+    """The largest difference of an engine's activations, as a share of the largest activation."""
+    expected, values = prefix(image).float(), engine(image).float()
+    if values.shape != expected.shape:
+        return math.inf
+    return float((values - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+def _precision(images: Tensor) -> torch.dtype:
+    device = images.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32

@@ -113,6 +113,15 @@ def pooled(values: Tensor) -> Tensor:
     )
 
 
+def multiply_adds(stages: nn.Module, image: Tensor) -> int:
+    """Those of stages for one normalised image (1, 3, H, W)."""
+    from torch.utils.flop_counter import FlopCounterMode  # here, because prediction does without it
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        stages(image)
+    return counter.get_total_flops() // 2
+
+
 def follow_within_an_epoch(stages: nn.Module, batches: float) -> None:
     """Raise the momentum of BatchNorm so that at most a quarter of its running statistics is older than an epoch.
 

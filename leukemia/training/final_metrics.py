@@ -30,6 +30,7 @@ def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, t
     """Predict with the tensors of best.ckpt on one device. Write predictions.csv, baseline.csv and metrics.json."""
     content = read_checkpoint(run.best_checkpoint)
     fill(model.net, content)
+    model.set_boundary(model.trainable_from)  # as `predict` does, also after a schedule
     best_epoch = int(content["history"][-1]["epoch"])
     device, precision = trainer.strategy.root_device.type, str(trainer.precision)
 

@@ -12,6 +12,7 @@ from torch import nn
 from leukemia.data.cnmc import cnmc
 from leukemia.data.pixels import Pixels, load_pixels
 from leukemia.data.transforms import normalise
+from leukemia.models.freezing import multiply_adds
 
 
 @pytest.fixture
@@ -61,6 +62,9 @@ class Staged(pl.LightningModule):
 
     def prefix(self, pixels):
         return self.stages[: self.cut](normalise(pixels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+
+    def multiply_adds(self, size):
+        return multiply_adds(self.stages[: self.cut], torch.zeros(1, 3, size, size))
 
     def prefix_hash(self):
         digest = hashlib.blake2b(repr(self.boundary).encode())

@@ -76,7 +76,7 @@ def test_any_settings_of_the_data_are_typed_or_refused(changes):
 def test_any_configuration_is_read_or_refused(tmp_path_factory, config):
     folder = tmp_path_factory.mktemp("run")
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    for name in ("data", "precision"):
+    for name in ("data", "precision", "engine"):
         result_or_refusal(lambda name=name: getattr(Run(folder), name))
 
 

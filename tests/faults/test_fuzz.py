@@ -446,8 +446,8 @@ TABLES = {
     "predictions.csv": TABLE,
     "baseline.csv": TABLE.assign(logit=TABLE["logit"] / 2),
 }
-READ = ("config", "data", "precision", "status", "metrics", "history", "cells", "predictions", "baseline", "policy",
-        "gate", "pruned", "gradcam")  # fmt: skip
+READ = ("config", "data", "precision", "engine", "status", "metrics", "history", "cells", "predictions", "baseline",
+        "policy", "gate", "pruned", "gradcam")  # fmt: skip
 damages = st.one_of(
     st.tuples(st.sampled_from(sorted(PLAIN)), st.just("values"), changes),
     st.tuples(st.sampled_from(sorted([*PLAIN, *TABLES])), st.just("text"), texts),

@@ -529,7 +529,7 @@ def test_both_parts_are_compiled_and_give_what_they_gave_also_after_a_thaw(make)
     model.compile_parts(backend=backend)
     torch.testing.assert_close(model(pixels), expected)
     assert len(seen) == 2  # prefix and suffix, without a break in either
-    model._freeze("body")
+    model.set_boundary("body")
     torch.testing.assert_close(model(pixels), expected)
     assert len(seen) == 4
     assert model.prefix(pixels).shape == model.net.stages.stem(torch.zeros(4, 3, 32, 32)).shape

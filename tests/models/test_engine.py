@@ -2,15 +2,19 @@
 
 import copy
 import importlib.util
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from leukemia.errors import InputError
+from leukemia.models.classifier import CellClassifier
 from leukemia.models.engine import Frozen, folded
 from leukemia.models.freezing import Prefix, freeze, prefix, stage_names
 from leukemia.models.network import StagedNetwork
 from leukemia.models.resnet import resnet
+from leukemia.precision import autocast
 
 
 def timm(name, size):
@@ -132,8 +136,11 @@ def test_stages_that_cannot_be_traced_or_would_differ_stay_as_they_are(stage):
     assert list(folded(prefix(net), images(1))) == [net.stages.stem]
 
 
-def test_without_a_frozen_stage_the_images_are_handed_on():
+def test_without_a_frozen_stage_or_without_images_there_is_nothing_to_prepare():
     assert torch.equal(Frozen(Prefix())(images()), images())
+    net = resnet(18, weights="none")
+    freeze(net, "head")
+    assert Frozen(prefix(net))(images(0)).shape == (0, 512)
 
 
 def test_an_engine_that_began_in_inference_mode_serves_training_too():
@@ -145,3 +152,63 @@ def test_an_engine_that_began_in_inference_mode_serves_training_too():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         net.stages.layer4(frozen(images())).sum().backward()
         assert torch.equal(frozen(images()), first)
+
+
+# OpenVINO
+
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
+)
+
+
+@needs_openvino
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("stage", ["layer4", "head"])
+def test_openvino_gives_the_activations_in_the_type_and_layout_of_the_stages(stage, precision):
+    torch.manual_seed(0)
+    net = with_statistics(resnet(18, weights="none"))
+    freeze(net, stage)
+    with autocast("cpu", precision):
+        expected, frozen = prefix(net)(images()), Frozen(prefix(net), "openvino")
+        found = frozen(images())
+        assert torch.equal(copy.deepcopy(frozen)(images()), found)
+        # A cell's activations do not depend on its batch.
+        assert torch.equal(torch.cat([frozen(images()[:1]), frozen(images()[1:])]), found)
+    assert (found.dtype, found.stride()) == (expected.dtype, expected.stride())
+    share = 1e-5 if precision == "32-true" else 2e-2
+    assert float((found - expected).abs().max() / expected.abs().max()) < share
+
+
+@needs_openvino
+def test_openvino_follows_a_network_that_changes_and_reports_to_nobody():
+    net = resnet(18, weights="none")
+    freeze(net, "layer2")
+    frozen = Frozen(prefix(net), "openvino")
+    frozen(images())
+    with torch.no_grad():
+        net.stages.stem[1].running_mean.add_(1)
+    torch.testing.assert_close(frozen(images()), prefix(net)(images()), rtol=1e-4, atol=1e-4)
+    assert sys.modules["openvino_telemetry"] is None
+
+
+@needs_openvino
+def test_openvino_refuses_in_a_line_what_it_cannot_compute():
+    net = StagedNetwork({"stem": Branches(), "pool": nn.Flatten(), "head": nn.Linear(1, 1)})
+    freeze(net.eval(), "pool")
+
+    def failing(*given):
+        raise RuntimeError("not now")
+
+    net.stages.stem.register_forward_pre_hook(failing)
+    with pytest.raises(
+        InputError, match=r"engine=openvino cannot compute the frozen stages .*: use model.engine"
+    ):
+        Frozen(prefix(net), "openvino")(images())
+
+
+def test_an_engine_that_is_unknown_or_not_installed_is_refused_with_the_remedy(monkeypatch):
+    with pytest.raises(InputError, match=r"model.engine=tensorrt is unknown: use one of torch, openvino"):
+        Frozen(Prefix(), "tensorrt")
+    monkeypatch.setattr("leukemia.models.engine.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"not installed: pip install 'leukemia\[openvino\]'"):
+        CellClassifier(resnet(18, weights="none"), engine="openvino")

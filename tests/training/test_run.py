@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, l
 
 from leukemia.config import compose
 from leukemia.errors import InputError
+from leukemia.inference.torch_predictor import TorchPredictor
 from leukemia.models.checkpoint import load_classifier
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.freezing import stage_names
@@ -405,3 +408,18 @@ def test_tensorboard_shows_curves_rates_norms_pictures_and_the_settings_of_the_r
 
 def _hparams(run: Run) -> list[str]:
     return [line.partition(":")[0] for line in (run.folder / "hparams.yaml").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_a_cell_has_the_same_logit_in_training_and_in_prediction_with_either_engine(small, tmp_path, engine):
+    if find_spec(engine) is None:
+        pytest.skip(f"{engine} is not installed")
+    settings = ["model.trainable_from=head", f"model.engine={engine}", "trainer.precision=bf16-mixed"]
+    run = train(compose([*small, *settings, "trainer.max_epochs=1"]), tmp_path / engine)
+    predictor = TorchPredictor(run)
+    paths = [run.data.root / path for path in run.predictions["path"]]
+    logits = predictor.logits(np.stack([predictor.pixels(path) for path in paths]))
+    np.testing.assert_allclose(logits, run.predictions["logit"], atol=1e-4)
+    name = f"{engine} {version(engine)}"
+    assert run.embedding["engine"] == run.status["sessions"][0]["engine"] == name
+    assert run.engine == engine
