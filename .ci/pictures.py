@@ -38,7 +38,7 @@ def main() -> None:
                 page.keyboard.press("Enter")
                 page.wait_for_selector("body[data-ready]")
                 page.wait_for_selector("#picture[data-shown]")
-                page.wait_for_function("[...document.images].every((at) => at.complete)")
+                page.wait_for_load_state("networkidle")  # the other cells of the subject
                 page.screenshot(path=ROOT / "docs" / "review.png")
             finally:
                 app.terminate()

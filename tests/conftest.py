@@ -1,6 +1,8 @@
 """Shared by the tests: their own cache, a small synthetic set, and real samples where they exist."""
 
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,12 @@ settings.register_profile(
     "fuzz", max_examples=examples, deadline=None, print_blob=True
 )  # fresh ones: make fuzz
 settings.load_profile("ci")
+with suppress(
+    ImportError
+):  # OpenVINO imports it; its handler would close the stream in which pytest captures
+    from absl import logging as absl_logging
+
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 ROOT = Path(__file__).parents[1]
 
 

@@ -4,10 +4,12 @@ Training, the feature cache, `predict`, `stress` and the page compute frozen sta
 activations wherever they are computed.
 """
 
+import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -99,7 +101,11 @@ def compiled(prefix: Prefix, image: Tensor) -> Engine:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     try:
-        with torch.autocast("cpu", enabled=False), warnings.catch_warnings(action="ignore"):
+        with (
+            torch.autocast("cpu", enabled=False),
+            warnings.catch_warnings(action="ignore"),
+            _same_root_logger(),
+        ):
             example = image.permute(0, 2, 3, 1)
             shape = (-1, *example.shape[1:])
             model = openvino.convert_model(_ChannelsLast(prefix), example_input=example, input=[shape])
@@ -120,6 +126,18 @@ def compiled(prefix: Prefix, image: Tensor) -> Engine:
     raise InputError(
         f"model.engine=openvino cannot compute the frozen stages ({reason}): use model.engine=torch"
     )
+
+
+@contextmanager
+def _same_root_logger() -> Iterator[None]:
+    """OpenVINO's conversion sets the level and the filters of all loggers, and may add a handler."""
+    root = logging.getLogger()
+    level, handlers, filters = root.level, root.handlers[:], root.filters[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:], root.filters[:] = handlers, filters
 
 
 class _ChannelsLast(nn.Module):

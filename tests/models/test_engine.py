@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import logging
 import sys
 
 import pytest
@@ -189,6 +190,19 @@ def test_openvino_follows_a_network_that_changes_and_reports_to_nobody():
         net.stages.stem[1].running_mean.add_(1)
     torch.testing.assert_close(frozen(images()), prefix(net)(images()), rtol=1e-4, atol=1e-4)
     assert sys.modules["openvino_telemetry"] is None
+
+
+@needs_openvino
+def test_openvino_leaves_the_loggers_of_the_process_as_they_are():
+    def state():
+        root = logging.getLogger()
+        return root.level, list(root.handlers), list(root.filters)
+
+    net = resnet(18, weights="none")
+    freeze(net, "layer1")
+    before = state()
+    Frozen(prefix(net), "openvino")(images())
+    assert state() == before
 
 
 @needs_openvino
