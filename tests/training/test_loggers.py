@@ -177,9 +177,11 @@ def train_small(folder: Path, nodes, kill: tuple[int, int | None] | None = None)
 
 
 def killed_three_times(folder: Path, nodes) -> None:
-    """Each start is a process of its own, as only such can be killed; a new one, as a fork of threads may hang."""
+    """Each start is a process of its own, as only such can be killed. A fork of threads may hang."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__, "mlflow"])
     for kill in (*KILLS, None):
-        start = get_context("spawn").Process(target=train_small, args=(folder, nodes, kill))
+        start = context.Process(target=train_small, args=(folder, nodes, kill))
         start.start()
         start.join()
         assert start.exitcode == (-signal.SIGKILL if kill else 0)

@@ -110,6 +110,7 @@ def test_two_sweeps_never_share_a_folder(tmp_path, capsys):
     assert "in the hands of another process" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sweep_plans_the_names_that_its_runs_get_also_where_an_override_refers_to_another(
     leukemia_train, demo_root, tmp_path
 ):
