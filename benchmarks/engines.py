@@ -1,7 +1,7 @@
 """Measures engines for frozen stages, and threads that wait on a shared machine; writes results-engines.md.
 
-`make bench-engines` starts it; it takes about eight minutes on two cores. Nothing else may run meanwhile. With a task as
-JSON it is a contender: it measures the task in a process of its own and prints a line of JSON.
+`make bench-engines` starts it; it takes about eight minutes on two cores. Nothing else may run meanwhile. With a task
+as JSON it is a contender: it measures the task in a process of its own and prints a line of JSON.
 """
 
 import io
