@@ -51,6 +51,7 @@ class ScoringWorker:
         self._scores = scores
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._pending = 0
+        self._gated = any((run.folder / "gate.json").is_file() for run in review.run.members)
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="scoring", daemon=True)
         self._thread.start()
@@ -173,10 +174,6 @@ class ScoringWorker:
         """Whether the stored score is all that the model says. That of an ensemble lacks its deviation, and that of a
         run with a gate lacks whether the gate stops the cell."""
         return picture.model == self.review.model and len(self.review.run.members) == 1 and not self._gated
-
-    @property
-    def _gated(self) -> bool:
-        return any((run.folder / "gate.json").is_file() for run in self.review.run.members)
 
     def _read(self, job: _Job) -> tuple[AddedPicture, NDArray[np.uint8]]:
         if job.pixels is not None:
