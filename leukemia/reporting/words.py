@@ -125,7 +125,7 @@ def value(of: Any, name: str = "") -> str:
         return "–"
     if name == "model.net.weights":
         *_, run, folder, file = ("", "", *Path(str(of)).parts)
-        return run if folder == "checkpoints" else Path(file).stem
+        return run if run and folder == "checkpoints" else Path(file).stem
     if name.endswith("_target_"):
         return str(of).rpartition(".")[2]
     return f"{of:g}" if isinstance(of, float) else str(of)

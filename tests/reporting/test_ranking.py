@@ -112,7 +112,12 @@ def test_a_difference_is_shown_where_its_interval_leaves_out_zero(
 
 def test_weights_are_named_by_their_file_and_not_by_its_path(tmp_path: Path, make_run: Maker) -> None:
     for place, weights in enumerate(
-        ("/a/b/resnet18_pbc6.pth", "imagenet", "outputs/pretrain/checkpoints/best.ckpt")
+        (
+            "/a/b/resnet18_pbc6.pth",
+            "imagenet",
+            "outputs/pretrain/checkpoints/best.ckpt",
+            "checkpoints/last.ckpt",
+        )
     ):
         make_run(
             tmp_path, depth=18, trainable_from="head", protocol="holdout", name=str(place),
@@ -120,5 +125,6 @@ def test_weights_are_named_by_their_file_and_not_by_its_path(tmp_path: Path, mak
         )  # fmt: skip
     names = {model.name for model in setting_results(tmp_path)}
     assert names == {
-        f"ResNet18 from head, model.net.weights {name}" for name in ("resnet18_pbc6", "imagenet", "pretrain")
+        f"ResNet18 from head, model.net.weights {name}"
+        for name in ("resnet18_pbc6", "imagenet", "pretrain", "last")
     }
