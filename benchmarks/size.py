@@ -55,8 +55,9 @@ def main() -> None:
         read = checked(Path(scratch), options.files)
     pages = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined)
     text = pages.get_template("size.md.j2").render(
-        grown=grown, read=read, files=options.files, cores=os.cpu_count(), size=SIZE
-    )
+        grown=grown, read=read, files=options.files, cores=os.cpu_count(), size=SIZE,
+        command=f"benchmarks/{' '.join([Path(__file__).name, *sys.argv[1:]]).partition(' --output')[0]}",
+    )  # fmt: skip
     options.output.write_text(text, encoding="utf-8")
     print(text)
 
