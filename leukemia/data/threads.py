@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import torch
 
-Part, Result = TypeVar("Part"), TypeVar("Result")
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def side_by_side(compute: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[Result]:
