@@ -219,6 +219,7 @@ def fit_gate(
         share: of cells like these that may be stopped, as a mean over units.
     """
     from scipy.linalg import solve_triangular
+    from threadpoolctl import threadpool_limits
 
     shape, deep = np.asarray(handcrafted, dtype=np.float64), np.asarray(features, dtype=np.float64)
     number = np.unique(np.asarray(units, dtype=str), return_inverse=True)[1]
@@ -226,10 +227,13 @@ def fit_gate(
     weight = 1 / np.bincount(number)[number] / n  # every unit counts as one
     fold = np.random.default_rng(0).permutation(n)[number] % min(FOLDS, n)
     distance, score = np.zeros(len(deep)), np.zeros(len(deep))
-    for held in range(fold.max() + 1):
-        centre, factor = _reference(deep[fold != held])
-        moved = solve_triangular(factor, (deep[fold == held] - centre).T, lower=True)
-        distance[fold == held] = np.linalg.norm(moved, axis=0)
+    with threadpool_limits(1, "blas"):  # beside a busy process the threads of OpenBLAS take a hundred times as long
+        for held in range(fold.max() + 1):
+            centre, factor = _reference(deep[fold != held])
+            moved = solve_triangular(factor, (deep[fold == held] - centre).T, lower=True)
+            distance[fold == held] = np.linalg.norm(moved, axis=0)
+        centre, factor = _reference(deep)
+        whitening = solve_triangular(factor, np.eye(len(factor)), lower=True).T
     for held in range(fold.max() + 1):
         rest, here = fold != held, fold == held
         scale = _scale(shape[rest], distance[rest], weight[rest], share)
@@ -240,8 +244,6 @@ def fit_gate(
     allowed = np.flatnonzero((n * stopped + 1) / (n + 1) > guaranteed + 1e-12)
     limit = float(score[order[allowed[0]]])
     scale = _scale(shape, distance, weight, share)
-    centre, factor = _reference(deep)
-    whitening = solve_triangular(factor, np.eye(len(factor)), lower=True).T
     about = {
         "unit": unit,
         "share": share,
