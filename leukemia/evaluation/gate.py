@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from leukemia.errors import InputError, quoted
+from leukemia.evaluation.covariance import without_each_fold
 from leukemia.evaluation.policy import REVIEW
 from leukemia.evaluation.predictions import has_subjects, plain_subjects
 
@@ -221,7 +222,7 @@ def fit_gate(
     from scipy.linalg import solve_triangular
     from threadpoolctl import threadpool_limits
 
-    shape, deep = np.asarray(handcrafted, dtype=np.float64), np.asarray(features, dtype=np.float64)
+    shape, deep = np.asarray(handcrafted, dtype=np.float64), np.asarray(features)
     number = np.unique(np.asarray(units, dtype=str), return_inverse=True)[1]
     n = int(number.max()) + 1
     weight = 1 / np.bincount(number)[number] / n  # every unit counts as one
@@ -230,11 +231,11 @@ def fit_gate(
     with threadpool_limits(
         1, "blas"
     ):  # beside a busy process the threads of OpenBLAS take a hundred times as long
-        for held in range(fold.max() + 1):
-            centre, factor = _reference(deep[fold != held])
+        for held, (centre, covariance) in enumerate(without_each_fold(deep, fold)):
+            ridge = 1e-12 + 1e-10 * np.trace(covariance) / len(covariance)
+            factor = np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
             moved = solve_triangular(factor, (deep[fold == held] - centre).T, lower=True)
             distance[fold == held] = np.linalg.norm(moved, axis=0)
-        centre, factor = _reference(deep)
         whitening = solve_triangular(factor, np.eye(len(factor)), lower=True).T
     for held in range(fold.max() + 1):
         rest, here = fold != held, fold == held
@@ -314,13 +315,3 @@ def _quantile(values: Floats, weight: Floats, at: float) -> Floats:
     order = np.argsort(values, axis=0)
     reached = np.cumsum(weight[order], axis=0) >= at * weight.sum() - 1e-12
     return np.take_along_axis(values, order, axis=0)[reached.argmax(axis=0), np.arange(values.shape[1])]
-
-
-def _reference(features: Floats) -> tuple[Floats, Floats]:
-    """The centre of pooled features, (D,), and the Cholesky factor of their covariance, (D, D)."""
-    from sklearn.covariance import ledoit_wolf
-
-    centre = features.mean(axis=0)
-    covariance, _ = ledoit_wolf(features - centre, assume_centered=True)
-    ridge = 1e-12 + 1e-10 * np.trace(covariance) / len(covariance)
-    return centre, np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
