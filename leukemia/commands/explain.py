@@ -1,6 +1,7 @@
 """`leukemia explain`: Grad-CAM maps of cells as pictures, and their share on the black background."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def _of_the_run(run: Run, sample: int) -> tuple[list[str], dict[str, Any]]:
     chosen = table.sample(min(sample, len(table)), random_state=0).sort_index()
     files = [str(root / path) for path in chosen["path"]]
     split = str(table["split"].iloc[0])
-    if not any(Path(file).is_file() for file in files):
+    if not any(map(os.path.isfile, files)):
         raise InputError(
             f"{run.folder}: its pictures do not lie in {root} any more: name pictures, as leukemia explain RUN PATH"
         )
@@ -162,9 +163,9 @@ def _explained(
     predictor: TorchPredictor, places: tuple[int, int], files: Sequence[str], unread: list[str]
 ) -> Iterator[tuple[int, ExplainedCell]]:
     """The readable cells, with their number from 1; the reasons of the others go to `unread`."""
-    for start, items in decoded(predictor.pixels, files):
+    for start, items in decoded(predictor.pixels, files, predictor.image_size):
         good = {place: item for place, item in enumerate(items) if not isinstance(item, InputError)}
-        unread += [str(item) for item in items if isinstance(item, InputError)]
+        unread += [spelled(str(item)) for item in items if isinstance(item, InputError)]
         if not good:
             continue
         pixels = np.stack(list(good.values()))
