@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch  # before leukemia, which would set OMP_WAIT_POLICY
+import torch  # before leukemia, which would set WAIT
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor, nn
 
@@ -28,6 +28,7 @@ SHARED = HERE.parents[1] / "shared"
 DEPTHS, PRECISIONS, BATCHES = (18, 50), ("bf16-mixed", "32-true"), (16, 32)
 SECONDS, ROUNDS = 0.5, 3  # of each measurement
 CELLS = 400  # of the whole run
+WAIT = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 Engine = Callable[[Tensor], Tensor]
 Row = dict[str, Any]
 
@@ -52,10 +53,12 @@ def page(engines: list[Row], shared: list[Row], runs: list[Row]) -> str:
     )  # fmt: skip
 
 
-def contender(policy: str | None = None, **task: Any) -> Any:
-    """What a process prints about a task."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": policy} if policy else {}
+def contender(wait: str = "unset", **task: Any) -> Any:
+    """What a process prints about a task; `wait` is how its threads wait, `unset` or as `leukemia` sets it."""
+    environment = {name: value for name, value in os.environ.items() if name not in WAIT}
+    if wait == "leukemia":
+        code = "import json, os, leukemia; print(json.dumps(dict(os.environ)))"
+        environment = json.loads(subprocess.check_output([sys.executable, "-c", code], env=environment))
     command = [sys.executable, __file__, json.dumps(task)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -192,9 +195,9 @@ def shared_rows() -> list[Row]:
     rows = []
     for busy in (0, 1, 2):
         with busy_processes(busy):
-            for policy in (None, "passive"):
-                found = contender(policy, what="forward", depth=50)
-                rows.append({"busy": busy, "policy": policy or "unset", **found})
+            for wait in ("unset", "leukemia"):
+                found = contender(wait, what="forward", depth=50)
+                rows.append({"busy": busy, "wait": wait, **found})
     return rows
 
 
@@ -221,7 +224,7 @@ def whole_runs() -> list[Row]:
                 "model.trainable_from=head", "trainer.max_epochs=12", f'hydra.run.dir="{folder}/run{busy}"',
             ]  # fmt: skip
             environment = {**os.environ, "LEUKEMIA_CACHE": f"{folder}/cache{busy}"}
-            environment.pop("OMP_WAIT_POLICY", None)
+            environment = {name: value for name, value in environment.items() if name not in WAIT}
             with busy_processes(busy):
                 start = time.perf_counter()
                 command = [sys.executable, "-m", "leukemia.train", *settings]

@@ -9,8 +9,11 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-# OpenMP reads it when PyTorch is loaded. Threads that wait would otherwise spin and take the processor from others.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# OpenMP reads these when PyTorch is loaded. Threads that wait would otherwise spin for milliseconds and take the
+# processor from others. GNU's, which reads the second, spins for the microseconds between two operators.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 _HOMES = {
     "CellClassifier": "leukemia.models.classifier",

@@ -81,12 +81,25 @@ def test_a_command_loads_no_pytorch_before_it_needs_it(command):
     )
 
 
+WAIT = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
 @pytest.mark.parametrize("code", ["import leukemia.train", "import leukemia.cli", "import leukemia"])
-@pytest.mark.parametrize("given", [None, "active"])
-def test_waiting_threads_leave_the_processor_to_others_unless_the_user_says_so(monkeypatch, code, given):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if given is not None:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    shown = f"{code}; import os; print(os.environ['OMP_WAIT_POLICY'])"
-    assert started(shown)[0].stdout.split() == [given or "passive"]
-    assert os.environ.get("OMP_WAIT_POLICY") == given
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["passive", "2000"]),
+        ({"OMP_WAIT_POLICY": "active"}, ["active", "None"]),
+        ({"GOMP_SPINCOUNT": "7"}, ["passive", "7"]),
+    ],
+)
+def test_waiting_threads_leave_the_processor_to_others_unless_the_user_says_so(
+    monkeypatch, code, given, expected
+):
+    for name in WAIT:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    shown = f"{code}; import os; print(*map(os.environ.get, {WAIT}))"
+    assert started(shown)[0].stdout.split() == expected
+    assert {name: os.environ[name] for name in WAIT if name in os.environ} == given

@@ -21,12 +21,13 @@ from tqdm import tqdm
 
 from leukemia.data.array_store import ArrayStore
 from leukemia.data.pixels import Pixels
+from leukemia.data.threads import side_by_side
 from leukemia.data.transforms import d4
 from leukemia.errors import InputError
 from leukemia.precision import autocast
 from leukemia.storage.cache import cache_dir, cached_folder, preallocate_npy
 
-VERSION = 3  # of the cached activations: raise it when the same input would give others
+VERSION = 4  # of the cached activations: raise it when the same input would give others
 BATCH_SIZE = {"cpu": 16, "cuda": 256}  # cells; a processor is slower with more than fit its caches
 # Cache only if this saves at least N multiply-adds per byte read. A processor of two cores does a thousand while a
 # slow disk reads a byte; a GPU does more while the bus brings one.
@@ -65,6 +66,10 @@ class FrozenPrefix(Protocol):
     @property
     def engine(self) -> str:
         """The name and version of the engine that computes the frozen stages."""
+
+    @property
+    def many_threads(self) -> bool:
+        """Whether several threads may compute the frozen stages at once."""
 
 
 def why_not(model: FrozenPrefix, augmentation: str) -> str | None:
@@ -188,20 +193,29 @@ class FeatureCache:
         stored = preallocate_npy(folder / "activations.npy", (len(cells), *self.shape), np.dtype(dtype))
         size = BATCH_SIZE.get(self.device, BATCH_SIZE["cpu"])
         words = f"frozen stages, D4 transform {number + 1}" if number else "frozen stages"
+
+        def store(start: int) -> int:
+            rows = cells[start : start + size]
+            values = self._activations(self.pixels.images[rows], number).float()
+            kept = values.half() if dtype == np.float16 else values
+            if not torch.isfinite(kept).all():
+                if torch.isfinite(values).all():
+                    raise OverflowError
+                raise InputError(
+                    f"the frozen stages give values that are not finite for cells {rows[0]} to {rows[-1]}: "
+                    "use other model.net.weights, or trainer.precision=32-true"
+                )
+            stored[start : start + len(rows)] = kept.cpu().numpy()
+            return len(rows)
+
+        starts = range(0, len(cells), size)
+        side = self.device == "cpu" and self.model.many_threads
         with tqdm(desc=words, total=len(cells), unit="cell", disable=None) as bar:
-            for start in range(0, len(cells), size):
-                rows = cells[start : start + size]
-                values = self._activations(self.pixels.images[rows], number).float()
-                kept = values.half() if dtype == np.float16 else values
-                if not torch.isfinite(kept).all():
-                    if torch.isfinite(values).all():
-                        return self._compute(part, folder, np.float32)
-                    raise InputError(
-                        f"the frozen stages give values that are not finite for cells {rows[0]} to {rows[-1]}: "
-                        "use other model.net.weights, or trainer.precision=32-true"
-                    )
-                stored[start : start + len(rows)] = kept.cpu().numpy()
-                bar.update(len(rows))
+            try:
+                for count in side_by_side(store, starts) if side else map(store, starts):
+                    bar.update(count)
+            except OverflowError:
+                return self._compute(part, folder, np.float32)
         stored.flush()  # type: ignore[attr-defined]
         seconds = time.perf_counter() - start_of_pass
         passed = {"cells": len(cells), "seconds": seconds, "threads": torch.get_num_threads()}

@@ -125,6 +125,10 @@ class CellClassifier(pl.LightningModule):
         """Pixels (N, S, S, 3), 0 to 255, to the activations at the boundary, without a graph."""
         return self._parts[0](normalise(pixels, *self.net.normalisation))
 
+    @property
+    def many_threads(self) -> bool:
+        return getattr(self._parts[0], "many_threads", False)  # not of compiled stages
+
     def prefix_hash(self) -> str:
         return freezing.prefix_hash(self.net)
 

@@ -7,6 +7,7 @@ activations wherever they are computed.
 import logging
 import math
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from leukemia.data.run_files import ENGINES
+from leukemia.data.threads import side_by_side
 from leukemia.errors import InputError, check_one_of
-from leukemia.models.freezing import Prefix
+from leukemia.models.freezing import Prefix, own_classes
 
 Engine = Callable[[Tensor], Tensor]
 
@@ -28,20 +30,42 @@ Engine = Callable[[Tensor], Tensor]
 class Frozen:
     """Frozen stages as an engine computes them: normalised images (N, 3, H, W) to the activations at the boundary.
 
-    It follows its network: where a tensor of the stages has changed, the next call prepares them anew.
+    It follows its network: where a tensor of the stages has changed, the next call prepares them anew. A processor
+    computes the images of a batch side by side, if `many_threads` holds.
 
     Args:
         prefix: the stages as they are.
         engine: `torch` folds their BatchNorm, see `folded`. `openvino` compiles them, see `compiled`; on a GPU it is
             `torch`.
+
+    Attributes:
+        many_threads: whether several threads may call it at once. Not with a user's own code, which may keep values.
     """
 
     def __init__(self, prefix: Prefix, engine: str = "torch") -> None:
         self.prefix, self.engine = prefix, check_engine(engine)
+        self.many_threads = len(prefix) > 0 and not own_classes(prefix)
         self._compute: Engine = prefix
         self._state: Any = None
+        self._prepares = threading.Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
+        with self._prepares:
+            self._prepare(images)
+            compute = self._compute
+        threads = torch.get_num_threads()
+        if threads == 1 or len(images) < threads or images.device.type != "cpu" or not self.many_threads:
+            return compute(images)
+        dtype, inference = _precision(images), torch.is_inference_mode_enabled()
+
+        def part(images: Tensor) -> Tensor:
+            bf16 = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+            with torch.inference_mode(inference), torch.no_grad(), bf16:
+                return compute(images)
+
+        return torch.cat(list(side_by_side(part, images.chunk(threads))))
+
+    def _prepare(self, images: Tensor) -> None:
         tensors = (*self.prefix.parameters(), *self.prefix.buffers())
         written = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors]
         state = (written, _precision(images), images.shape[1:])
@@ -50,10 +74,12 @@ class Frozen:
             prepare = compiled if on_processor else folded
             with torch.inference_mode(False), torch.no_grad():
                 self._compute, self._state = prepare(self.prefix, images[:1].clone()), state
-        return self._compute(images)
 
-    def __getstate__(self) -> dict[str, Any]:  # a copy prepares its own
-        return {**vars(self), "_compute": self.prefix, "_state": None}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"prefix": self.prefix, "engine": self.engine}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # a copy prepares its own
+        self.__init__(**state)  # type: ignore[misc]
 
 
 def check_engine(engine: str) -> str:
@@ -99,6 +125,7 @@ def compiled(prefix: Prefix, image: Tensor) -> Engine:
     settings = {
         "INFERENCE_PRECISION_HINT": {torch.bfloat16: "bf16", torch.float16: "f16"}.get(dtype, "f32"),
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": torch.get_num_threads(),
     }
     try:
         with (
@@ -110,9 +137,12 @@ def compiled(prefix: Prefix, image: Tensor) -> Engine:
             shape = (-1, *example.shape[1:])
             model = openvino.convert_model(_ChannelsLast(prefix), example_input=example, input=[shape])
         network = openvino.Core().compile_model(model, "CPU", settings)
+        request = threading.local()
 
         def compute(images: Tensor) -> Tensor:
-            found = network(images.permute(0, 2, 3, 1).contiguous().numpy(), share_inputs=True)[0]
+            if not hasattr(request, "own"):
+                request.own = network.create_infer_request()
+            found = request.own.infer(images.permute(0, 2, 3, 1).contiguous().numpy(), share_inputs=True)[0]
             values = torch.from_numpy(found).to(dtype)
             return values.permute(0, 3, 1, 2) if values.ndim == 4 else values
 

@@ -144,14 +144,18 @@ def prefix_hash(net: Any) -> str:
         digest.update(f"{name} {stage}".encode())
         for module in stage.modules():
             digest.update(repr(_settings(module)).encode())
-        kinds = {kind for module in stage.modules() for kind in type(module).__mro__}
-        for kind in sorted(kinds, key=str):
-            if kind.__module__.partition(".")[0] not in LIBRARIES:
-                digest.update(_source(kind).encode())
+        for kind in own_classes(stage):
+            digest.update(_source(kind).encode())
         for key, tensor in (*stage.named_parameters(), *stage.named_buffers()):
             digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def own_classes(stages: nn.Module) -> list[type]:
+    """The classes of modules that are a user's own, and not of `LIBRARIES`."""
+    kinds = {kind for module in stages.modules() for kind in type(module).__mro__}
+    return sorted((kind for kind in kinds if kind.__module__.partition(".")[0] not in LIBRARIES), key=str)
 
 
 def thawed_from(trainable_from: str, unfreeze: Mapping[int, str], epoch: int) -> str:

@@ -49,7 +49,7 @@ class Staged(pl.LightningModule):
         head = nn.Sequential(nn.Flatten(), nn.Linear(8, 1))
         self.stages = nn.Sequential(OrderedDict(stem=stem, body=body, head=head))
         self.boundary, self.boundary_moves = boundary, moves
-        self.engine = "torch"
+        self.engine, self.many_threads = "torch", True
         self.cut = 0 if boundary is None else list(self.stages._modules).index(boundary)
         self.stages[: self.cut].requires_grad_(False)
         self.losses: list[float] = []

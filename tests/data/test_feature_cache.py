@@ -1,6 +1,7 @@
 """Cached features are the activations of the frozen stages, named by all that they depend on, computed once."""
 
 import logging
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -72,6 +73,20 @@ def test_activations_that_are_not_numbers_are_refused_and_nothing_is_kept(noise,
     with pytest.raises(InputError, match="not finite for cells 0 to 15"):
         cached(model, noise)
     assert not list(cache_dir().glob("features-*"))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_side_by_side_give_the_same_features(noise, staged, threads):
+    before, one = torch.get_num_threads(), staged()
+    one.many_threads = False
+    expected = cached(one, noise).arrays[0].copy()
+    shutil.rmtree(cache_dir())
+    torch.set_num_threads(threads)
+    try:
+        found = cached(staged(), noise).arrays[0]
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=2**-10, atol=1e-5)
 
 
 def test_they_are_computed_once_and_then_read(noise, staged, monkeypatch):

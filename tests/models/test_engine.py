@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import logging
 import sys
+import threading
 
 import pytest
 import torch
@@ -155,6 +156,48 @@ def test_an_engine_that_began_in_inference_mode_serves_training_too():
         assert torch.equal(frozen(images()), first)
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("stage", ["layer1", "layer4", "head"])
+def test_images_side_by_side_have_the_activations_that_each_has_alone(two_threads, stage, precision):
+    net = with_statistics(resnet(18, weights="none"))
+    freeze(net, stage)
+    frozen, seen = Frozen(prefix(net)), images(5)
+    with autocast("cpu", precision), torch.inference_mode():
+        found, expected = frozen(seen), torch.cat([frozen(image[None]) for image in seen])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert found.is_inference()
+    assert (found.dtype, found.stride()) == (expected.dtype, expected.stride())
+
+
+class Remembers(nn.Module):
+    """A user's own stage, which keeps a value from one line to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.threads = nn.Conv2d(3, 4, 3), set()
+
+    def forward(self, values):
+        self.threads.add(threading.get_ident())
+        return self.conv(values)
+
+
+def test_a_users_own_stage_is_called_by_one_thread(two_threads):
+    net = StagedNetwork({"stem": Remembers(), "pool": nn.Flatten(), "head": nn.Linear(4, 1)})
+    freeze(net.eval(), "pool")
+    frozen = Frozen(prefix(net))
+    frozen(images(8))
+    assert not frozen.many_threads
+    assert net.stages.stem.threads == {threading.get_ident()}
+
+
 # OpenVINO
 
 needs_openvino = pytest.mark.skipif(
@@ -165,7 +208,7 @@ needs_openvino = pytest.mark.skipif(
 @needs_openvino
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("stage", ["layer4", "head"])
-def test_openvino_gives_the_activations_in_the_type_and_layout_of_the_stages(stage, precision):
+def test_openvino_gives_the_activations_in_the_type_and_layout_of_the_stages(two_threads, stage, precision):
     torch.manual_seed(0)
     net = with_statistics(resnet(18, weights="none"))
     freeze(net, stage)
