@@ -16,7 +16,7 @@ from PIL import Image
 from leukemia.commands.predict import decoded
 from leukemia.data.files import find_pictures, spelled
 from leukemia.errors import InputError
-from leukemia.evaluation.predictions import sigmoid
+from leukemia.evaluation.predictions import checked, sigmoid
 from leukemia.inference.gradcam import background, cell_alone, find_target, heat_maps, on_background
 from leukemia.inference.torch_predictor import TorchPredictor
 from leukemia.reporting.overlays import THUMBNAIL, contact_sheet, side_by_side
@@ -144,7 +144,9 @@ def _of_the_run(run: Run, sample: int) -> tuple[list[str], dict[str, Any]]:
     """A random sample of the reported cells, as files, and the sample in words."""
     if sample < 1:
         raise InputError(f"--sample {sample}: use 1 or more")
-    table = run.predictions
+    table = checked(run.predictions, run.folder / "predictions.csv")
+    if "split" not in table:
+        raise InputError(f"{run.folder / 'predictions.csv'} has no column split")
     root = run.data.folder
     chosen = table.sample(min(sample, len(table)), random_state=0).sort_index()
     files = [str(root / path) for path in chosen["path"]]
