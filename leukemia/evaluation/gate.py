@@ -92,7 +92,8 @@ class Gate:
 
     def distance(self, features: ArrayLike) -> Floats:
         """The Mahalanobis distance of pooled features (N, D) from the training cells, (N,)."""
-        return _distance(np.asarray(features, dtype=np.float64), self.centre, self.whitening)
+        moved = (np.asarray(features, dtype=np.float64) - self.centre) @ self.whitening.astype(np.float64)
+        return np.asarray(np.linalg.norm(moved, axis=1))
 
     def network_check(self, distance: ArrayLike) -> Floats:
         """The check on distances (N,), in units of the training cells."""
@@ -217,14 +218,22 @@ def fit_gate(
         unit: what the units are.
         share: of cells like these that may be stopped, as a mean over units.
     """
+    from scipy.linalg import solve_triangular
+    from threadpoolctl import threadpool_limits
+
     shape, deep = np.asarray(handcrafted, dtype=np.float64), np.asarray(features, dtype=np.float64)
     number = np.unique(np.asarray(units, dtype=str), return_inverse=True)[1]
     n = int(number.max()) + 1
     weight = 1 / np.bincount(number)[number] / n  # every unit counts as one
     fold = np.random.default_rng(0).permutation(n)[number] % min(FOLDS, n)
     distance, score = np.zeros(len(deep)), np.zeros(len(deep))
-    for held in range(fold.max() + 1):
-        distance[fold == held] = _distance(deep[fold == held], *_reference(deep[fold != held]))
+    with threadpool_limits(1, "blas"):  # beside a busy process the threads of OpenBLAS take a hundred times as long
+        for held in range(fold.max() + 1):
+            centre, factor = _reference(deep[fold != held])
+            moved = solve_triangular(factor, (deep[fold == held] - centre).T, lower=True)
+            distance[fold == held] = np.linalg.norm(moved, axis=0)
+        centre, factor = _reference(deep)
+        whitening = solve_triangular(factor, np.eye(len(factor)), lower=True).T
     for held in range(fold.max() + 1):
         rest, here = fold != held, fold == held
         scale = _scale(shape[rest], distance[rest], weight[rest], share)
@@ -235,7 +244,6 @@ def fit_gate(
     allowed = np.flatnonzero((n * stopped + 1) / (n + 1) > guaranteed + 1e-12)
     limit = float(score[order[allowed[0]]])
     scale = _scale(shape, distance, weight, share)
-    centre, whitening = _reference(deep)
     about = {
         "unit": unit,
         "share": share,
@@ -307,15 +315,10 @@ def _quantile(values: Floats, weight: Floats, at: float) -> Floats:
 
 
 def _reference(features: Floats) -> tuple[Floats, Floats]:
-    """The centre of pooled features, (D,), and the matrix (D, D) to the space where the distance from it counts."""
+    """The centre of pooled features, (D,), and the Cholesky factor of their covariance, (D, D)."""
     from sklearn.covariance import ledoit_wolf
 
     centre = features.mean(axis=0)
     covariance, _ = ledoit_wolf(features - centre, assume_centered=True)
-    values, vectors = np.linalg.eigh(covariance)
-    return centre, vectors / np.sqrt(np.maximum(values, 1e-12))
-
-
-def _distance(features: Floats, centre: ArrayLike, whitening: ArrayLike) -> Floats:
-    moved = (features - np.asarray(centre, dtype=np.float64)) @ np.asarray(whitening, dtype=np.float64)
-    return np.asarray(np.linalg.norm(moved, axis=1), dtype=np.float64)
+    ridge = 1e-12 + 1e-10 * np.trace(covariance) / len(covariance)
+    return centre, np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
