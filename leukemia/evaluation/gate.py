@@ -227,7 +227,9 @@ def fit_gate(
     weight = 1 / np.bincount(number)[number] / n  # every unit counts as one
     fold = np.random.default_rng(0).permutation(n)[number] % min(FOLDS, n)
     distance, score = np.zeros(len(deep)), np.zeros(len(deep))
-    with threadpool_limits(1, "blas"):  # beside a busy process the threads of OpenBLAS take a hundred times as long
+    with threadpool_limits(
+        1, "blas"
+    ):  # beside a busy process the threads of OpenBLAS take a hundred times as long
         for held in range(fold.max() + 1):
             centre, factor = _reference(deep[fold != held])
             moved = solve_triangular(factor, (deep[fold == held] - centre).T, lower=True)
