@@ -8,6 +8,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from inspect import Parameter, signature
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -127,7 +129,8 @@ def with_appended(overrides: Sequence[str]) -> list[str]:
     """The overrides, with each argument of Lightning's Trainer accepted without `+`.
 
     Raises:
-        InputError: for an argument that a group gives, or a group that is added although it is chosen.
+        InputError: for an argument that a group gives, a group that is added although it is chosen, or a setting that
+            Hydra does not have.
     """
     found = []
     for override in overrides:
@@ -136,11 +139,25 @@ def with_appended(overrides: Sequence[str]) -> list[str]:
         if override.startswith("+") and (Path(conf_dir()) / key).is_dir():
             raise InputError(f"{override}: a file of {key} is chosen already; write {override.lstrip('+')}")
         group, name = [*key.split("."), ""][:2]
+        if group == "hydra":
+            _check_hydra_key(key)
         if remedy := GIVEN_ELSEWHERE.get(f"{group}.{name}"):
             raise InputError(f"{group}.{name} is not a setting of its own: {remedy}")
         appended = group == "trainer" and name in TRAINER_ARGUMENTS and not override.startswith("~")
         found.append(f"++{override.lstrip('+')}" if appended else override)
     return found
+
+
+def _check_hydra_key(key: str) -> None:
+    """Refuse a key that Hydra would take with `+` and ignore."""
+    kind: Any = HydraConf
+    for name in key.split(".")[1:]:
+        if not is_dataclass(kind):
+            return  # a plugin's settings, which its constructor checks
+        known = {field.name: field.type for field in fields(kind)}
+        if name not in known:
+            raise InputError(f"there is no setting {key}{did_you_mean(name, known)}")
+        kind = known[name]
 
 
 def resolve(config: DictConfig, stored: Mapping[str, Any] | None = None) -> Settings:
@@ -271,13 +288,15 @@ def explain(error: Exception) -> str:
         return text
     key = found.group(1).lstrip("+~")
     settings = _known_settings()
-    if key in settings or any(name.startswith(f"{key}.") for name in settings):
-        return text
+    parts = ("model.net.", "model.criterion.", "model.optimizer.", "callbacks.", "logger.")
+    own = f"; a class of your own takes it as +{key}=VALUE" * key.startswith(parts)
     if key.startswith("model.scheduler."):
         return f"there is no setting {key}: choose a schedule first, as model/scheduler=cosine"
-    near = did_you_mean(key, [name for name in settings if "._" not in name])
-    parts = ("model.net.", "model.criterion.", "model.optimizer.", "callbacks.", "logger.")
-    return f"there is no setting {key}{near}{f'; a class of your own takes it as +{key}=VALUE' * key.startswith(parts)}"
+    if key in settings or any(name.startswith(f"{key}.") for name in settings):
+        return f"the chosen {key.rpartition('.')[0]} has no setting {key}: leave it out{own}"
+    return (
+        f"there is no setting {key}{did_you_mean(key, [name for name in settings if '._' not in name])}{own}"
+    )
 
 
 def kind_of(key: str) -> type | None:

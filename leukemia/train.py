@@ -30,7 +30,8 @@ def main() -> None:
         prepare_process()
         # Hydra 1.4 builds only these targets itself; parts of a run are checked and built in config.py.
         version = VERSION_BASE or {"execution_whitelist": ["leukemia.training.sweep.SweepCallback"]}
-        sys.argv[1:] = with_appended(sys.argv[1:])
+        # Hydra's parser takes options such as --config-dir before the overrides, not among them.
+        sys.argv[1:] = sorted(with_appended(sys.argv[1:]), key=_is_override)
         try:
             hydra.main(config_path=conf_dir(), config_name="train", **version)(run_hydra_job)()
         except (HydraException, OmegaConfBaseException) as error:
@@ -39,6 +40,10 @@ def main() -> None:
             if not str(error).startswith("Config group override"):
                 raise  # else Hydra's own, of a group that is set to null
             raise InputError("a group of settings is null: leave it out with ~GROUP, as ~logger") from None
+
+
+def _is_override(word: str) -> bool:
+    return word.startswith("~") or ("=" in word and not word.startswith("-"))
 
 
 def prepare_process() -> None:
@@ -70,7 +75,7 @@ def run_hydra_job(config: "DictConfig") -> float | None:
 
     from leukemia.config import asks_for_several_devices, checked, resolve
 
-    checked(config)  # a mistyped setting is answered before PyTorch and Lightning are loaded
+    settings = checked(config)  # a mistyped setting is answered before PyTorch and Lightning are loaded
     from leukemia.reporting.words import duration
     from leukemia.runs import Sweep
     from leukemia.training import signals
@@ -84,6 +89,10 @@ def run_hydra_job(config: "DictConfig") -> float | None:
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     if sweeping:
+        if settings["trainer"].get("fast_dev_run"):
+            raise InputError(
+                "trainer.fast_dev_run (as debug=fast) writes no run, and a sweep reports runs: leave out -m"
+            )
         if asks_for_several_devices(resolve(config)):
             raise InputError(
                 "a sweep runs each job on one device, and trainer.devices or num_nodes asks for several: take "

@@ -67,6 +67,14 @@ def test_there_is_no_verb_without_a_test_of_its_help_and_the_commands_own_help_h
     assert "leukemia-train data.root=" in said.split("examples:")[1]
 
 
+def test_options_may_stand_among_the_overrides(leukemia_train, tmp_path):
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "mine.yaml").write_text("max_epochs: -1\n")
+    code, _, said = leukemia_train("~logger", "seed=1", "--config-dir", tmp_path, "trainer=mine")
+    assert code == 2
+    assert "trainer.max_epochs=-1" in said  # of the file in the folder
+
+
 def test_trainings_help_shows_examples(leukemia_train):
     code, out, _ = leukemia_train("--help")
     assert code == 0

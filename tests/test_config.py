@@ -67,6 +67,8 @@ def model_of(*overrides: str) -> CellClassifier:
             "model.optimizer.rate=1",
             r"your own takes it as \+model.optimizer.rate=VALUE",
         ),
+        ("hydra.run.dri=x", r"there is no setting hydra\.run\.dri; did you mean dir"),
+        ("+hydra.sweap.dir=x", r"there is no setting hydra\.sweap\.dir; did you mean sweep"),
         ("model.scheduler.warmup_epochs=1", "choose a schedule first, as model/scheduler=cosine"),
         ("trainer=gpuu", "gpu"),
         ("data=cmnc", "cnmc"),
@@ -178,6 +180,13 @@ def test_arguments_that_a_group_gives_are_refused_with_the_group(name, remedy, s
             compose([override])
 
 
+def test_a_setting_of_another_choice_is_refused_in_our_own_words():
+    with pytest.raises(
+        InputError, match=r"the chosen model\.net has no setting model\.net\.weights: leave it out"
+    ):
+        resolved("model/net=own", "model.net._target_=torch.nn.Identity", "model.net.weights=none")
+
+
 def test_other_overrides_are_left_as_they_are():
     others = [
         "-m",
@@ -187,6 +196,10 @@ def test_other_overrides_are_left_as_they_are():
         "--config-dir",
         "~trainer.devices",
         "trainer.foo=1",
+        "hydra.run.dir=x",
+        "hydra/launcher=devices",
+        "hydra.launcher.own=1",
+        "~hydra.callbacks.sweep",
     ]
     assert with_appended(others) == others
 

@@ -118,6 +118,7 @@ def test_bad_input_ends_in_one_message_and_exit_2_with_nothing_left_behind(
     assert not list(tmp_path.rglob("*.*"))
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_no_configuration_of_the_runs_that_are_over(
     leukemia_train, small, tmp_path, monkeypatch
 ):

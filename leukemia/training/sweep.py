@@ -59,9 +59,10 @@ class SweepCallback(Callback):
         value = job_return._return_value
         error = value if isinstance(value, Exception) else None  # Hydra 1.4 calls this at SystemExit too
         job_return.cfg = job_return.hydra_cfg = None  # Hydra keeps each JobReturn to the end of a sweep
-        if error is not None and config.hydra.mode != RunMode.MULTIRUN:
-            remove_if_empty(folder)
-            self._end_with(error)
+        if config.hydra.mode != RunMode.MULTIRUN:
+            remove_if_empty(folder)  # of a refused run, or of fast_dev_run
+            if error is not None:
+                self._end_with(error)
         if error is not None:
             self._note(error, folder, config)
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None

@@ -172,6 +172,7 @@ def test_a_signal_within_an_import_ends_a_command_in_one_line(tmp_path, program,
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "interrupted\n")
 
 
+@pytest.mark.slow
 def test_between_two_runs_a_signal_ends_the_sweep_in_one_line_also_while_objects_are_cleared_away(
     monkeypatch, tmp_path, settings, leukemia_train
 ):

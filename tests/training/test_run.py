@@ -381,6 +381,7 @@ def test_changed_weights_under_the_same_path_make_another_run(small, tmp_path):
         train(compose(settings), tmp_path / "run", skip_done=True)
 
 
+@pytest.mark.slow
 def test_bf16_learns_as_fp32_does(small, tmp_path):
     losses = {
         precision: train(compose([*small, f"trainer.precision={precision}"]), tmp_path / precision).history[

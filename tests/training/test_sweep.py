@@ -102,6 +102,14 @@ def test_a_single_run_ends_with_the_code_of_its_failure(tmp_path, capsys, error,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_single_job_that_wrote_nothing_leaves_no_folder(tmp_path):
+    (tmp_path / "run").mkdir()  # by Hydra, as under debug=fast
+    result = JobReturn()
+    result.status, result._return_value = JobStatus.COMPLETED, None
+    SweepCallback().on_job_end(job(tmp_path / "run", RunMode.RUN), result)
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_sweeps_never_share_a_folder(tmp_path, capsys):
     config = SimpleNamespace(hydra=SimpleNamespace(sweep=SimpleNamespace(dir=str(tmp_path / "sweep"))))
     with module.exclusive_lock(tmp_path / "sweep"), pytest.raises(SystemExit) as stop:

@@ -57,6 +57,13 @@ def test_fast_dev_run_writes_no_run_and_says_so(head, tmp_path, caplog):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_sweep_of_fast_dev_runs_is_refused(leukemia_train, head, tmp_path):
+    code, _, said = leukemia_train("-m", *head, "debug=fast", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert code == 2
+    assert "fast_dev_run (as debug=fast) writes no run, and a sweep reports runs: leave out -m" in said
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_overfit_learns_the_same_two_batches_each_epoch(small, tmp_path):
     settings = [
         *small,
