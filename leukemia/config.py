@@ -179,7 +179,7 @@ def resolve(config: DictConfig, stored: Mapping[str, Any] | None = None) -> Sett
         settings["files"] = files
     for group, key in (("trainer", "precision"), ("data", "cache_features")):
         if settings[group][key] == "auto":
-            settings[group][key] = (stored or {}).get(group, {}).get(key, "auto")
+            settings[group][key] = ((stored or {}).get(group) or {}).get(key, "auto")
     _choose_hardware(settings["trainer"])
     return settings
 

@@ -24,6 +24,9 @@ UNUSABLE_PLACE = {
     errno.EEXIST,
     errno.EFBIG,
     errno.EIO,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
 }
 FULL = {errno.ENOSPC, errno.EDQUOT}
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")

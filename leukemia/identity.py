@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leukemia.errors import in_a_line
+
 TOLD_FIRST = (  # in a folder's name
     "model/net", "model.net.name", "model.net.depth", "model.trainable_from", "data.protocol", "data.fold", "seed",
 )  # fmt: skip
@@ -54,7 +56,8 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     changed = [key for key in keys if before.get(key) != after.get(key) and after.get(key) != "auto"]
     there, here = _global_batch(stored), _global_batch(wanted)
     batch = [] if there == here else [f"the global batch is {there} there and {here} here"]
-    return [f"{key} is {before.get(key)} there and {after.get(key)} here" for key in changed] + batch
+    pairs = ([in_a_line(str(part)) for part in (key, before.get(key), after.get(key))] for key in changed)
+    return [f"{key} is {there} there and {here} here" for key, there, here in pairs] + batch
 
 
 def number_of_devices(devices: Any) -> int:
@@ -78,7 +81,7 @@ def _global_batch(config: Mapping[str, Any]) -> str:
     """The cells of one step, in words. With an equal data.batch_size they change with the number of devices."""
     trainer, data = ({**(config.get(group) or {})} for group in ("trainer", "data"))
     devices = number_of_devices(trainer.get("devices")) * int(trainer.get("num_nodes") or 1)
-    return f"{devices} x data.batch_size={data.get('batch_size')}"
+    return f"{devices} x data.batch_size={in_a_line(str(data.get('batch_size')))}"
 
 
 def network_name(node: Any) -> str:

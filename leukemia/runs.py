@@ -19,8 +19,10 @@ from filelock import FileLock, Timeout
 from leukemia.data.run_files import (
     RunData,
     check_cells,
+    check_config,
     check_history,
     check_metrics,
+    check_status,
     run_data,
     run_engine,
     run_precision,
@@ -95,6 +97,7 @@ class Run:
         config = parse_yaml(self._text("config.yaml"), str(self.folder / "config.yaml"))
         model = config.get("model")
         self._refuse_old(isinstance(model, dict) and "depth" in model)
+        check_config(config, str(self.folder / "config.yaml"))
         return config
 
     @cached_property
@@ -118,7 +121,9 @@ class Run:
 
         Read afresh each time, for it changes while the run goes on.
         """
-        return {"status": "failed", "error": "status.json names no status"} | self._json("status.json")
+        status = self._json("status.json")
+        check_status(status, str(self.folder / "status.json"))
+        return {"status": "failed", "error": "status.json names no status"} | status
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

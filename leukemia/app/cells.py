@@ -175,7 +175,7 @@ def data_root(run: Run | Ensemble, moved: Path | None) -> Path | None:
         InputError: if the cells are not in the run's own folder.
     """
     try:
-        paths = run.predictions["path"].tolist()
+        paths = checked(run.predictions, run.folder / "predictions.csv")["path"].tolist()
     except NoSharedCells:
         if moved is None:
             raise

@@ -1,6 +1,7 @@
 """`leukemia explain`: Grad-CAM maps of cells as pictures, and their share on the black background."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from PIL import Image
 from leukemia.commands.predict import decoded
 from leukemia.data.files import find_pictures, spelled
 from leukemia.errors import InputError
-from leukemia.evaluation.predictions import sigmoid
+from leukemia.evaluation.predictions import checked, sigmoid
 from leukemia.inference.gradcam import background, cell_alone, find_target, heat_maps, on_background
 from leukemia.inference.torch_predictor import TorchPredictor
 from leukemia.reporting.overlays import THUMBNAIL, contact_sheet, side_by_side
@@ -143,12 +144,14 @@ def _of_the_run(run: Run, sample: int) -> tuple[list[str], dict[str, Any]]:
     """A random sample of the reported cells, as files, and the sample in words."""
     if sample < 1:
         raise InputError(f"--sample {sample}: use 1 or more")
-    table = run.predictions
+    table = checked(run.predictions, run.folder / "predictions.csv")
+    if "split" not in table:
+        raise InputError(f"{run.folder / 'predictions.csv'} has no column split")
     root = run.data.folder
     chosen = table.sample(min(sample, len(table)), random_state=0).sort_index()
     files = [str(root / path) for path in chosen["path"]]
     split = str(table["split"].iloc[0])
-    if not any(Path(file).is_file() for file in files):
+    if not any(map(os.path.isfile, files)):
         raise InputError(
             f"{run.folder}: its pictures do not lie in {root} any more: name pictures, as leukemia explain RUN PATH"
         )
@@ -162,9 +165,9 @@ def _explained(
     predictor: TorchPredictor, places: tuple[int, int], files: Sequence[str], unread: list[str]
 ) -> Iterator[tuple[int, ExplainedCell]]:
     """The readable cells, with their number from 1; the reasons of the others go to `unread`."""
-    for start, items in decoded(predictor.pixels, files):
+    for start, items in decoded(predictor.pixels, files, predictor.image_size):
         good = {place: item for place, item in enumerate(items) if not isinstance(item, InputError)}
-        unread += [str(item) for item in items if isinstance(item, InputError)]
+        unread += [spelled(str(item)) for item in items if isinstance(item, InputError)]
         if not good:
             continue
         pixels = np.stack(list(good.values()))

@@ -26,7 +26,7 @@ from leukemia.storage.atomic import write_text
 from leukemia.storage.tables import spreadsheet_csv
 
 CHALLENGE = "isbi_valid.predict"
-AT_ONCE = 64  # cells; the next ones are decoded meanwhile
+AT_ONCE = 64  # cells of up to 512 x 512 pixels, and fewer larger ones; the next ones are decoded meanwhile
 OUTPUT = Path("predictions.csv")
 MOST_TOLD = 10  # decisions on the screen
 
@@ -130,7 +130,7 @@ def score(
     scores = {name: np.full(len(files), np.nan) for name in SCORES}
     errors: list[str | None] = [None] * len(files)
     with tqdm(desc="predicting", total=len(files), unit="cell", disable=None) as bar:
-        for start, items in decoded(predictor.pixels, files):
+        for start, items in decoded(predictor.pixels, files, predictor.image_size):
             good, pixels = [], []
             for place, item in enumerate(items, start):
                 if isinstance(item, InputError):
@@ -179,12 +179,12 @@ def _table(
 
 
 def decoded(
-    read: Callable[[Path], NDArray[np.uint8]], files: Sequence[str]
+    read: Callable[[Path], NDArray[np.uint8]], files: Sequence[str], size: int
 ) -> Iterator[tuple[int, list[NDArray[np.uint8] | InputError]]]:
-    """Each AT_ONCE files as pixels, or as the reason why one cannot be read, with the number of the first.
-
-    The next files are read while these are in use.
+    """Each AT_ONCE files as pixels, (size, size, 3), or as the reason why one cannot be read, with the number of the
+    first. The next files are read while these are in use.
     """
+    at_once = max(1, min(AT_ONCE, AT_ONCE * 512**2 // size**2))
 
     def one(file: str) -> NDArray[np.uint8] | InputError:
         try:
@@ -193,12 +193,12 @@ def decoded(
             return error
 
     with ThreadPoolExecutor() as pool:
-        starts = range(0, len(files), AT_ONCE)
-        following = [pool.submit(one, file) for file in files[:AT_ONCE]]
+        starts = range(0, len(files), at_once)
+        following = [pool.submit(one, file) for file in files[:at_once]]
         for start in starts:
             waiting = following
-            rest = start + AT_ONCE
-            following = [pool.submit(one, file) for file in files[rest : rest + AT_ONCE]]
+            rest = start + at_once
+            following = [pool.submit(one, file) for file in files[rest : rest + at_once]]
             yield start, [future.result() for future in waiting]
 
 

@@ -96,7 +96,7 @@ def _score(
         )
 
     parts = []
-    for _, items in decoded(pixels, pictures.files):
+    for _, items in decoded(pixels, pictures.files, predictor.image_size):
         pixels_of = []
         for item in items:
             if isinstance(item, InputError):
@@ -195,7 +195,12 @@ class _Scores:
             print(f"NOTE: {place} is of another model, version or data: scored again")
             return fresh
         numbers = table.drop(columns=["path", "of"], errors="ignore")
-        whole = all(map(pd.api.types.is_numeric_dtype, numbers.dtypes)) and numbers.notna().all(axis=None)
+        names = set(map(str, numbers))
+        gated = {name for name in names if name.endswith(UNLIKE)}
+        numeric = all(map(pd.api.types.is_numeric_dtype, numbers.dtypes)) and bool(
+            numbers.notna().all(axis=None)
+        )
+        whole = numeric and gated in (set(), {f"{name}{UNLIKE}" for name in names - gated})
         if not whole or not table.get("path", pd.Series()).equals(paths):
             raise InputError(f"{place} is damaged: remove it, and the cells are scored again")
         return table

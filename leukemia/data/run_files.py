@@ -1,5 +1,6 @@
 """The structure of a run folder's files, checked once, so that their readers get typed values."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ RESERVED = ("unsure", "review", "artefact", "poor quality")  # decisions on a ce
 TTA = ("none", "d4")
 ENGINES = ("torch", "openvino")  # of frozen stages, see `leukemia.models.engine`
 SPLITS = ("train", "val", "test")
-LARGEST_SIDE = 10_000  # pixels
+LONGEST_PATH = 4096  # of Linux
+LARGEST_SIDE = 4096  # pixels; no larger picture is read
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,26 @@ class RunData:
     @property
     def folder(self) -> Path:
         """The folder that the paths of cells are relative to."""
-        return self.root.parent if self.root.is_file() else self.root
+        return self.root.parent if os.path.isfile(self.root) else self.root  # a Path refuses long names
+
+
+def check_config(config: Mapping[str, Any], where: str) -> None:
+    """Check the parts of config.yaml that a command which goes on with the run compares with its own settings.
+
+    Raises:
+        InputError: naming the key.
+    """
+    for group in ("data", "model", "trainer", "callbacks", "logger"):
+        if not isinstance(config.get(group), Mapping | None):
+            raise _impossible(where, group, config[group], "a mapping of settings")
+    trainer = config.get("trainer") or {}
+    for name, kinds in (
+        ("devices", int | str | list | None),
+        ("num_nodes", int | None),
+        ("max_epochs", int | None),
+    ):
+        if not isinstance(trainer.get(name), kinds):
+            raise _impossible(where, f"trainer.{name}", trainer[name], "a whole number")
 
 
 def run_data(config: Mapping[str, Any], where: str) -> RunData:
@@ -51,7 +72,7 @@ def run_data(config: Mapping[str, Any], where: str) -> RunData:
     if not isinstance(data, Mapping):
         raise _impossible(where, "data", data, "a mapping of settings")
     root, native = data.get("root"), data.get("native_size")
-    if not isinstance(root, str) or not root or "\0" in root:
+    if not isinstance(root, str) or not 0 < len(root) < LONGEST_PATH or "\0" in root:
         raise _impossible(where, "data.root", root, "a folder")
     if native is not None and not _is_whole(native, 1, LARGEST_SIDE):
         raise _impossible(where, "data.native_size", native, "null or a number of pixels")
@@ -130,6 +151,19 @@ def check_metrics(metrics: Mapping[str, Any], where: str) -> None:
     for name in ("epoch_chosen_here", "synthetic"):
         if not isinstance(metrics.get(name), bool | None):
             raise _impossible(where, name, metrics[name], "true or false")
+
+
+def check_status(status: Mapping[str, Any], where: str) -> None:
+    """Check the parts of status.json that the next session goes on with.
+
+    Raises:
+        InputError: naming the key.
+    """
+    seconds, sessions = status.get("seconds") or 0, status.get("sessions") or []
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 1e12:
+        raise _impossible(where, "seconds", seconds, "a number of seconds")
+    if not isinstance(sessions, list) or not all(isinstance(session, Mapping) for session in sessions):
+        raise _impossible(where, "sessions", sessions, "a list of sessions")
 
 
 def check_history(table: pd.DataFrame, where: str) -> None:

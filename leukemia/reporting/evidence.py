@@ -263,8 +263,8 @@ def _checked(run: Run, table: pd.DataFrame, name: str) -> pd.DataFrame:
     checked(table, run.folder / name)
     if not (run.folder / "cells.csv").is_file():
         return table
-    groups = run.cells.set_index("path")["group"]
-    return table.assign(group=table["path"].map(groups))
+    cells = run.cells.set_index("path")
+    return table.assign(group=table["path"].map(cells["group"])) if "group" in cells else table
 
 
 def _of_table(path: Path) -> SettingResult:

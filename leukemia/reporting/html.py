@@ -17,6 +17,7 @@ from leukemia.reporting.results import read_settings, read_status, results_table
 from leukemia.reporting.sections import Material, sections
 from leukemia.runs import Run, Sweep
 from leukemia.storage.atomic import write_text
+from leukemia.storage.tables import spreadsheet_csv
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def written_report(folder: Path) -> Written:
     material = Material(sweep, results, proof, predictions, [read_settings(run) for run in sweep.begun])
     title = _title(folder, material)
     first_screen, parts = answers(sweep, results, proof), sections(material)
-    write_text(folder / "results.csv", results.to_csv(index=False))
+    write_text(folder / "results.csv", spreadsheet_csv(results))
     write_text(folder / "results.md", results_md(title, summary.states(results), first_screen, parts))
     page = report_html(title, results, first_screen, parts, [*unread, *proof.problems])
     write_text(folder / "report.html", page)

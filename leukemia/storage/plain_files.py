@@ -10,7 +10,7 @@ import yaml
 
 from leukemia.errors import InputError, quoted
 
-LARGEST = {".yaml": 3e5, ".json": 1e7, ".csv": 1e9}  # bytes; a table of a million cells has about 1e8
+LARGEST = {".yaml": 3e5, ".json": 1e7, ".csv": 5e8}  # bytes; a table of a million cells has about 1e8
 DEEPEST = 50  # levels of a YAML file
 
 

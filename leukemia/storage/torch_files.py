@@ -43,6 +43,8 @@ def read_torch_file(path: Path) -> Any:
         InputError: if the file is damaged, holds anything else, or has another format; with the reason only.
     """
     try:
+        if not path.is_file():
+            raise OSError("it is not a file")  # a pipe would block
         if path.suffix == ".safetensors":
             return load_file(path)
         with open(path, "rb") as file:

@@ -32,7 +32,7 @@ def checkpoint_to_continue(run: Run, needs_best: bool = True) -> Path:
         InputError: if neither can be read, or last.ckpt can and the best epoch is lost.
     """
     try:
-        content = read_checkpoint(run.last_checkpoint)
+        content = _read(run.last_checkpoint)
     except InputError as error:
         epoch = len(read_best(run)["history"])
         log.warning("%s: the run goes on from best.ckpt, after epoch %d", error, epoch)
@@ -49,7 +49,7 @@ def read_best(run: Run) -> dict[str, Any]:
         InputError: if it cannot be read, with the remedy.
     """
     try:
-        return read_checkpoint(run.best_checkpoint)
+        return _read(run.best_checkpoint)
     except InputError as error:
         raise InputError(f"{error}: run again with resume=restart, which moves the run aside") from None
 
@@ -57,7 +57,7 @@ def read_best(run: Run) -> dict[str, Any]:
 def restore_history(run: Run) -> None:
     """Write history.csv from last.ckpt; where that cannot be read from best.ckpt, which ends at its own epoch."""
     try:
-        history = read_checkpoint(run.last_checkpoint)["history"]
+        history = _read(run.last_checkpoint)["history"]
     except InputError as error:
         history = read_best(run)["history"]
         log.warning("%s: history.csv ends with epoch %d", error, len(history))
@@ -71,7 +71,7 @@ def bring_back_best(run: Run) -> None:
     if run.best_checkpoint.is_file():
         return
     try:
-        same = len(read_checkpoint(run.last_checkpoint)["history"]) == run.metrics["best_epoch"]
+        same = len(_read(run.last_checkpoint)["history"]) == run.metrics["best_epoch"]
     except (InputError, LookupError, TypeError):
         same = False
     if same:
@@ -88,14 +88,26 @@ def bring_back_best(run: Run) -> None:
         )
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint that training wrote.
+
+    Raises:
+        InputError: if it cannot be read, or is another file of tensors.
+    """
+    content = read_checkpoint(path)
+    if not (isinstance(content.get("history"), list) and isinstance(content.get("callbacks"), dict)):
+        raise InputError(f"{path} cannot be read (it is not a checkpoint of a training run)")
+    return content
+
+
 def stopped_early(checkpoint: Path) -> int:
     """The epoch (from 1) at which a callback ended training; 0 where none did."""
-    return _stopped_early(read_checkpoint(checkpoint))
+    return _stopped_early(_read(checkpoint))
 
 
 def is_over(checkpoint: Path, max_epochs: int | None) -> bool:
     """Whether training had come to its end when the checkpoint was written."""
-    content = read_checkpoint(checkpoint)
+    content = _read(checkpoint)
     return bool(_stopped_early(content)) or len(content["history"]) >= (max_epochs or float("inf"))
 
 

@@ -30,6 +30,7 @@ from leukemia.errors import InputError
 from leukemia.models.checkpoint import read_checkpoint
 from leukemia.models.targets import TARGET, locate
 from leukemia.storage.atomic import write_text
+from leukemia.storage.plain_files import parse_json, read_text
 from leukemia.training.distributed import is_rank_zero
 
 log = logging.getLogger(__name__)
@@ -336,10 +337,10 @@ def _start(logger: Logger, folder: Path, remembered: str | None) -> None:
 
 def _remembered(folder: Path) -> dict[str, str]:
     try:
-        found = json.loads((folder / MEMORY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = parse_json(read_text(folder / MEMORY), MEMORY)
+    except (FileNotFoundError, InputError):
         return {}
-    return {str(name): str(run) for name, run in found.items()} if isinstance(found, dict) else {}
+    return {str(name): str(run) for name, run in found.items()}
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, int | float | str]:

@@ -11,6 +11,7 @@ from leukemia.errors import InputError, PlaceError, check_one_of
 from leukemia.identity import differences
 from leukemia.runs import Run
 from leukemia.storage.atomic import remove_left_behind
+from leukemia.storage.plain_files import check_inside
 
 log = logging.getLogger(__name__)
 WRITTEN_FIRST = {"config.yaml", "cells.csv"}
@@ -53,9 +54,12 @@ def claim(run: Run, settings: dict[str, Any], cells: pd.DataFrame, resume: str =
         `done` (nothing is left to do).
 
     Raises:
-        InputError: if the folder holds something else; the message says what and the remedy.
+        InputError: if the folder holds something else, or a link to a folder elsewhere; the message says what and the
+            remedy.
     """
     check_one_of("resume", resume, RESUMES)
+    for place in run.folder.glob("*/"):  # of checkpoints and loggers
+        check_inside(place, run.folder)
     remove_left_behind(run.folder)
     remove_left_behind(run.last_checkpoint.parent)
     if not (run.folder / "status.json").is_file():
@@ -107,7 +111,9 @@ def _more_epochs(run: Run, stored: dict[str, Any], settings: dict[str, Any], don
     Raises:
         InputError: if it cannot be.
     """
-    before, after = stored["trainer"]["max_epochs"], settings["trainer"]["max_epochs"]
+    before, after = ((of.get("trainer") or {}).get("max_epochs") for of in (stored, settings))
+    if before is None or after is None:
+        raise InputError(f"resume=extend needs a trainer.max_epochs, here and in {run.folder}")
     if after < before or (after == before and done):
         raise InputError(
             f"{run.folder} has {before} epochs already: resume=extend needs a larger trainer.max_epochs than that"

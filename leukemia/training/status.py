@@ -27,7 +27,7 @@ def recorded(run: Run, hardware: dict[str, Any]) -> Iterator[None]:
     earlier = run.status if (run.folder / "status.json").is_file() else {}
     import torch  # here, because a sweep's callback needs the rest without
 
-    before, sessions = earlier.get("seconds", 0.0), earlier.get("sessions", [])
+    before, sessions = earlier.get("seconds") or 0.0, earlier.get("sessions") or []
     started = time.time()
     session = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -97,9 +97,10 @@ def best_monitored(run: Run) -> float | None:
 
 def _overwrite(path: Path, told: dict[str, Any]) -> None:
     """On a full disk the block that the file has already is all there is to write to."""
-    with suppress(OSError), open(path, "r+", encoding="utf-8") as file:
-        file.write(json.dumps(told))
-        file.truncate()
+    if not path.is_symlink():
+        with suppress(OSError), open(path, "r+", encoding="utf-8") as file:
+            file.write(json.dumps(told))
+            file.truncate()
 
 
 def time_left(sweep: Sweep, number: int) -> float | None:

@@ -46,6 +46,13 @@ def test_a_run_whose_data_folder_has_moved_is_found_with_images(run, cells_root,
     review.store.close()
 
 
+@pytest.mark.parametrize("name", ["path", "subject", "logit"])
+def test_a_table_of_predictions_that_lacks_a_column_is_refused_by_it(run, name):
+    run.write_table("predictions.csv", run.predictions.drop(columns=name))
+    with pytest.raises(InputError, match=rf"predictions\.csv.*{name}"):
+        Review(Run(run.folder))
+
+
 def test_the_diameter_is_that_of_a_disc_of_the_same_area():
     y, x = np.mgrid[:200, :200]
     disc = (((y - 100) ** 2 + (x - 90) ** 2) < 40**2)[..., None] * np.full(3, 120, np.uint8)

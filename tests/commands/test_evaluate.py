@@ -50,6 +50,14 @@ def write_run(folder, stage, seed, fold, protocol="subject_kfold", shift=0.0):
     return table
 
 
+def test_cells_without_groups_are_those_of_their_subjects(tmp_path):
+    table = write_run(tmp_path, "head", 0, 0)
+    run = Run(tmp_path / "head-0-0")
+    run.write_table("cells.csv", run.cells.drop(columns="group"))
+    (model,) = setting_results(tmp_path)
+    assert model.replicates[0]["subject"].equals(table["subject"])
+
+
 def test_folds_pool_their_metrics_at_a_threshold_and_average_auroc_within(tmp_path):
     tables = {
         (seed, fold): write_run(tmp_path, "head", seed, fold, shift=3)

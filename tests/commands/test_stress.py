@@ -174,13 +174,15 @@ def test_results_that_are_damaged_or_of_another_run_are_refused_in_one_line(run,
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("damage", ["logit", "path", "text"])
+@pytest.mark.parametrize("damage", ["logit", "path", "gate", "text"])
 def test_damaged_scores_are_refused(run, capsys, damage):
     table = scores_of(run)
     if damage == "logit":
         table.loc[0, "blur 1"] = np.nan
     elif damage == "path":
         table.loc[0, "path"] = "other.bmp"
+    elif damage == "gate":
+        table = table.assign(**{"none unlike": 0.5}).drop(columns="blur 1 unlike", errors="ignore")
     else:
         table["blur 1"] = "=cmd()"
     table.to_csv(run.folder / "stress.csv", index=False)

@@ -31,6 +31,7 @@ from leukemia.app.export import consensus, decisions_csv
 from leukemia.app.review import Review
 from leukemia.app.store import Store
 from leukemia.commands.evaluate import evaluated
+from leukemia.commands.monitor import monitor
 from leukemia.commands.triage import triage
 from leukemia.data.check import check
 from leukemia.data.class_folders import scan_class_folders
@@ -420,6 +421,7 @@ PLAIN = {  # the files of a run folder that hold plain values
     "gate.json": {
         **GATE.to_json(), "checkpoint": "", "arrays": hashlib.sha256(ARRAYS.getvalue()).hexdigest(),
     },
+    "embedding.json": {"stage": "head", "cells": 24, "seconds_per_cell": 1e-3, "device": "cpu", "threads": 1},
     "pruned.json": {"epoch": 2, "monitor": "val/loss", "best": 0.5, "compared_with": 3},
     "gradcam.json": {
         "run": "run", "sample": "all", "cells": 24, "method": "Grad-CAM", "layer": "layer4", "image_size": 32,
@@ -447,7 +449,7 @@ TABLES = {
     "baseline.csv": TABLE.assign(logit=TABLE["logit"] / 2),
 }
 READ = ("config", "data", "precision", "engine", "status", "metrics", "history", "cells", "predictions", "baseline",
-        "policy", "gate", "pruned", "gradcam")  # fmt: skip
+        "policy", "gate", "pruned", "gradcam", "embedding")  # fmt: skip
 damages = st.one_of(
     st.tuples(st.sampled_from(sorted(PLAIN)), st.just("values"), changes),
     st.tuples(st.sampled_from(sorted([*PLAIN, *TABLES])), st.just("text"), texts),
@@ -583,6 +585,30 @@ def test_a_damaged_table_to_certify_on_is_read_or_refused(run_folder, damage):
     on.write_bytes(damaged(unseen.to_csv(index=False), *damage))
     with bounded(), contextlib.redirect_stdout(io.StringIO()):
         refused_or(lambda: triage(run.folder, on))
+
+
+NEW = table_of(8).assign(
+    path=lambda of: "new/" + of["path"], subject=lambda of: "n" + of["subject"], tta="none"
+)
+NEW = NEW.assign(decision=POLICY.decide(NEW["logit"], ("HEM", "ALL")), unlike_by=0.5)
+REVIEWS = pd.DataFrame({
+    "id": range(1, 9), "reviewer": "Ann", "path": NEW["path"][:8], "new_label": "ALL", "undoes": [None] * 7 + [1],
+    "triage": "review", "queue": "check", "blind": 1,
+})  # fmt: skip
+
+
+@few
+@given(which=st.sampled_from(["cells.csv", "decisions.csv"]), damage=kinds)
+@example(which="cells.csv", damage=("bytes", []))
+def test_a_damaged_table_to_watch_is_read_or_refused(run_folder, which, damage):
+    run, (kind, how) = run_folder(), damage
+    tables = {"cells.csv": NEW, "decisions.csv": REVIEWS.assign(model=run.model)}
+    for name, table in tables.items():
+        text = table.to_csv(index=False)
+        (run.folder.parent / name).write_bytes(damaged(text, kind, how) if name == which else text.encode())
+    with bounded(), contextlib.redirect_stdout(io.StringIO()):
+        verdict = refused_or(lambda: monitor(run, [run.folder.parent / name for name in tables]))
+    assert verdict in ((0, 1) if not how else (0, 1, None))
 
 
 SUBJECTS = "path,subject,label\n0.bmp,H3,1\na/1.bmp,7,0\n2,UID_1,\n"

@@ -135,11 +135,11 @@ def test_every_metric_in_the_tables_is_that_of_results_csv(tmp_path: Path, make_
             assert others[column] == spread(runs[fraction[column]], 1, 3)
 
 
-def test_names_from_data_are_never_markup(tmp_path: Path, make_run: Maker) -> None:
+def test_names_from_data_are_never_markup_nor_formulas(tmp_path: Path, make_run: Maker) -> None:
     evil = "<script>alert(1)</script>"
     folder = tmp_path / "<img src=x onerror=alert(1)>"
     make_run(folder, name=evil.replace("/", "_"), classes=(evil, "$x$"), settings={"model.net.weights": evil})
-    make_run(folder, name="failed", status="failed", error=f"no file {evil}", trainable_from=evil)
+    make_run(folder, name="=failed()", status="failed", error=f"no file {evil}", trainable_from=evil)
     run = make_run(folder, name="cut", status="interrupted")
     run.write_json("status.json", {**run.status, "machine": evil, "versions": {evil: evil}, "status": evil})
     bad = make_run(folder, name="unread")
@@ -149,6 +149,7 @@ def test_names_from_data_are_never_markup(tmp_path: Path, make_run: Maker) -> No
     assert page.text.count(evil) >= 6
     assert page.tags.count("img") == len(page.alts) == sum(a.startswith("data:") for a in page.addresses)
     assert "<script" not in (folder / "results.md").read_text()
+    assert sorted(pd.read_csv(folder / "results.csv")["run"])[0] == "'=failed()"
 
 
 def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, make_sweep: Maker) -> None:

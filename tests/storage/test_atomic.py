@@ -3,6 +3,9 @@
 import os
 import stat
 
+import pytest
+
+from leukemia.errors import InputError
 from leukemia.storage.atomic import write_text
 
 
@@ -20,6 +23,13 @@ def test_the_file_is_on_the_disk_before_it_replaces_the_old_one_and_its_folder_a
     write_text(tmp_path / "status.json", "{}")
     assert done == [("sync", "file"), "replace", ("sync", tmp_path.stat().st_ino)]
     assert (tmp_path / "status.json").read_text() == "{}"
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_and_stays(tmp_path):
+    (tmp_path / "triage.json").mkdir()
+    with pytest.raises(InputError, match=r"cannot write .*triage\.json: Is a directory"):
+        write_text(tmp_path / "triage.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["triage.json"]
 
 
 def test_a_file_system_that_syncs_no_folders_is_taken_as_it_is(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Files of tensors: a flipped byte is noticed, code is refused by name and never runs."""
 
+import os
 import random
 import zipfile
 
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from leukemia.errors import InputError
+from leukemia.storage.arrays import file_hash
 from leukemia.storage.torch_files import read_torch_file
 
 
@@ -76,6 +78,17 @@ def test_code_is_refused_by_name_and_never_runs(tmp_path, zipped):
         read_torch_file(tmp_path / "evil.ckpt")
     assert "trust" not in str(caught.value)  # torch's advice to open it all the same is not passed on
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_a_pipe_or_a_folder_is_not_waited_for(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"folder{suffix}").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(InputError, match="not a file"):
+            read_torch_file(tmp_path / f"{name}{suffix}")
+        assert file_hash(tmp_path / f"{name}{suffix}") == ""
 
 
 def test_a_script_module_is_refused(tmp_path):

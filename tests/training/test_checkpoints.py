@@ -9,7 +9,13 @@ import torch
 from leukemia.errors import InputError
 from leukemia.models.checkpoint import read_checkpoint
 from leukemia.runs import Run
-from leukemia.training.checkpoints import MovableCheckpoint, WholeCheckpointIO, bring_back_best
+from leukemia.training.checkpoints import (
+    MovableCheckpoint,
+    WholeCheckpointIO,
+    bring_back_best,
+    checkpoint_to_continue,
+    restore_history,
+)
 
 
 def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -30,12 +36,25 @@ def test_a_lost_best_checkpoint_comes_back_from_the_last_one_of_the_same_epoch_o
 ):
     run = Run(tmp_path)
     run.write_json("metrics.json", {"best_epoch": best_epoch})
-    WholeCheckpointIO().save_checkpoint({"history": [{"epoch": n} for n in (1, 2, 3)]}, run.last_checkpoint)
+    content = {"history": [{"epoch": n} for n in (1, 2, 3)], "callbacks": {}}
+    WholeCheckpointIO().save_checkpoint(content, run.last_checkpoint)
     bring_back_best(run)
     assert run.best_checkpoint.is_file() == comes_back
     assert ("train again with resume=restart" in caplog.text) != comes_back
     if comes_back:
         assert read_checkpoint(run.best_checkpoint) == read_checkpoint(run.last_checkpoint)
+
+
+@pytest.mark.parametrize("content", [{}, {"history": 3, "callbacks": {}}, {"history": [], "callbacks": []}])
+def test_another_file_of_tensors_is_no_checkpoint_to_continue_from(tmp_path, content):
+    run = Run(tmp_path)
+    for file in (run.best_checkpoint, run.last_checkpoint):
+        WholeCheckpointIO().save_checkpoint(content, file)
+    for use in (checkpoint_to_continue, restore_history):
+        with pytest.raises(
+            InputError, match=r"best\.ckpt cannot be read .*not a checkpoint of a training run"
+        ):
+            use(run)
 
 
 @pytest.mark.parametrize("path", ["/", "..", "../../elsewhere/best.ckpt", "/etc/passwd", "checkpoints/."])

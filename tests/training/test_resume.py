@@ -2,11 +2,15 @@
 
 import pandas as pd
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from leukemia.config import compose, resolve
 from leukemia.errors import InputError
 from leukemia.identity import differences
 from leukemia.runs import Run, Sweep
-from leukemia.training.resume import RESULTS, claim
+from leukemia.training.resume import RESULTS, claim, stored_settings
+from leukemia.training.status import _overwrite
 
 CONFIG = {
     "seed": 0,
@@ -23,12 +27,26 @@ CELLS = pd.DataFrame(
         "pixel_hash": ["1", "2"],
     }
 )
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
 
 
 @pytest.fixture
 def run(tmp_path):
+    return interrupted(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def composed():
+    return compose(["data.root=/a", "trainer.max_epochs=3"])
+
+
+def interrupted(folder):
     """A run that was interrupted after an epoch."""
-    run = Run(tmp_path / "run")
+    run = Run(folder)
     run.write_config(CONFIG)
     run.write_table("cells.csv", CELLS)
     run.write_json("status.json", {"status": "interrupted"})
@@ -124,6 +142,57 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match=r"holds thesis\.tex and no run"):
         claim(Run(tmp_path), CONFIG, CELLS)
+
+
+@pytest.mark.parametrize("resume", ["auto", "restart", "never"])
+def test_a_link_to_a_folder_elsewhere_is_refused_before_anything_is_written_or_removed_there(
+    run, tmp_path, resume
+):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".thesis.tmp").write_text("x")
+    run.last_checkpoint.unlink()
+    run.last_checkpoint.parent.rmdir()
+    run.last_checkpoint.parent.symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match=r"checkpoints is a link that leads out of"):
+        claim(run, CONFIG, CELLS, resume)
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == [".thesis.tmp"]
+
+
+def test_a_status_that_is_a_link_is_not_written_through_on_a_full_disk(run, tmp_path):
+    (tmp_path / "mine").write_text("thesis")
+    (tmp_path / "link.json").symlink_to(tmp_path / "mine")
+    for name in ("link.json", "mine"):
+        _overwrite(tmp_path / name, {})
+        assert (tmp_path / "mine").read_text() == ("thesis" if name == "link.json" else "{}")
+
+
+@pytest.mark.parametrize("damage", [{"seconds": "3"}, {"seconds": -1}, {"sessions": 3}, {"sessions": [None]}])
+def test_a_status_that_cannot_be_continued_is_refused_by_its_key(run, damage):
+    run.write_json("status.json", {"status": "interrupted", **damage})
+    with pytest.raises(InputError, match=rf"status\.json: {next(iter(damage))} is "):
+        claim(run, CONFIG, CELLS)
+
+
+@given(
+    stored=st.dictionaries(st.sampled_from(["data", "trainer", "seed"]), ANY),
+    trainer=st.dictionaries(st.sampled_from(["devices", "num_nodes", "max_epochs"]), ANY),
+    resume=st.sampled_from(["auto", "extend"]),
+)
+@example(stored={"data": 3}, trainer={}, resume="auto")
+@example(stored={"trainer": None}, trainer={}, resume="extend")
+@example(stored={"seed": "x" * 5000}, trainer={}, resume="auto")
+def test_a_folder_of_any_settings_is_continued_or_refused(
+    tmp_path_factory, composed, stored, trainer, resume
+):
+    run = interrupted(tmp_path_factory.mktemp("any") / "run")
+    run.write_config({**CONFIG, "trainer": CONFIG["trainer"] | trainer, **stored})
+    said = ""
+    try:
+        claim(run, resolve(composed, stored_settings(run, resume)), CELLS, resume)
+    except InputError as error:
+        said = str(error)
+    assert len(said) < 5 * 600 + 300
+    assert "\n" not in said
 
 
 def test_place_name_and_hardware_make_no_other_run_and_auto_fits_what_was_chosen():
