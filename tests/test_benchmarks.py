@@ -101,6 +101,7 @@ def test_a_tiny_benchmark_measures_every_row(tmp_path):
     assert again.stdout == f"{text}\n{tmp_path / 'page.md'}\n", "kept rows are not measured again"
 
 
+@pytest.mark.slow
 def test_the_plain_loop_has_nothing_of_this_package(tmp_path):
     script = "import sys; sys.path.insert(0, sys.argv[1]); import plain_loop; print(*sys.modules)"
     done = subprocess.run(

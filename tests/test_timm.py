@@ -25,7 +25,6 @@ from leukemia.training.run import train
 
 VIT = "vit_small_patch14_dinov2"
 SIZES = {"convnext_atto": 32, VIT: 42, "seresnext50_32x4d": 64, "efficientnet_b1": 64}
-SLOW = [name if name == "convnext_atto" else pytest.param(name, marks=pytest.mark.slow) for name in SIZES]
 
 
 def leukemia(*arguments):
@@ -48,7 +47,8 @@ def untrained(untrained_run, tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
 def test_a_killed_run_continues_to_the_bit_and_frozen_stages_keep_every_bit(small, tmp_path, name):
     script = (
         "import os, sys\n"
@@ -84,7 +84,8 @@ def test_a_killed_run_continues_to_the_bit_and_frozen_stages_keep_every_bit(smal
             assert torch.equal(tensor, one[f"net.{key}"]), key
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
 def test_a_run_is_exported_as_onnx_and_under_timms_names(untrained, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = untrained(name)

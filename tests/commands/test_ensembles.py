@@ -100,6 +100,7 @@ def test_the_file_of_an_ensemble_holds_each_members_logits_and_names(sweep, expo
     assert json.loads(about["checked"])["largest_difference"] <= 1e-4
 
 
+@pytest.mark.slow
 def test_a_cell_is_stopped_where_the_gate_of_a_member_stops_it_also_in_the_exported_file(
     written, demo_root, tmp_path, monkeypatch
 ):

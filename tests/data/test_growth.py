@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from leukemia.data import pixels
 from leukemia.data.cnmc import cnmc
@@ -39,6 +40,7 @@ def seconds_to_look_up(root: Path, monkeypatch) -> float:
     return time.process_time() - start
 
 
+@pytest.mark.slow
 def test_the_whole_set_is_looked_up_in_two_seconds_and_time_grows_no_faster_than_cells(tmp_path, monkeypatch):
     small, whole = tmp_path / "small", tmp_path / "whole"
     write_names(small, 15_114 // 4)

@@ -108,9 +108,10 @@ def test_twice_interrupted_in_one_epoch_ends_alike(monkeypatch, tmp_path, settin
     assert_same(train(compose(settings), folder), undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hook", "batch"),
-    [("validation_step", 0), pytest.param("training_step", -1, marks=pytest.mark.slow)],
+    [("validation_step", 0), ("training_step", -1)],
 )
 def test_at_the_end_of_an_epoch_its_own_checkpoint_serves(
     monkeypatch, tmp_path, settings, assert_same, undisturbed, hook, batch
@@ -122,6 +123,7 @@ def test_at_the_end_of_an_epoch_its_own_checkpoint_serves(
     assert_same(train(compose(settings), folder), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait(monkeypatch, tmp_path, settings, assert_same, undisturbed):
     folder = tmp_path / "run"
     assert interrupt(monkeypatch, folder, settings, signal.SIGINT, 2, 1, times=2) == 130

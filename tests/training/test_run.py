@@ -114,6 +114,7 @@ def test_the_logged_curve_at_the_best_epoch_is_what_metrics_says(small, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(finished, demo_root, tmp_path):
     again = train(compose(everything_on(demo_root)), tmp_path / "again")
     assert_same_run(finished, again)
