@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -210,9 +211,10 @@ class FeatureCache:
 
         starts = range(0, len(cells), size)
         side = self.device == "cpu" and self.model.many_threads
-        with tqdm(desc=words, total=len(cells), unit="cell", disable=None) as bar:
+        counts = side_by_side(store, starts) if side else (store(start) for start in starts)
+        with closing(counts), tqdm(desc=words, total=len(cells), unit="cell", disable=None) as bar:
             try:
-                for count in side_by_side(store, starts) if side else map(store, starts):
+                for count in counts:
                     bar.update(count)
             except OverflowError:
                 return self._compute(part, folder, np.float32)

@@ -6,8 +6,9 @@ interrupted. Parts of a batch meet once.
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -17,27 +18,31 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def side_by_side(compute: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[Result]:
+def side_by_side(compute: Callable[[Part], Result], parts: Iterable[Part]) -> Generator[Result]:
     """`compute` of each part, in their order, on as many threads as PyTorch uses.
 
-    Where the caller stops early, or a part fails, no part is at work any more when the error arrives.
+    Where a part fails, or the generator is closed, no part is at work any more when the error arrives.
 
     Args:
         compute: safe on several threads. Gradient and autocast modes are those of a new thread, not the caller's.
-        parts: all are taken at once.
+        parts: taken a few ahead of their results.
     """
     threads = torch.get_num_threads()
     if threads == 1:
         yield from map(compute, parts)
         return
-    futures = [_threads(threads).submit(compute, part) for part in parts]
+    pool, begun = _threads(threads), deque[Future[Result]]()
     try:
-        for future in futures:
-            yield future.result()
+        for part in parts:
+            begun.append(pool.submit(compute, part))
+            if len(begun) == 2 * threads:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
     finally:
-        for future in futures:
+        for future in begun:
             future.cancel()
-        wait(futures)
+        wait(begun)
 
 
 @cache

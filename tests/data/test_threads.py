@@ -62,6 +62,16 @@ def test_no_part_is_at_work_any_more_when_an_error_arrives():
     assert len(begun) < 50
 
 
+def test_where_the_caller_stops_no_further_part_begins():
+    begun = []
+    results = side_by_side(lambda part: begun.append(part) or part, range(1000))
+    assert next(results) == 0
+    results.close()
+    seen = len(begun)
+    time.sleep(0.1)
+    assert len(begun) == seen < 10
+
+
 FORK = """
 import os, sys, torch
 from leukemia.data.threads import side_by_side
