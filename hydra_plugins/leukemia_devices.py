@@ -27,6 +27,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from leukemia.storage.cores import cores
+
 log = logging.getLogger(__name__)
 SPAWN = multiprocessing.get_context("spawn")
 LOOK = 2.0  # seconds between two checks of devices that other sweeps use
@@ -177,7 +179,7 @@ def places_for(devices: int | str) -> list[Place]:
         chosen = gpus if devices == "auto" else gpus[: int(devices)]
         return [Place(f"GPU {name}", {"CUDA_VISIBLE_DEVICES": name}, _lock(name)) for name in chosen]
     number = 1 if devices == "auto" else int(devices)
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // number))}
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // number))}
     return [Place(f"processor share {k + 1} of {number}", threads) for k in range(number)]
 
 
@@ -224,10 +226,6 @@ def _end_with_parent() -> None:
 def _lock(name: str) -> FileLock:
     file = f"leukemia-device-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.lock"
     return FileLock(Path(tempfile.gettempdir()) / file, mode=0o666)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _how(code: int | None) -> str:

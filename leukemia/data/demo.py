@@ -24,6 +24,7 @@ from leukemia.data.synthetic import (
     vary,
 )
 from leukemia.errors import InputError, check_one_of
+from leukemia.storage.cores import cores
 
 FEWEST, ALL_IMAGES = 40, 15_114
 SMALLEST = 32  # pixels: below it a cell has no texture
@@ -208,7 +209,7 @@ def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int, shift: Trait
         (folder / paths[row]).write_bytes(_bmp(draw_cell(cell, rng, size), splits[row]))
 
     # Threads: numpy and Pillow release the interpreter's lock most of the time.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         try:
             rows = pool.map(write, range(len(cells)))
             for _ in tqdm(rows, "drawing cells", len(cells), unit="cell", disable=None):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from leukemia.errors import InputError
 from leukemia.storage.cache import cached_folder, preallocate_npy
 from leukemia.storage.contents import content_hashes
+from leukemia.storage.cores import cores
 
 VERSION = 3  # of the map: raise it when the same files would give other pixels
 RESIZES = ("squash", "crop")
@@ -187,7 +188,7 @@ def decode_all(
 
     # Threads: PIL's resize, hashing and the copy into the map release the interpreter's lock.
     bar = tqdm(desc=words, total=len(files), unit="cell", disable=None if progress else True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
+    with ThreadPoolExecutor(cores()) as pool, bar:
         for start in range(
             0, len(files), 512
         ):  # bounds the memory of the queue, and the wait after an interrupt

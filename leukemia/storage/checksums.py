@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from leukemia.storage.cores import cores
+
 NAME = "checksums.json"
 BLOCK = 4 << 20  # bytes: large enough to read fast, small enough to bound the memory
 
@@ -68,7 +70,7 @@ def _sums(folder: Path, files: dict[str, Any]) -> Iterator[tuple[str, list[int]]
             file.seek(part[1])
             return zlib.crc32(file.read(BLOCK))
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         sums: dict[str, list[int]] = {name: [] for name in files}
         for first in range(0, len(parts), 256):  # bounds the queue
             some = parts[first : first + 256]

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from leukemia.errors import InputError
 from leukemia.storage.atomic import write_text
 from leukemia.storage.cache import cache_dir
+from leukemia.storage.cores import cores
 
 log = logging.getLogger(__name__)
 SETTLED = (
@@ -100,7 +101,7 @@ def _hash_all(root: Path, paths: list[str], most: int) -> dict[str, str]:
 
     hashes: dict[str, str] = {}
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         tqdm(desc="comparing files", total=len(paths), unit="file", disable=None) as bar,
     ):
         for start in range(0, len(paths), CHUNK):
