@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,18 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
+WITH_A_WORD = (
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+)
 
 
 def main() -> None:
@@ -30,8 +44,7 @@ def main() -> None:
         prepare_process()
         # Hydra 1.4 builds only these targets itself; parts of a run are checked and built in config.py.
         version = VERSION_BASE or {"execution_whitelist": ["leukemia.training.sweep.SweepCallback"]}
-        # Hydra's parser takes options such as --config-dir before the overrides, not among them.
-        sys.argv[1:] = sorted(with_appended(sys.argv[1:]), key=_is_override)
+        sys.argv[1:] = _options_last(with_appended(sys.argv[1:]))
         try:
             hydra.main(config_path=conf_dir(), config_name="train", **version)(run_hydra_job)()
         except (HydraException, OmegaConfBaseException) as error:
@@ -42,8 +55,14 @@ def main() -> None:
             raise InputError("a group of settings is null: leave it out with ~GROUP, as ~logger") from None
 
 
-def _is_override(word: str) -> bool:
-    return word.startswith("~") or ("=" in word and not word.startswith("-"))
+def _options_last(words: Sequence[str]) -> list[str]:
+    """The words of a command line, overrides first: Hydra's parser takes no options among them."""
+    overrides: list[str] = []
+    options: list[str] = []
+    for before, word in pairwise(["", *words]):
+        follows = before in WITH_A_WORD or (before == "--info" and "=" not in word)
+        (options if word.startswith("-") or follows else overrides).append(word)
+    return overrides + options
 
 
 def prepare_process() -> None:

@@ -131,6 +131,13 @@ def small(demo_root) -> list[str]:
 
 
 @pytest.fixture
+def threads():
+    """Sets the number of PyTorch's threads for a test."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def leukemia_train(monkeypatch, capfd):
     """The command `leukemia-train`, in this process: call it with overrides, get (exit code, stdout, stderr)."""
     from leukemia.train import main

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from leukemia.cli import _parser, main
+from leukemia.train import _options_last
 
 
 def run(*arguments):
@@ -73,6 +74,21 @@ def test_options_may_stand_among_the_overrides(leukemia_train, tmp_path):
     code, _, said = leukemia_train("~logger", "seed=1", "--config-dir", tmp_path, "trainer=mine")
     assert code == 2
     assert "trainer.max_epochs=-1" in said  # of the file in the folder
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("a=1 -m b=2", "a=1 b=2 -m"),
+        ("--config-dir /x=y/conf a=1", "a=1 --config-dir /x=y/conf"),
+        ("a=1 --info", "a=1 --info"),
+        ("--info a=1", "a=1 --info"),
+        ("--info config a=1", "a=1 --info config"),
+        ("data.root=C-NMC Leukemia -m", "data.root=C-NMC Leukemia -m"),  # Hydra names the stray word
+    ],
+)
+def test_options_come_behind_the_overrides_with_their_values(words, expected):
+    assert _options_last(words.split()) == expected.split()
 
 
 def test_trainings_help_shows_examples(leukemia_train):

@@ -201,7 +201,7 @@ class FeatureCache:
             kept = values.half() if dtype == np.float16 else values
             if not torch.isfinite(kept).all():
                 if torch.isfinite(values).all():
-                    raise OverflowError
+                    raise _BeyondHalf
                 raise InputError(
                     f"the frozen stages give values that are not finite for cells {rows[0]} to {rows[-1]}: "
                     "use other model.net.weights, or trainer.precision=32-true"
@@ -210,13 +210,13 @@ class FeatureCache:
             return len(rows)
 
         starts = range(0, len(cells), size)
-        side = self.device == "cpu" and self.model.many_threads
-        counts = side_by_side(store, starts) if side else (store(start) for start in starts)
+        threaded = self.device == "cpu" and self.model.many_threads
+        counts = side_by_side(store, starts) if threaded else (store(start) for start in starts)
         with closing(counts), tqdm(desc=words, total=len(cells), unit="cell", disable=None) as bar:
             try:
                 for count in counts:
                     bar.update(count)
-            except OverflowError:
+            except _BeyondHalf:
                 return self._compute(part, folder, np.float32)
         stored.flush()  # type: ignore[attr-defined]
         seconds = time.perf_counter() - start_of_pass
@@ -238,6 +238,10 @@ class FeatureCache:
     def _common(self, content: str) -> str:
         """All that the activations of every part depend on; `content` is the hash of the frozen stages."""
         return f"{VERSION} {content} {self.pixels.key} {self.device} {self.precision} {self.model.engine}"
+
+
+class _BeyondHalf(Exception):
+    """Activations are finite, and beyond the range of half precision."""
 
 
 def _name(common: str, part: Part) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from leukemia.data.problems import Problem
-from leukemia.data.run_files import class_names
+from leukemia.data.run_files import LARGEST_SIDE, class_names
 from leukemia.errors import InputError
 
 TYPES = {"path": "str", "label": "int64", "subject": "str", "published_split": "str", "fold": "int64"}
@@ -127,9 +127,8 @@ def check_reader_result(result: Any, reader: str) -> Reading:
     classes = (str(classes[0]), str(classes[1]))
     classes = class_names(classes, f"the reader {reader} returned classes, which")
     require(
-        native_size is None
-        or (isinstance(native_size, int) and not isinstance(native_size, bool) and native_size > 0),
-        f"returned native_size={native_size!r}: give a number of pixels, or None",
+        native_size is None or (type(native_size) is int and 0 < native_size <= LARGEST_SIDE),
+        f"returned native_size={native_size!r}: give a number of pixels up to {LARGEST_SIDE}, or None",
     )
 
     names = list(table.columns)

@@ -16,7 +16,7 @@ TTA = ("none", "d4")
 ENGINES = ("torch", "openvino")  # of frozen stages, see `leukemia.models.engine`
 SPLITS = ("train", "val", "test")
 LONGEST_PATH = 4096  # of Linux
-LARGEST_SIDE = 4096  # pixels; no larger picture is read
+LARGEST_SIDE = 4096  # pixels of a picture that a network takes
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
         if not isinstance(config.get(group), Mapping | None):
             raise _impossible(where, group, config[group], "a mapping of settings")
     trainer = config.get("trainer") or {}
-    for name, kinds in (
-        ("devices", int | str | list | None),
-        ("num_nodes", int | None),
-        ("max_epochs", int | None),
+    for name, kinds, words in (
+        ("devices", int | str | list | None, "a number of devices, a list of them or a text"),
+        ("num_nodes", int | None, "a whole number"),
+        ("max_epochs", int | None, "a whole number"),
     ):
         if not isinstance(trainer.get(name), kinds):
-            raise _impossible(where, f"trainer.{name}", trainer[name], "a whole number")
+            raise _impossible(where, f"trainer.{name}", trainer[name], words)
 
 
 def run_data(config: Mapping[str, Any], where: str) -> RunData:

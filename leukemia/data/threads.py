@@ -36,13 +36,19 @@ def side_by_side(compute: Callable[[Part], Result], parts: Iterable[Part]) -> Ge
         for part in parts:
             begun.append(pool.submit(compute, part))
             if len(begun) == 2 * threads:
-                yield begun.popleft().result()
+                yield _next(begun)
         while begun:
-            yield begun.popleft().result()
+            yield _next(begun)
     finally:
         for future in begun:
             future.cancel()
         wait(begun)
+
+
+def _next(begun: deque[Future[Result]]) -> Result:
+    result = begun[0].result()  # it stays in the queue until it has ended
+    begun.popleft()
+    return result
 
 
 @cache
@@ -55,10 +61,15 @@ def _threads(count: int) -> ThreadPoolExecutor:
         started.wait()
 
     threads = ThreadPoolExecutor(count, thread_name_prefix="leukemia", initializer=alone)
-    for _ in range(count):
-        threads.submit(int)
-    started.wait()
-    torch.set_num_threads(count)  # of those that start later
+    try:
+        for _ in range(count):
+            threads.submit(int)
+        started.wait()
+    except BaseException:  # a signal, or no thread more
+        started.abort()
+        raise
+    finally:
+        torch.set_num_threads(count)  # of those that start later
     return threads
 
 

@@ -228,14 +228,13 @@ def fit_gate(
     weight = 1 / np.bincount(number)[number] / n  # every unit counts as one
     fold = np.random.default_rng(0).permutation(n)[number] % min(FOLDS, n)
     distance, score = np.zeros(len(deep)), np.zeros(len(deep))
-    with threadpool_limits(
-        1, "blas"
-    ):  # beside a busy process the threads of OpenBLAS take a hundred times as long
+    # Beside a busy process the threads of OpenBLAS take a hundred times as long.
+    with threadpool_limits(1, "blas"):
         for held, (centre, covariance) in enumerate(without_each_fold(deep, fold)):
-            ridge = 1e-12 + 1e-10 * np.trace(covariance) / len(covariance)
-            factor = np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
-            moved = solve_triangular(factor, (deep[fold == held] - centre).T, lower=True)
-            distance[fold == held] = np.linalg.norm(moved, axis=0)
+            factor = _factor(covariance)
+            if held <= fold.max():  # the last ones are of all cells
+                moved = solve_triangular(factor, (deep[fold == held] - centre).T, lower=True)
+                distance[fold == held] = np.linalg.norm(moved, axis=0)
         whitening = solve_triangular(factor, np.eye(len(factor)), lower=True).T
     for held in range(fold.max() + 1):
         rest, here = fold != held, fold == held
@@ -308,6 +307,19 @@ def _scale(shape: Floats, distance: Floats, weight: Floats, share: float) -> _Sc
     low, middle, high = (_quantile(shape, weight, at) for at in (share, 0.5, 1 - share))
     near, far = (float(_quantile(distance[:, None], weight, at)[0]) for at in (0.5, 1 - share))
     return _Scale(low, middle, high, near, max(far, near * (1 + 1e-6) + 1e-6))
+
+
+def _factor(covariance: Floats) -> Floats:
+    """The Cholesky factor of a covariance, (D, D), also of one that rounding has made indefinite."""
+    size, ridge = len(covariance), 1e-10
+    while True:
+        more = 1e-12 + ridge * np.trace(covariance) / size
+        try:
+            return np.linalg.cholesky(covariance + more * np.eye(size))
+        except np.linalg.LinAlgError:
+            if ridge > 1:
+                raise
+            ridge *= 100
 
 
 def _quantile(values: Floats, weight: Floats, at: float) -> Floats:

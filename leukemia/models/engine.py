@@ -39,12 +39,16 @@ class Frozen:
             `torch`.
 
     Attributes:
-        many_threads: whether several threads may call it at once. Not with a user's own code, which may keep values.
+        many_threads: whether several threads may call it at once. PyTorch does not with a user's own code, which may
+            keep values; OpenVINO does not run that code.
     """
 
     def __init__(self, prefix: Prefix, engine: str = "torch") -> None:
         self.prefix, self.engine = prefix, check_engine(engine)
-        self.many_threads = len(prefix) > 0 and not own_classes(prefix)
+        own = own_classes(prefix) or any(
+            each._forward_hooks or each._forward_pre_hooks for each in prefix.modules()
+        )
+        self.many_threads = len(prefix) > 0 and (engine == "openvino" or not own)
         self._compute: Engine = prefix
         self._state: Any = None
         self._prepares = threading.Lock()
@@ -54,7 +58,8 @@ class Frozen:
             self._prepare(images)
             compute = self._compute
         threads = torch.get_num_threads()
-        if threads == 1 or len(images) < threads or images.device.type != "cpu" or not self.many_threads:
+        alone = threads == 1 or len(images) < 2 or images.device.type != "cpu" or not self.many_threads
+        if alone or (len(images) < threads and self.engine == "torch"):
             return compute(images)
         dtype, inference = _precision(images), torch.is_inference_mode_enabled()
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from leukemia.runs import Run
 from leukemia.storage.atomic import atomic_write
 
 log = logging.getLogger(__name__)
+TO_CONTINUE = ("callbacks", "loops")  # what Lightning takes up
 
 
 def checkpoint_to_continue(run: Run, needs_best: bool = True) -> Path:
@@ -32,9 +34,9 @@ def checkpoint_to_continue(run: Run, needs_best: bool = True) -> Path:
         InputError: if neither can be read, or last.ckpt can and the best epoch is lost.
     """
     try:
-        content = _read(run.last_checkpoint)
+        content = _read(run.last_checkpoint, TO_CONTINUE)
     except InputError as error:
-        epoch = len(read_best(run)["history"])
+        epoch = len(read_best(run, TO_CONTINUE)["history"])
         log.warning("%s: the run goes on from best.ckpt, after epoch %d", error, epoch)
         return run.best_checkpoint
     if content["history"] and needs_best:
@@ -42,14 +44,18 @@ def checkpoint_to_continue(run: Run, needs_best: bool = True) -> Path:
     return run.last_checkpoint
 
 
-def read_best(run: Run) -> dict[str, Any]:
+def read_best(run: Run, needs: Sequence[str] = ()) -> dict[str, Any]:
     """The content of best.ckpt.
+
+    Args:
+        run: that it is of.
+        needs: mappings that it has to hold.
 
     Raises:
         InputError: if it cannot be read, with the remedy.
     """
     try:
-        return _read(run.best_checkpoint)
+        return _read(run.best_checkpoint, needs)
     except InputError as error:
         raise InputError(f"{error}: run again with resume=restart, which moves the run aside") from None
 
@@ -88,15 +94,17 @@ def bring_back_best(run: Run) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint that training wrote.
+def _read(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
+    """The content of a checkpoint that training wrote, with some mappings in it.
 
     Raises:
-        InputError: if it cannot be read, or is another file of tensors.
+        InputError: if it cannot be read, is another file of tensors, or lacks one of the mappings.
     """
     content = read_checkpoint(path)
-    if not (isinstance(content.get("history"), list) and isinstance(content.get("callbacks"), dict)):
+    if not isinstance(content.get("history"), list):
         raise InputError(f"{path} cannot be read (it is not a checkpoint of a training run)")
+    if lacking := [name for name in needs if not isinstance(content.get(name), dict)]:
+        raise InputError(f"{path} has no {' and no '.join(lacking)} (as with save_weights_only)")
     return content
 
 
@@ -113,7 +121,9 @@ def is_over(checkpoint: Path, max_epochs: int | None) -> bool:
 
 def _stopped_early(content: dict[str, Any]) -> int:
     stopped = [
-        state.get("stopped_epoch") for state in content["callbacks"].values() if isinstance(state, dict)
+        state.get("stopped_epoch")
+        for state in content.get("callbacks", {}).values()
+        if isinstance(state, dict)
     ]
     return len(content["history"]) if any(stopped) else 0
 

@@ -126,7 +126,8 @@ def _more_epochs(run: Run, stored: dict[str, Any], settings: dict[str, Any], don
 def _changed_cells(stored: pd.DataFrame, wanted: pd.DataFrame) -> str:
     columns = ["subject", "group", "label", "split", "pixel_hash"]
     before, after = (
-        table.set_index("path")[columns].astype(object).fillna("").astype(str) for table in (stored, wanted)
+        table.set_index("path").reindex(columns=columns).astype(object).fillna("").astype(str)
+        for table in (stored, wanted)
     )
     gone, new = before.index.difference(after.index), after.index.difference(before.index)
     both = before.index.intersection(after.index)

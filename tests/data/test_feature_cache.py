@@ -75,17 +75,14 @@ def test_activations_that_are_not_numbers_are_refused_and_nothing_is_kept(noise,
     assert not list(cache_dir().glob("features-*"))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_side_by_side_give_the_same_features(noise, staged, threads):
-    before, one = torch.get_num_threads(), staged()
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_threads_side_by_side_give_the_same_features(noise, staged, threads, count):
+    one = staged()
     one.many_threads = False
     expected = cached(one, noise).arrays[0].copy()
     shutil.rmtree(cache_dir())
-    torch.set_num_threads(threads)
-    try:
-        found = cached(staged(), noise).arrays[0]
-    finally:
-        torch.set_num_threads(before)
+    threads(count)
+    found = cached(staged(), noise).arrays[0]
     np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=2**-10, atol=1e-5)
 
 

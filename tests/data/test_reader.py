@@ -58,7 +58,7 @@ def test_types_and_order_of_columns_do_not_depend_on_the_reader():
         (result(classes=("a",)), "two names are needed"),
         (result(classes="ab"), "two names are needed"),
         (result(classes=("a", "a")), "they have to differ"),
-        (result(native_size=45.5), "native_size=45.5: give a number of pixels, or None"),
+        (result(native_size=45.5), "native_size=45.5: give a number of pixels up to 4096, or None"),
         (result(native_size=True), "native_size=True"),
         (result(native_size=0), "native_size=0"),
         ((result()[0].drop(columns="label"), ("a", "b"), None), "returned no column label; there are path"),

@@ -12,11 +12,8 @@ from leukemia.data.threads import side_by_side
 
 
 @pytest.fixture(autouse=True)
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+def three_threads(threads):
+    threads(3)
 
 
 def test_results_come_in_order_from_threads_that_take_no_others():

@@ -74,6 +74,13 @@ def test_pooled_features_in_a_direction_that_training_cells_never_take_are_stopp
     assert {CHECKS[number] for number in found.check} == {"network"}
 
 
+def test_features_of_any_scale_have_a_gate():
+    shape, deep, units = drawn(30, 20)
+    for scale in (0, 1e-8, 1e6 ** (units == 3)[:, None]):
+        gate = fit_gate(shape, deep * scale, units, np.arange(len(units)))
+        assert np.isfinite(gate.distance(deep * scale)).all()
+
+
 def test_a_cell_a_little_out_in_several_features_is_more_unlike_than_in_one_and_the_farthest_is_named():
     gate, middle = fitted(), np.full((2, F), 100.0)
     ends = gate.scale.high - gate.scale.middle

@@ -157,11 +157,8 @@ def test_an_engine_that_began_in_inference_mode_serves_training_too():
 
 
 @pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def two_threads(threads):
+    threads(2)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -175,6 +172,11 @@ def test_images_side_by_side_have_the_activations_that_each_has_alone(two_thread
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert found.is_inference()
     assert (found.dtype, found.stride()) == (expected.dtype, expected.stride())
+
+
+class Own(nn.Conv2d):
+    def __init__(self) -> None:
+        super().__init__(3, 4, 3)
 
 
 class Remembers(nn.Module):
@@ -221,6 +223,16 @@ def test_openvino_gives_the_activations_in_the_type_and_layout_of_the_stages(two
     assert (found.dtype, found.stride()) == (expected.dtype, expected.stride())
     share = 1e-5 if precision == "32-true" else 2e-2
     assert float((found - expected).abs().max() / expected.abs().max()) < share
+
+
+@needs_openvino
+def test_openvino_computes_a_users_own_stages_side_by_side(two_threads):
+    torch.manual_seed(0)
+    net = StagedNetwork({"stem": nn.Sequential(Own()), "pool": nn.Flatten(), "head": nn.Linear(4, 1)})
+    freeze(net.eval(), "pool")
+    frozen = Frozen(prefix(net), "openvino")
+    torch.testing.assert_close(frozen(images(3)), prefix(net)(images(3)), rtol=1e-4, atol=1e-4)
+    assert frozen.many_threads
 
 
 @needs_openvino

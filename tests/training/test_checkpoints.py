@@ -14,6 +14,7 @@ from leukemia.training.checkpoints import (
     WholeCheckpointIO,
     bring_back_best,
     checkpoint_to_continue,
+    read_best,
     restore_history,
 )
 
@@ -45,7 +46,15 @@ def test_a_lost_best_checkpoint_comes_back_from_the_last_one_of_the_same_epoch_o
         assert read_checkpoint(run.best_checkpoint) == read_checkpoint(run.last_checkpoint)
 
 
-@pytest.mark.parametrize("content", [{}, {"history": 3, "callbacks": {}}, {"history": [], "callbacks": []}])
+def test_a_checkpoint_of_weights_alone_is_scored_and_not_continued(tmp_path):
+    run = Run(tmp_path)
+    WholeCheckpointIO().save_checkpoint({"history": []}, run.best_checkpoint)
+    assert read_best(run) == {"history": []}
+    with pytest.raises(InputError, match=r"best\.ckpt has no callbacks and no loops"):
+        checkpoint_to_continue(run)
+
+
+@pytest.mark.parametrize("content", [{}, {"history": 3, "callbacks": {}}])
 def test_another_file_of_tensors_is_no_checkpoint_to_continue_from(tmp_path, content):
     run = Run(tmp_path)
     for file in (run.best_checkpoint, run.last_checkpoint):

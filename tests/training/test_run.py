@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
+from threading import current_thread
 
 import numpy as np
 import pandas as pd
@@ -425,3 +426,28 @@ def test_a_cell_has_the_same_logit_in_training_and_in_prediction_with_either_eng
     name = f"{engine} {version(engine)}"
     assert run.embedding["engine"] == run.status["sessions"][0]["engine"] == name
     assert run.engine == engine
+
+
+def test_a_feature_pass_on_two_threads_that_was_cut_off_is_computed_again_to_the_bit(
+    small, tmp_path, monkeypatch, threads
+):
+    threads(2)
+    settings = [*small, "model.trainable_from=head", "trainer.max_epochs=1", "logger=none"]
+    monkeypatch.setenv("LEUKEMIA_CACHE", str(tmp_path / "one"))
+    whole = train(compose(settings), tmp_path / "whole")
+    monkeypatch.setenv("LEUKEMIA_CACHE", str(tmp_path / "two"))
+    prefix, seen = CellClassifier.prefix, []
+
+    def cut_off(self, pixels):
+        seen.append(current_thread().name)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return prefix(self, pixels)
+
+    monkeypatch.setattr(CellClassifier, "prefix", cut_off)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(compose(settings), tmp_path / "run")
+    monkeypatch.setattr(CellClassifier, "prefix", prefix)
+    assert len({name for name in seen if name.startswith("leukemia")}) == 2
+    assert not list((tmp_path / "two").glob("features-*"))
+    assert_same_run(train(compose(settings), tmp_path / "run"), whole)
