@@ -136,9 +136,8 @@ def test_evaluate_and_report_name_the_network(trained, capsys):
     assert "Tiny from late" in (trained.folder / "results.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "verb", ["predict", *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("explain", "export"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["predict", "explain", "export"])
 def test_a_networks_package_has_to_be_trusted_by_name(lab, trained, verb):
     pictures = [] if verb == "export" else [str(next((lab / "slides").glob("*.bmp")))]
     output = {"predict": ["-o", "p.csv"], "explain": ["-o", "maps"], "export": ["-o", "m.onnx"]}[verb]

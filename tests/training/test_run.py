@@ -428,6 +428,7 @@ def test_a_cell_has_the_same_logit_in_training_and_in_prediction_with_either_eng
     assert run.engine == engine
 
 
+@pytest.mark.slow
 def test_a_feature_pass_on_two_threads_that_was_cut_off_is_computed_again_to_the_bit(
     small, tmp_path, monkeypatch, threads
 ):
