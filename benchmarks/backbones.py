@@ -21,7 +21,7 @@ from limit import forward, rate
 
 from leukemia.data.feature_cache import BATCH_SIZE
 from leukemia.precision import autocast, resolve_precision
-from leukemia.training.memory import keep_freed_memory
+from leukemia.storage.memory import keep_freed_memory
 
 NETWORKS = ("vit_small_patch14_dinov2", "efficientnet_b1", "convnext_tiny", "resnet50")
 BATCH = 32  # of the head

@@ -117,7 +117,7 @@ def frozen_body(depth: int) -> tuple[nn.Module, Tensor]:
     from leukemia.data.transforms import normalise
     from leukemia.models import freezing
     from leukemia.models.resnet import resnet
-    from leukemia.training.memory import keep_freed_memory
+    from leukemia.storage.memory import keep_freed_memory
 
     keep_freed_memory()
     torch.manual_seed(0)

@@ -22,7 +22,7 @@ from torch.nn import functional
 from leukemia.models import freezing
 from leukemia.models.resnet import resnet
 from leukemia.precision import autocast
-from leukemia.training.memory import keep_freed_memory
+from leukemia.storage.memory import keep_freed_memory
 
 FORWARD_BATCH = 16  # the fastest on two cores, of 2 to 64
 WARM_UP = 3

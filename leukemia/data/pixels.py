@@ -18,6 +18,7 @@ from leukemia.errors import InputError
 from leukemia.storage.cache import cached_folder, preallocate_npy
 from leukemia.storage.contents import content_hashes
 from leukemia.storage.cores import cores
+from leukemia.storage.memory import keep_freed_memory
 
 VERSION = 3  # of the map: raise it when the same files would give other pixels
 RESIZES = ("squash", "crop")
@@ -186,6 +187,7 @@ def decode_all(
             return error
         return prepare(image)
 
+    keep_freed_memory()  # each picture is larger than what glibc keeps; without it the kernel takes half the time
     # Threads: PIL's resize, hashing and the copy into the map release the interpreter's lock.
     bar = tqdm(desc=words, total=len(files), unit="cell", disable=None if progress else True)
     with ThreadPoolExecutor(cores()) as pool, bar:

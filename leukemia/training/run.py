@@ -20,6 +20,7 @@ from leukemia.models.classifier import CellClassifier
 from leukemia.models.optim import depends_on_epochs
 from leukemia.runs import Run
 from leukemia.storage.locks import exclusive_lock
+from leukemia.storage.memory import keep_freed_memory
 from leukemia.training.checkpoints import (
     bring_back_best,
     checkpoint_to_continue,
@@ -31,7 +32,6 @@ from leukemia.training.checkpoints import (
 from leukemia.training.distributed import end_after_rank_zero, is_rank_zero, rank_zero_decision
 from leukemia.training.final_metrics import logged_settings, write_final_metrics
 from leukemia.training.loggers import build_loggers, check_loggers, closed_on_failure, log_again, log_settings
-from leukemia.training.memory import keep_freed_memory
 from leukemia.training.resume import claim, lost_results, stored_settings
 from leukemia.training.status import begun_by_this_job, recorded
 from leukemia.training.trainer import build_trainer
