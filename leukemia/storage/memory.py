@@ -6,11 +6,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep large freed blocks for the next step or picture, and say whether it does; elsewhere nothing happens.
+    """Let glibc keep large freed blocks for the next step or picture, and say whether it does.
 
-    By default blocks beyond 32 MB go back to the kernel at once, and come back empty, zeroed page by page: in a
-    training step of ResNet18 on 32 pictures that is 66,000 page faults, and a tenth of its time or more; reading
-    pictures of 450x450 takes 2.5 times as long. What is kept is what the largest step needs, so the peak grows by no more than fragmentation.
+    Elsewhere nothing happens. By default large blocks go back to the kernel at once, and come back empty, zeroed page
+    by page: in a training step of ResNet18 on 32 pictures that is 66,000 page faults, and a tenth of its time or more;
+    reading pictures of 450x450 takes 2.5 times as long. Kept is as much as the largest step needs, so the peak grows by
+    no more than fragmentation.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
