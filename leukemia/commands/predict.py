@@ -23,6 +23,8 @@ from leukemia.evaluation.subjects import summary_by_subject
 from leukemia.inference.predictor import NO_GATE, SCORES, Predictor, open_predictor
 from leukemia.reporting.words import count
 from leukemia.storage.atomic import write_text
+from leukemia.storage.cores import cores
+from leukemia.storage.memory import keep_freed_memory
 from leukemia.storage.tables import spreadsheet_csv
 
 CHALLENGE = "isbi_valid.predict"
@@ -192,7 +194,8 @@ def decoded(
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor() as pool:
+    keep_freed_memory()  # as `decode_all` does
+    with ThreadPoolExecutor(cores()) as pool:
         starts = range(0, len(files), at_once)
         following = [pool.submit(one, file) for file in files[:at_once]]
         for start in starts:
