@@ -55,13 +55,18 @@ def page(engines: list[Row], shared: list[Row], runs: list[Row]) -> str:
 
 def contender(wait: str = "unset", **task: Any) -> Any:
     """What a process prints about a task; `wait` is how its threads wait, `unset` or as `leukemia` sets it."""
-    environment = {name: value for name, value in os.environ.items() if name not in WAIT}
+    environment = waiting_by_default()
     if wait == "leukemia":
         code = "import json, os, leukemia; print(json.dumps(dict(os.environ)))"
         environment = json.loads(subprocess.check_output([sys.executable, "-c", code], env=environment))
     command = [sys.executable, __file__, json.dumps(task)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def waiting_by_default() -> dict[str, str]:
+    """The environment, but for how threads wait."""
+    return {name: value for name, value in os.environ.items() if name not in WAIT}
 
 
 # Engines
@@ -223,8 +228,7 @@ def whole_runs() -> list[Row]:
                 f'data.root="{folder}/cells"', "model.net.depth=50", "model.net.weights=none",
                 "model.trainable_from=head", "trainer.max_epochs=12", f'hydra.run.dir="{folder}/run{busy}"',
             ]  # fmt: skip
-            environment = {**os.environ, "LEUKEMIA_CACHE": f"{folder}/cache{busy}"}
-            environment = {name: value for name, value in environment.items() if name not in WAIT}
+            environment = {**waiting_by_default(), "LEUKEMIA_CACHE": f"{folder}/cache{busy}"}
             with busy_processes(busy):
                 start = time.perf_counter()
                 command = [sys.executable, "-m", "leukemia.train", *settings]

@@ -20,7 +20,7 @@ from leukemia.data.handcrafted import handcrafted_features
 from leukemia.data.loader import Batch, CellLoader
 from leukemia.data.pixels import RESIZES, Pixels, cell_hashes, load_pixels
 from leukemia.data.reader import Classes, Reader, Reading, check_reader, read_cells
-from leukemia.data.run_files import LARGEST_SIDE
+from leukemia.data.run_files import checked_image_size
 from leukemia.data.splits import PROTOCOLS, SPLITS, assign_splits, leaking, splits_table, with_train_subjects
 from leukemia.data.transforms import AUGMENTATIONS, D4, augment
 from leukemia.errors import InputError, check_one_of
@@ -92,8 +92,7 @@ class CellDataModule(pl.LightningDataModule):
         check_one_of("data.keep_on_gpu", keep_on_gpu, SWITCH)
         check_one_of("data.tta", tta, TTA)
         _at_least("data.image_size", image_size, 32)
-        if image_size > LARGEST_SIDE:
-            raise InputError(f"data.image_size={image_size}: use at most {LARGEST_SIDE}")
+        checked_image_size(image_size, "data.image_size")
         _at_least("data.batch_size", batch_size, 2)
         _at_least("data.num_folds", num_folds, 3)
         _at_least("data.fold", fold, 0)

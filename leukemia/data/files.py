@@ -9,8 +9,8 @@ from glob import glob
 from pathlib import Path
 
 from leukemia.errors import InputError, PlaceError
+from leukemia.storage.plain_files import LARGEST
 
-LARGEST_CSV = 5e8  # bytes; a table of a million cells has about a fifth of that
 SUFFIXES = frozenset((".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"))
 
 
@@ -98,7 +98,7 @@ def csv_header(path: Path) -> tuple[list[str], str]:
     try:
         if not path.is_file():
             raise InputError(f"{path}: no such file")  # a pipe would block
-        if (size := path.stat().st_size) > LARGEST_CSV:
+        if (size := path.stat().st_size) > LARGEST[".csv"]:
             raise InputError(
                 f"{path} has {size / 1e6:,.0f} MB and is not a table of cells: move it elsewhere"
             )
