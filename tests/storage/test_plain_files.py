@@ -58,9 +58,9 @@ def test_sexagesimals_and_timestamps_are_text(value):
 
 def test_a_file_of_sexagesimals_is_read_at_once():
     text = "a: [" + "9:" * 150_000 + "9]"
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert len(parse_yaml(text, "config.yaml")["a"][0]) == 300_001
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 def test_a_list_that_doubles_itself_is_quoted_in_200_characters():
