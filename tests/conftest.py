@@ -31,6 +31,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # the tests themselves stay to the end
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """The tests' own cache folder."""

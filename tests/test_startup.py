@@ -42,7 +42,7 @@ def test_a_run_says_nothing_in_the_name_of_its_libraries(small, tmp_path):
     run = [*small, "model/scheduler=cosine", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"]
     done, _ = started(TRAIN, *run)
     assert done.returncode == 0, done.stderr
-    for foreign in ("Tip:", "GPU available", "train_dataloader", "font"):
+    for foreign in ("Tip:", "GPU available", "train_dataloader", "font", "nanobind"):
         assert foreign not in done.stdout + done.stderr
 
 
