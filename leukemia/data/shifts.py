@@ -91,8 +91,9 @@ def _contrast(picture: Picture, factor: float) -> Picture:
 
 def _stain(picture: Picture, degrees: float) -> Picture:
     """Hue and saturation together, as the pH of the stain moves both: redder and paler, or bluer and stronger."""
+    saturation = 1 - degrees / 100
     return _recoloured(
-        picture, lambda cell: F.adjust_saturation(F.adjust_hue(cell, degrees / 360), 1 - degrees / 100)
+        picture, lambda cell: F.adjust_saturation(F.adjust_hue(cell, degrees / 360), saturation)
     )
 
 
@@ -154,9 +155,8 @@ def _smoothed(
     weight = smooth(inside.astype(np.float32))[inside]
     for colour in range(3):
         plane = found[box][..., colour]
-        plane[inside] = (
-            (smooth(np.where(inside, plane, 0).astype(np.float32))[inside] / weight).round().clip(0, 255)
-        )
+        smoothed = smooth(np.where(inside, plane, 0).astype(np.float32))[inside]
+        plane[inside] = (smoothed / weight).round().clip(0, 255)
     return found
 
 
