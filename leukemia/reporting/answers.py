@@ -13,12 +13,11 @@ import pandas as pd
 
 from leukemia.errors import InputError
 from leukemia.evaluation.metrics import METRICS
-from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.thresholds import choose
 from leukemia.reporting import summary, words
 from leukemia.reporting.blocks import Answer
 from leukemia.reporting.evidence import SettingResult, comparison
-from leukemia.reporting.evidence_page import Evidence
+from leukemia.reporting.evidence_page import Evidence, readable_policy
 from leukemia.reporting.results import combinations
 from leukemia.runs import Sweep
 
@@ -216,7 +215,9 @@ def _epoch(results: pd.DataFrame) -> Answer:
 
 def _triage(sweep: Sweep, model: SettingResult, of: dict[str, Any]) -> Answer:
     """What a triage policy releases: the certified one beside the run, or one at the default bounds."""
-    table, policy = model.replicates[0], _policy(sweep, model)
+    # The page lists those that cannot be read.
+    found = (readable_policy(run, []) for run in sweep.begun if run.name in model.runs)
+    table, policy = model.replicates[0], next(filter(None, found), None)
     reasons = [mark for mark in model.marks if mark.startswith((words.CHOSEN_HERE, words.LEAKS))]
     reasons += ["the pooled folds are of several models"] * model.pooled
     if policy is None and not reasons:
@@ -236,17 +237,6 @@ def _triage(sweep: Sweep, model: SettingResult, of: dict[str, Any]) -> Answer:
     return Answer(TRIAGE, f"{100 * policy.released:.1f} % of the cells", bounds, "fine")
 
 
-def _policy(sweep: Sweep, model: SettingResult) -> Policy | None:
-    for run in sweep.begun:
-        if run.name in model.runs:
-            try:
-                if (policy := run.policy) is not None:
-                    return policy
-            except InputError:  # the page lists it
-                continue
-    return None
-
-
 def _gate(of: dict[str, Any]) -> list[Answer]:
     """The reported cells that the gate stops; nothing where there is no gate."""
     if (unlike := of["unlike"]) is None:
@@ -255,30 +245,17 @@ def _gate(of: dict[str, Any]) -> list[Answer]:
     if not unlike["stopped"]:
         return [Answer(question, "No cell", "The gate stops none of the reported cells.")]
     share, subjects = 100 * unlike["stopped"] / unlike["n_cells"], unlike["subjects"]
-    of_subjects = (
-        f"Of {words.count(len(subjects), 'subject')}: {', '.join(words.stopped_of(subjects))}. "
-        if subjects
-        else ""
-    )
-    return [Answer(question, f"{share:.1f} % of the cells", f"{of_subjects}They go to review.")]
+    said = "They go to review."
+    if subjects:
+        said = f"Of {words.count(len(subjects), 'subject')}: {', '.join(words.stopped_of(subjects))}. {said}"
+    return [Answer(question, f"{share:.1f} % of the cells", said)]
 
 
 def _with_interval(found: dict[str, Any], name: str) -> str:
-    form = words.form(METRICS[name])
-    return _between(form(found["value"]) + _unit(name), found, form)
+    unit = " %" * (METRICS[name].format == "percent")
+    return words.between(found, "value", words.form(METRICS[name]), unit, " (no interval)")
 
 
 def _difference(found: dict[str, Any], name: str) -> str:
-    form = words.difference_form(METRICS[name])
-    unit = " points" if METRICS[name].format == "percent" else ""
-    return _between(form(found["difference"]) + unit, found, form)
-
-
-def _unit(name: str) -> str:
-    return " %" if METRICS[name].format == "percent" else ""
-
-
-def _between(value: str, found: dict[str, Any], form: Any) -> str:
-    if found["low"] is None:
-        return f"{value} (no interval)"
-    return f"{value} ({form(found['low'])} to {form(found['high'])})"
+    unit = " points" * (METRICS[name].format == "percent")
+    return words.between(found, "difference", words.difference_form(METRICS[name]), unit, " (no interval)")

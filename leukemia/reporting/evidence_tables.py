@@ -131,7 +131,7 @@ def selective_table(found: Found) -> Printed:
     return table
 
 
-def triage_table(name: str, table: pd.DataFrame, policy: Policy, classes: tuple[str, str]) -> Printed:
+def triage_table(table: pd.DataFrame, policy: Policy, classes: tuple[str, str]) -> Printed:
     """The outcome of a policy on the reported cells: a row a true class, and one for all."""
     negative, positive = classes
     columns = [f"Released as {negative}", f"Released as {positive}", "Reviewed", "Reviewed %"]
@@ -139,16 +139,15 @@ def triage_table(name: str, table: pd.DataFrame, policy: Policy, classes: tuple[
     printed = Printed(["True class", "Cells", *columns], 1)
     rows = outcome(table, policy, classes)
     for row in rows.to_dict("records"):
-        printed.rows.append([
+        printed.add([
             f"{row['class']} ({'missed' if row['class'] == positive else 'false alarm'} where wrong)",
             *(whole(row[key]) for key in ("cells", "as_negative", "as_positive", "review")),
             percent(row["review"] / row["cells"] if row["cells"] else None),
             percent(row["wrong"]), percent(row["wrong_by_subject"]), whole(row["subjects"]),
-        ])  # fmt: skip
+        ], [])  # fmt: skip
     sums = rows[["cells", "as_negative", "as_positive", "review"]].sum()
     share = percent(sums["review"] / sums["cells"])
-    printed.rows.append(["all", *(whole(number) for number in sums), share, "–", "–", "–"])
-    printed.marks = [[] for _ in printed.rows]
+    printed.add(["all", *(whole(number) for number in sums), share, "–", "–", "–"], [])
     return printed
 
 
@@ -208,14 +207,8 @@ def _with_intervals(found: Found, of_what: str, metrics: Mapping[str, Metric]) -
 
 
 def _interval(found: dict[str, Any], metric: Metric) -> str:
-    return _between(found["value"], found, words.form(metric))
+    return words.between(found, "value", words.form(metric))
 
 
 def _difference(found: dict[str, Any], metric: Metric) -> str:
-    return _between(found["difference"], found, words.difference_form(metric))
-
-
-def _between(value: float | None, found: dict[str, Any], form: Any) -> str:
-    if found["low"] is None:
-        return str(form(value))
-    return f"{form(value)} ({form(found['low'])} to {form(found['high'])})"
+    return words.between(found, "difference", words.difference_form(metric))

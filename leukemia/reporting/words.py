@@ -131,6 +131,14 @@ def value(of: Any, name: str = "") -> str:
     return f"{of:g}" if isinstance(of, float) else str(of)
 
 
+def between(
+    found: Mapping[str, Any], key: str, form: Callable[[Any], str], unit: str = "", without: str = ""
+) -> str:
+    """A number, its unit and the ends of its interval; `without` where it has none."""
+    ends = without if found["low"] is None else f" ({form(found['low'])} to {form(found['high'])})"
+    return f"{form(found[key])}{unit}{ends}"
+
+
 def heading(metric: Metric) -> str:
     """A metric as the head of a column: "Accuracy %", "AUROC"."""
     return metric.title + " %" * (metric.format == "percent")
