@@ -7,7 +7,8 @@ PyTorch is imported where a part is looked at, so that a mistyped setting is ans
 import os
 import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from inspect import Parameter, signature
@@ -23,7 +24,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, is_number, is_whole
 from leukemia.evaluation.metrics import direction, monitored_names
 from leukemia.identity import flatten, number_of_devices, slug
 from leukemia.models.targets import (
@@ -111,8 +112,17 @@ def compose(overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConf
     hydra = GlobalHydra.instance()
     running, hydra.hydra = hydra.hydra, None  # of a job that composes another configuration
     try:
-        with initialize_config_dir(conf_dir(), **VERSION_BASE):
+        with clear_about_overrides(), initialize_config_dir(conf_dir(), **VERSION_BASE):
             return hydra_compose("train", with_appended(overrides), return_hydra_config=with_hydra)
+    finally:
+        hydra.hydra = running
+
+
+@contextmanager
+def clear_about_overrides() -> Iterator[None]:
+    """Turn Hydra's errors while it composes into an InputError of one line."""
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error)) from None
     except ValueError as error:
@@ -121,8 +131,6 @@ def compose(overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConf
         raise InputError(
             "a group takes the name of a YAML file; leave it out with ~GROUP, as ~logger"
         ) from None
-    finally:
-        hydra.hydra = running
 
 
 def with_appended(overrides: Sequence[str]) -> list[str]:
@@ -278,9 +286,8 @@ def explain(error: Exception) -> str:
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         key = getattr(error, "full_key", None) or missing[1]
         return f"{key} is not given: set {key}=VALUE"
-    if missing := re.search(
-        r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?) Config search", text
-    ):
+    unknown_file = r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?) Config search"
+    if missing := re.search(unknown_file, text):
         group, name, known = missing[1], missing[2], missing[3].split()
         return f"there is no {group}={name}: use one of {', '.join(known)}{did_you_mean(name, known)}"
     found = re.search(r"Could not override '([^']+)'", text)
@@ -294,9 +301,8 @@ def explain(error: Exception) -> str:
         return f"there is no setting {key}: choose a schedule first, as model/scheduler=cosine"
     if key in settings or any(name.startswith(f"{key}.") for name in settings):
         return f"the chosen {key.rpartition('.')[0]} has no setting {key}: leave it out{own}"
-    return (
-        f"there is no setting {key}{did_you_mean(key, [name for name in settings if '._' not in name])}{own}"
-    )
+    near = did_you_mean(key, [name for name in settings if "._" not in name])
+    return f"there is no setting {key}{near}{own}"
 
 
 def kind_of(key: str) -> type | None:
@@ -385,11 +391,9 @@ def _check_keys(settings: Settings) -> None:
             check_names(name, plain_settings(own, group), known, group)
     for group in ("callbacks", "logger"):
         parts = settings.get(group) or {}
-        settings[group] = parts if not isinstance(parts, Mapping) else {
-            name: node for name, node in parts.items() if node is not None
-        }  # fmt: skip
         if not isinstance(parts, Mapping) or TARGET in parts:
             raise InputError(f"{group} holds named parts: use +{group}.NAME.{TARGET}=PACKAGE.CLASS")
+        settings[group] = {name: node for name, node in parts.items() if node is not None}
     for part in ("net", "criterion", "optimizer"):
         if not settings["model"].get(part):
             raise InputError(
@@ -401,9 +405,7 @@ def _check_values(settings: Settings) -> None:
     flat = flatten(settings)
     for key, least, most in WHOLE_NUMBERS:
         value = flat.get(key)
-        if key in flat and (
-            isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most
-        ):
+        if key in flat and not is_whole(value, least, most):
             raise InputError(f"{key}={value} is out of range: use a whole number from {least} to {most}")
     name = settings["name"]
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
@@ -416,9 +418,7 @@ def _check_values(settings: Settings) -> None:
             f"trainer.precision={precision} is not supported: use one of {', '.join(PRECISIONS)}"
         )
     max_gb = settings["cache"].setdefault("max_gb", None)
-    if max_gb is not None and (
-        isinstance(max_gb, bool) or not isinstance(max_gb, int | float) or not max_gb >= 0
-    ):
+    if max_gb is not None and not (is_number(max_gb) and max_gb >= 0):
         raise InputError(
             f"cache.max_gb={max_gb} is not a number of gigabytes: use a number from 0 up, or null"
         )
@@ -477,12 +477,9 @@ def _make_absolute(settings: Settings) -> None:
     data, net = settings["data"], settings["model"]["net"]
     if data.get("root") is not None:
         data["root"] = str(Path(str(data["root"])).expanduser().absolute())
-    named = net.get("weights") in ("imagenet", "none")  # whatever file of that name lies here
-    if (
-        not named
-        and isinstance(net.get("weights"), str)
-        and (path := Path(net["weights"]).expanduser()).is_file()
-    ):
+    weights = net.get("weights")
+    named = weights in ("imagenet", "none")  # whatever file of that name lies here
+    if isinstance(weights, str) and not named and (path := Path(weights).expanduser()).is_file():
         net["weights"] = str(path.absolute())
 
 
@@ -530,13 +527,11 @@ def _register(name: str, function: Callable[..., Any]) -> None:
 
 def as_written(overrides: Any) -> list[str]:
     """Overrides with interpolations as written, so that a run has one name before and after it is composed."""
-    plain: Any = (
-        OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides
-    )
-    return [str(override) for override in plain]
+    if OmegaConf.is_list(overrides):
+        overrides = OmegaConf.to_container(overrides, resolve=False)
+    return list(map(str, overrides))
 
 
+# Without annotations, which OmegaConf 2.4 checks.
 _register("leukemia.slug", lambda overrides: slug(as_written(overrides)))
-_register(
-    "leukemia.mode", lambda monitor: direction(monitor)
-)  # without annotations, which OmegaConf 2.4 checks
+_register("leukemia.mode", lambda monitor: direction(monitor))
