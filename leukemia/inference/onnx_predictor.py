@@ -131,10 +131,5 @@ def _metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
             "tta": texts["tta"],
             "gates": [_gate(gate) for gate in json.loads(texts.get("gates", "[null]"))],
         }
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:  # InputError and JSONDecodeError among them
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # InputError and JSONDecodeError too
         raise InputError(f"{path}: its metadata are damaged ({quoted(error)}): export it again") from None

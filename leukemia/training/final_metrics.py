@@ -83,10 +83,8 @@ def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, t
 
 def logged_settings(settings: Settings) -> dict[str, Any]:
     """The settings that loggers show, flat, the network and its freezing first."""
-    first = {
-        "network": network_name(settings["model"]["net"]),
-        "trainable_from": settings["model"]["trainable_from"],
-    }
+    model = settings["model"]
+    first = {"network": network_name(model["net"]), "trainable_from": model["trainable_from"]}
     return first | {
         key: value if isinstance(value, int | float) else str(value)
         for key, value in flatten(settings).items()

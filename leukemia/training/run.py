@@ -184,8 +184,8 @@ def _decide(
             "classes": list(data.classes),
             "native_size": data.native_size,
         }
-        written = {**settings["data"], **found, "cache_features": decision["cache_features"]}
-        run.write_config({**settings, "data": written})
+        found["cache_features"] = decision["cache_features"]
+        run.write_config({**settings, "data": {**settings["data"], **found}})
     if state == "start":
         run.write_table("cells.csv", data.cells)
     return decision

@@ -38,12 +38,8 @@ def build_trainer(settings: Settings, run: Run) -> pl.Trainer:
     if not settings["logger"] or trainer.get("fast_dev_run"):
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     if not trainer.get("fast_dev_run"):
-        callbacks = [
-            HistoryFile(run),
-            Pictures(),
-            *callbacks,
-            LeaveWithCheckpoint(run, "last" in settings["callbacks"]),
-        ]
+        last = LeaveWithCheckpoint(run, "last" in settings["callbacks"])
+        callbacks = [HistoryFile(run), Pictures(), *callbacks, last]
     given = {key: value for key, value in trainer.items() if key != "enable_progress_bar"}
     return build(
         given,
