@@ -11,12 +11,12 @@ from typing import Any
 
 from leukemia import __version__
 from leukemia.errors import InputError, exit_readably
-from leukemia.terminal import emphasised, ends_on_signals
+from leukemia.terminal import collects_seldom, emphasised, ends_on_signals
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command: exit 0 done, 1 done with failures listed, 2 refused, 130 / 143 interrupted."""
-    with ends_on_signals(), exit_readably():
+    with collects_seldom(), ends_on_signals(), exit_readably():
         options = _parser().parse_args(arguments)
         sys.exit(options.run(options))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leukemia.errors import InputError, exit_readably
-from leukemia.terminal import ends_on_signals
+from leukemia.terminal import collects_seldom, ends_on_signals
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -34,7 +34,7 @@ WITH_A_WORD = (
 def main() -> None:
     """The command line: exit 0 done, 1 done with failures listed, 2 refused, 130 / 143 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its errors instead of exiting with 1
-    with ends_on_signals(), exit_readably():  # imports below take seconds
+    with collects_seldom(), ends_on_signals(), exit_readably():  # imports below take seconds
         import hydra
 
         from leukemia.config import VERSION_BASE, clear_about_overrides, conf_dir, with_appended

@@ -1,5 +1,6 @@
 """Shared by the tests: their own cache, a small synthetic set, and real samples where they exist."""
 
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+gc.set_threshold(20_000, 20, 50)  # there is much to look through and little garbage
 torch.set_num_threads(1)  # tiny networks; threads would wait for each other
 settings.register_profile("ci", derandomize=True, deadline=None)  # the same examples in every run
 examples = int(os.environ.get("EXAMPLES", "1000"))
@@ -23,6 +25,14 @@ with suppress(
 
     absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # the tests themselves stay to the end
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

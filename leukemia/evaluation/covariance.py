@@ -22,7 +22,7 @@ class Sums:
     def of(cls, values: NDArray[np.floating], base: Floats) -> "Sums":
         """Of `values`, (N, D), less `base`, (D,)."""
         first, second = np.zeros(len(base)), np.zeros((len(base), len(base)))
-        for block in _blocks(values, base):
+        for block in blocks(values, base):
             first += block.sum(axis=0)
             second += block.T @ block
         return cls(len(values), first, second)
@@ -63,10 +63,11 @@ def without_each_fold(
     for held in (*range(int(fold.max()) + 1), -1):
         sums = whole - Sums.of(values[fold == held], base)
         mean = base + sums.first / sums.count
-        squares = np.concatenate([(block**2).sum(axis=1) for block in _blocks(values, mean)])
+        squares = np.concatenate([(block**2).sum(axis=1) for block in blocks(values, mean)])
         yield mean, shrunk(sums, float((squares[fold != held] ** 2).mean()))
 
 
-def _blocks(values: NDArray[np.floating], base: Floats) -> Iterator[Floats]:
+def blocks(values: NDArray[np.floating], base: Floats) -> Iterator[Floats]:
+    """`values`, (N, D), less `base`, (D,), some cells after others."""
     for start in range(0, len(values), BLOCK):
         yield values[start : start + BLOCK] - base

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from leukemia.errors import InputError, quoted
-from leukemia.evaluation.covariance import without_each_fold
+from leukemia.evaluation.covariance import blocks, without_each_fold
 from leukemia.evaluation.policy import REVIEW
 from leukemia.evaluation.predictions import has_subjects, plain_subjects
 
@@ -93,8 +93,12 @@ class Gate:
 
     def distance(self, features: ArrayLike) -> Floats:
         """The Mahalanobis distance of pooled features (N, D) from the training cells, (N,)."""
-        moved = (np.asarray(features, dtype=np.float64) - self.centre) @ self.whitening.astype(np.float64)
-        return np.asarray(np.linalg.norm(moved, axis=1))
+        from threadpoolctl import threadpool_limits
+
+        whitening, centre = self.whitening.astype(np.float64), self.centre.astype(np.float64)
+        with threadpool_limits(1, "blas"):  # as in fit_gate
+            moved = (block @ whitening for block in blocks(np.asarray(features), centre))
+            return np.concatenate([np.empty(0), *(np.linalg.norm(each, axis=1) for each in moved)])
 
     def network_check(self, distance: ArrayLike) -> Floats:
         """The check on distances (N,), in units of the training cells."""
@@ -228,7 +232,7 @@ def fit_gate(
     weight = 1 / np.bincount(number)[number] / n  # every unit counts as one
     fold = np.random.default_rng(0).permutation(n)[number] % min(FOLDS, n)
     distance, score = np.zeros(len(deep)), np.zeros(len(deep))
-    # Beside a busy process the threads of OpenBLAS take a hundred times as long.
+    # Threads of OpenBLAS wait for each other: beside a busy process they take a hundred times as long as one.
     with threadpool_limits(1, "blas"):
         for held, (centre, covariance) in enumerate(without_each_fold(deep, fold)):
             factor = _factor(covariance)

@@ -99,15 +99,18 @@ def predict_outputs(
         precision: as in training, see `leukemia.precision.autocast`.
         tta: `none`, or `d4` for the mean logit over the 8 D4 transforms.
     """
-    name, found = batches.stored.name, []
+    name, done = batches.stored.name, 0
     assert tta == "none" or name == "pixels"
+    logits, features = np.empty(len(batches.rows)), np.empty((len(batches.rows), 0), np.float32)
     with torch.inference_mode(), autocast(device, precision):
         for batch in tqdm(batches, desc="predicting", unit="batch", disable=None, leave=False):
-            found.append(mean_outputs(lambda seen: outputs_of({name: seen}), batch[name].to(device), tta))
-    if not found:
-        return np.empty(0), np.empty((0, 0), np.float32)
-    logits, features = zip(*found, strict=True)
-    return np.concatenate(logits), np.concatenate(features)
+            logit, feature = mean_outputs(lambda seen: outputs_of({name: seen}), batch[name].to(device), tta)
+            if not done:
+                features = np.empty((len(logits), feature.shape[1]), np.float32)
+            here = slice(done, done := done + len(logit))
+            logits[here], features[here] = logit, feature
+    assert done == len(logits)
+    return logits, features
 
 
 def mean_outputs(

@@ -1,6 +1,7 @@
 """How the C library treats freed memory."""
 
 import ctypes
+from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -18,3 +19,9 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError, TypeError):  # macOS, musl, Windows
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, 2**30) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def give_freed_memory_back() -> None:
+    """Let glibc return what it kept to the kernel: what training needed is little use for what comes after it."""
+    with suppress(OSError, AttributeError, TypeError):  # as above
+        ctypes.CDLL(None).malloc_trim(0)

@@ -20,7 +20,7 @@ from leukemia.models.classifier import CellClassifier
 from leukemia.models.optim import depends_on_epochs
 from leukemia.runs import Run
 from leukemia.storage.locks import exclusive_lock
-from leukemia.storage.memory import keep_freed_memory
+from leukemia.storage.memory import give_freed_memory_back, keep_freed_memory
 from leukemia.training.checkpoints import (
     bring_back_best,
     checkpoint_to_continue,
@@ -102,6 +102,7 @@ def _train(settings: Settings, run: Run, skip_done: bool) -> Run:
         with closed_on_failure(trainer.loggers):
             log_settings(trainer.loggers, logged_settings(settings))
             _fit(run, data, model, trainer, decision["state"], scores_best="best" in settings["callbacks"])
+            give_freed_memory_back()
             if is_rank_zero():
                 write_final_metrics(run, data, model, trainer)
     return run

@@ -1,6 +1,7 @@
 """The gate stops what is unlike the training cells, and no more of the like ones than it says."""
 
 import json
+import tracemalloc
 from functools import cache
 
 import numpy as np
@@ -72,6 +73,21 @@ def test_pooled_features_in_a_direction_that_training_cells_never_take_are_stopp
     found = fitted().unlike(shape, deep)
     assert found.stopped.all()
     assert {CHECKS[number] for number in found.check} == {"network"}
+
+
+def test_distances_are_those_of_the_formula_and_of_many_cells_take_the_memory_of_few():
+    gate, deep = fitted(), np.random.default_rng(3).normal(size=(50_000, D)).astype(np.float32)
+    away = deep[:1100].astype(np.float64) - gate.centre
+    inverse = gate.whitening.astype(np.float64) @ gate.whitening.T
+    expected = np.sqrt(np.einsum("nd,de,ne->n", away, inverse, away))
+    gate.distance(deep[:2])  # imports
+    tracemalloc.start()
+    found = gate.distance(deep)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(found[:1100], expected, rtol=1e-10)
+    assert held < 4 * found.nbytes  # the distances; double copies of the features would take more
+    assert gate.distance(deep[:0]).shape == (0,)
 
 
 def test_features_of_any_scale_have_a_gate():
