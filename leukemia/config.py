@@ -198,17 +198,22 @@ def checked(config: DictConfig) -> Settings:
     Raises:
         InputError: see `resolve`.
     """
-    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        settings = as_composed(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise InputError(explain(error)) from None
-    assert isinstance(plain, dict)
-    settings: Settings = {str(key): value for key, value in plain.items()}
     _check_keys(settings)
     settings["trainer"] = {**TRAINER_DEFAULTS, **settings["trainer"]}
     _check_values(settings)
     return settings
+
+
+def as_composed(config: DictConfig, **options: bool) -> Settings:
+    """A configuration without Hydra's own settings, as plain values; options of `OmegaConf.to_container`."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain = OmegaConf.to_container(own, **options)  # type: ignore[arg-type]
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def build_data(settings: Settings) -> "CellDataModule":
@@ -253,8 +258,7 @@ def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
     Raises:
         InputError: for a target of another kind, an unknown setting, or a value that the constructor refuses.
     """
-    found = _checked_target(node, key)
-    settings = plain_settings(node, key)
+    found, settings = _checked_target(node, key)
     name = f"{key} ({node[TARGET]})"
     try:
         return found(**{**arguments, **settings})
@@ -312,8 +316,8 @@ def kind_of(key: str) -> type | None:
     return None if name is None else locate(name, key)
 
 
-def _checked_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
-    """The class or function of a node, if it is of the kind that belongs there and takes the node's settings."""
+def _checked_target(node: Mapping[str, Any], key: str) -> tuple[Callable[..., Any], Settings]:
+    """The class or function of a node, if it is of the kind that belongs there, and its settings, if it takes them."""
     if not isinstance(node, Mapping) or not node.get(TARGET):
         remedy = (
             f"choose a file of conf/{GROUPS[key]}, as {GROUPS[key]}=own" if key in GROUPS else
@@ -326,8 +330,9 @@ def _checked_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
         raise InputError(
             f"{key}.{TARGET}={node[TARGET]} is not built: it is not a subclass of {kind.__qualname__}"
         )
-    check_settings(found, plain_settings(node, key), key)
-    return found
+    settings = plain_settings(node, key)
+    check_settings(found, settings, key)
+    return found, settings
 
 
 def _part(node: Mapping[str, Any], key: str) -> Any:
@@ -336,8 +341,7 @@ def _part(node: Mapping[str, Any], key: str) -> Any:
     A criterion function that needs no more arguments than its settings gives the criterion; an optimizer is always
     bound, and so is a scheduler.
     """
-    found = _checked_target(node, key)
-    settings = plain_settings(node, key)
+    found, settings = _checked_target(node, key)
     if key in ("model.optimizer", "model.scheduler"):
         return partial(found, **settings)
     if isinstance(found, type) or (key == "model.criterion" and _makes_the_criterion(found, settings)):
@@ -464,7 +468,7 @@ def _check_parts(settings: Settings) -> None:
         **{f"callbacks.{name}": node for name, node in settings["callbacks"].items()},
         **{f"logger.{name}": node for name, node in settings["logger"].items()},
     }
-    found = {key: _checked_target(node, key) for key, node in nodes.items()}
+    found = {key: _checked_target(node, key)[0] for key, node in nodes.items()}
     for group in ("data", "model"):  # defaults, for a YAML file of the user's own that does not repeat them
         for name, parameter in parameters_of(found[group]).items():
             given = name in PARTS or f"{group}.{name}" in GIVEN_ELSEWHERE
@@ -514,10 +518,8 @@ def _choose_hardware(trainer: Settings) -> None:
 @cache
 def _known_settings() -> dict[str, Any]:
     """The default settings by dotted name, and each argument of Lightning's Trainer."""
-    config = OmegaConf.to_container(compose(), resolve=False)
-    assert isinstance(config, dict)
     trainer = {f"trainer.{name}": None for name in TRAINER_ARGUMENTS}
-    return trainer | flatten({str(key): value for key, value in config.items()})
+    return trainer | flatten(as_composed(compose(), resolve=False))
 
 
 def _register(name: str, function: Callable[..., Any]) -> None:

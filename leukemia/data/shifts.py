@@ -105,8 +105,10 @@ def _jpeg(picture: Picture, quality: float) -> Picture:
 
 
 def _rescaled(picture: Picture, factor: float) -> Picture:
+    planes = torch.from_numpy(picture.copy()).permute(2, 0, 1).contiguous()
     kind = F.InterpolationMode.BILINEAR
-    return _picture(F.affine(_tensor(picture), 0.0, [0, 0], factor, [0.0, 0.0], interpolation=kind))
+    found = F.affine(planes, 0.0, [0, 0], factor, [0.0, 0.0], interpolation=kind)
+    return np.asarray(found.permute(1, 2, 0).contiguous().numpy())
 
 
 def _moved(picture: Picture, pixels: float) -> Picture:
@@ -172,11 +174,3 @@ def _recoloured(picture: Picture, change: Callable[[Tensor], Tensor]) -> Picture
 
 def _scale_of(picture: Picture) -> float:
     return max(picture.shape[:2]) / WIDTH
-
-
-def _tensor(picture: Picture) -> Tensor:
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1).contiguous()
-
-
-def _picture(tensor: Tensor) -> Picture:
-    return np.asarray(tensor.permute(1, 2, 0).contiguous().numpy())

@@ -87,8 +87,8 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     found.by_train_subjects = evidence_plots.curves_by_train_subjects(ranked)
     found.tables = {
         "ranking": evidence_tables.ranking_table(ranked),
-        "intervals": evidence_tables.intervals_table(metrics),
-        "subject-intervals": evidence_tables.subject_intervals_table(metrics),
+        "intervals": evidence_tables.intervals_table(metrics, "cells"),
+        "subject-intervals": evidence_tables.intervals_table(metrics, "subjects"),
         "seeds": evidence_tables.seeds_table(metrics),
         "baselines": evidence_tables.baselines_table(metrics),
         "differences": evidence_tables.differences_table(pairs[:MOST_PAIRS]),

@@ -18,14 +18,16 @@ COMPARED = [metric for name, metric in METRICS.items() if name in SUBJECT_METRIC
 BASELINE = [METRICS[name] for name in ("accuracy", "auroc")]  # of the handcrafted baseline
 
 
-def intervals_table(found: Found) -> Printed:
-    """A row a setting: metrics over its cells with their intervals."""
-    return _with_intervals(found, "cells", METRICS)
-
-
-def subject_intervals_table(found: Found) -> Printed:
-    """A row a setting whose cells have subjects: metrics over subjects with their intervals."""
-    return _with_intervals([of for of in found if of["subjects"]], "subjects", SUBJECT_METRICS)
+def intervals_table(found: Found, over: str) -> Printed:
+    """A row a setting: metrics over its `cells`, or over its `subjects` where they are known, with their intervals."""
+    metrics = METRICS if over == "cells" else SUBJECT_METRICS
+    table = Printed(["Setting", *map(words.heading, metrics.values()), over.capitalize()], 1)
+    for of in found:
+        if of[over]:
+            n = of["n_images"] if over == "cells" else of["subjects"]["n"]
+            values = [_interval(of[over][name], metric) for name, metric in metrics.items()]
+            table.add([of["name"], *values, whole(n)], of["marks"])
+    return table
 
 
 def seeds_table(found: Found) -> Printed:
@@ -194,15 +196,6 @@ def gradcam_table(found: list[tuple[str, dict[str, Any]]]) -> Printed:
         for decided, of in summary["classes"].items():
             shares = [percent(of[key]) for key in ("on_background", "cell_alone", "background")]
             table.add([name, str(decided), whole(of["cells"]), *shares], [f"of {summary['sample']}"])
-    return table
-
-
-def _with_intervals(found: Found, of_what: str, metrics: Mapping[str, Metric]) -> Printed:
-    table = Printed(["Setting", *map(words.heading, metrics.values()), of_what.capitalize()], 1)
-    for of in found:
-        n = of["n_images"] if of_what == "cells" else of["subjects"]["n"]
-        values = [_interval(of[of_what][name], metric) for name, metric in metrics.items()]
-        table.add([of["name"], *values, whole(n)], of["marks"])
     return table
 
 

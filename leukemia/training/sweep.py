@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from leukemia.config import as_written
+from leukemia.config import as_composed, as_written
 from leukemia.errors import DivergedError, InputError, OutOfMemoryError, exit_readably
 from leukemia.identity import slug
 from leukemia.runs import PLAN, STUDY, Run, Sweep
@@ -75,11 +75,8 @@ class SweepCallback(Callback):
             sys.exit(end_sweep(Path(config.hydra.sweep.dir).absolute(), self.failures, self.held))
 
     def _note(self, error: Exception, folder: Path, config: DictConfig) -> None:
-        keys = [str(key) for key in config if key != "hydra"]
-        settings = OmegaConf.to_container(OmegaConf.masked_copy(config, keys))
-        assert isinstance(settings, dict)
         with suppress(InputError):  # of a full disk
-            record_refusal(Run(folder), {str(key): value for key, value in settings.items()}, error)
+            record_refusal(Run(folder), as_composed(config), error)
         log.error("%s failed: %s", folder.name, error)
         if not isinstance(error, InputError):
             traceback.print_exception(error)
