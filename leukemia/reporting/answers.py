@@ -73,14 +73,10 @@ def in_short(found: Sequence[Answer]) -> list[str]:
     ]
     better = {name: of.verdict for name, of in asked.items() if name.startswith(BETTER)}
     parts = []
-    for verdict, said in (
-        (SHOWN, "shown to be better"),
-        (NOT_SHOWN, "not shown to be better"),
-        (WORSE, "shown to be worse"),
-    ):
-        if names := [
-            name.removeprefix(BETTER).rstrip("?") for name, given in better.items() if given == verdict
-        ]:
+    words_of = {SHOWN: "shown to be better", NOT_SHOWN: "not shown to be better", WORSE: "shown to be worse"}
+    for verdict, said in words_of.items():
+        names = [name.removeprefix(BETTER).rstrip("?") for name, given in better.items() if given == verdict]
+        if names:
             parts.append(f"it is {said} than {' and '.join(names)}")
     if parts:
         lines.append(f"{parts[0].capitalize()}{''.join(f'; {part}' for part in parts[1:])}.")
@@ -106,10 +102,8 @@ def next_commands(sweep: Sweep, proof: Evidence) -> list[str]:
 
 
 def _best(of: dict[str, Any], proof: Evidence, results: pd.DataFrame) -> Answer:
-    shown = [
-        f"{METRICS[name].title} {_with_interval(of['cells'][name], name)}"
-        for name in ("accuracy", "balanced_accuracy", "auroc")
-    ]
+    names = ("accuracy", "balanced_accuracy", "auroc")
+    shown = [f"{METRICS[name].title} {_with_interval(of['cells'][name], name)}" for name in names]
     of_run = results.set_index("run")
     said = f"{', '.join(shown)}, on {_cells(of)} (split {of_run.loc[of['runs'][0], 'split']})."
     settings = len(proof.settings)
@@ -180,11 +174,8 @@ def _fixed(settings: dict[str, Any]) -> dict[str, str]:
 
 def _paired(question: str, differences: dict[str, Any], said: str) -> Answer:
     """An answer from the paired differences of two models."""
-    accuracy, auroc = differences["accuracy"], differences["auroc"]
-    texts = [
-        f"{METRICS[name].title} {_difference(found, name)}"
-        for name, found in (("accuracy", accuracy), ("auroc", auroc))
-    ]
+    accuracy, names = differences["accuracy"], ("accuracy", "auroc")
+    texts = [f"{METRICS[name].title} {_difference(differences[name], name)}" for name in names]
     said = f"{', '.join(texts)}, paired on the same cells. {said}"
     if accuracy["low"] is None:
         return Answer(question, NOT_SHOWN, f"{said} There is no interval.", "doubt")
