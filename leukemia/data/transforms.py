@@ -81,9 +81,8 @@ def _warp(pixels: Tensor, generator: torch.Generator) -> Tensor:
     cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
     matrix = torch.stack([mirror * cosine, -sine, shift[:, 0], mirror * sine, cosine, shift[:, 1]], dim=1)
     images = pixels.permute(0, 3, 1, 2).float()
-    grid = functional.affine_grid(
-        matrix.view(count, 2, 3).to(pixels.device), list(images.shape), align_corners=False
-    )
+    matrix = matrix.view(count, 2, 3).to(pixels.device)
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False).permute(0, 2, 3, 1)
 
 

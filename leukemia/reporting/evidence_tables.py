@@ -79,13 +79,8 @@ def ranking_table(ranked: Found) -> Printed:
     accuracy = METRICS["accuracy"]
     fewer = sorted({n for of in ranked for n, _ in of["curve"][:-1]})
     columns = ["Network", "Trains from", *map(words.setting, others), "Norm"]
-    numbers = [
-        *map(words.heading, BASELINE),
-        "Minus the first, points",
-        "Its difference",
-        "Minus handcrafted, points",
-    ]
-    numbers += ["Training subjects", "ms a cell", "MB"]
+    numbers = [*map(words.heading, BASELINE), "Minus the first, points", "Its difference"]
+    numbers += ["Minus handcrafted, points", "Training subjects", "ms a cell", "MB"]
     numbers += [f"{words.heading(accuracy)} of {n:g} subjects" for n in fewer]
     table = Printed([*columns, *numbers], len(columns))
     for of in ranked:
@@ -172,9 +167,8 @@ def covariates_table(found: Mapping[str, Mapping[str, dict[str, Any]]], marks: l
     Args:
         found: for each column, what `leukemia.evaluation.covariates.by_covariate` gives.
     """
-    metrics = [
-        METRICS[name] for name in ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity")
-    ]
+    names = ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity")
+    metrics = [METRICS[name] for name in names]
     table = Printed(["Column", "Value", *map(words.heading, metrics), "Cells", "Subjects"], 2)
     for column, values in found.items():
         for value, of in values.items():

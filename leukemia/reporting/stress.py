@@ -156,15 +156,13 @@ def _panel(
         values = [100 * entry[name]["value"] for entry in entries]
         ax.plot(place, values, color=colour, ls=dash, marker=marker, ms=3, lw=1.1, label=label)
         ends = [_interval(entry[name], results["none"][name]["value"]) for entry in entries]
-        ax.fill_between(
-            place, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.15, lw=0
-        )
+        low, high = zip(*ends, strict=True)
+        ax.fill_between(place, low, high, color=colour, alpha=0.15, lw=0)
         if name in entries[0].get("without_gate", {}):
             values = [100 * entry["without_gate"][name]["value"] for entry in entries]
             ax.plot(place, values, color=colour, ls=":", lw=0.9, label=f"{label} without the gate")
-    ax.set_xticks(
-        list(place), ["none" if at == middle else f"{value:g}" for at, value in enumerate(strengths)]
-    )
+    ticks = ["none" if at == middle else f"{value:g}" for at, value in enumerate(strengths)]
+    ax.set_xticks(list(place), ticks)
     drawing.style(ax, "", "%")
     ax.set_xlabel(f"{shift['title']}: {shift['unit']}", fontsize=drawing.SMALL)
 

@@ -38,9 +38,8 @@ def marks(runs: pd.DataFrame) -> list[str]:
     hold for all of them."""
     image = runs["protocol"] == "image"
     leaky = image | (runs["leaks"].fillna(0) > 0)
-    seen = (
-        runs["pretrained_on"].astype("string").str.contains("c-?nmc", case=False).fillna(False).astype(bool)
-    )
+    origin = runs["pretrained_on"].astype("string")
+    seen = origin.str.contains("c-?nmc", case=False).fillna(False).astype(bool)
     chosen = runs["epoch_chosen_here"].eq(True)
     not_better = runs["better_than_majority"].eq(False)
     pruned = runs["pruned_after"].notna()
