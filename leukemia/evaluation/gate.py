@@ -65,10 +65,8 @@ class Unlike:
         Args:
             share: of the gate.
         """
-        return [
-            _words(number, share) if stop else None
-            for number, stop in zip(self.check.tolist(), self.stopped, strict=True)
-        ]
+        cells = zip(self.check.tolist(), self.stopped, strict=True)
+        return [_words(number, share) if stop else None for number, stop in cells]
 
 
 @dataclass(frozen=True)

@@ -77,11 +77,8 @@ class OnnxPredictor(Predictor):
                 f"{len(pixels)} cells: export it again"
             )
         far = iter(distances.T)
-        of_members = logits.reshape(len(pixels), -1).T
-        return [
-            (logit, None if gate is None else next(far))
-            for logit, gate in zip(of_members, self.gates, strict=True)
-        ]
+        members = zip(logits.reshape(len(pixels), -1).T, self.gates, strict=True)
+        return [(logit, None if gate is None else next(far)) for logit, gate in members]
 
 
 def needs(name: str) -> Any:
