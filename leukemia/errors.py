@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from leukemia.terminal import emphasised
+from leukemia.terminal import show
 
 UNUSABLE_PLACE = {
     errno.EACCES,
@@ -159,7 +159,7 @@ def exit_readably() -> Iterator[None]:
 
 
 def _refuse(problem: str) -> NoReturn:
-    print(emphasised(f"error: {problem}", sys.stderr), file=sys.stderr)
+    show(f"error: {problem}", sys.stderr)
     sys.exit(2)
 
 
