@@ -24,8 +24,6 @@ WORDS = {
 }
 COMPLAINING = {"onnx", "triton"}  # they print each of their objects that is not cleared away
 _STARTS = re.compile(rf"(?m)(?:(?<=^)|(?<= ))({'|'.join(WORDS)})(?=:| )")
-
-
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
