@@ -11,7 +11,7 @@ from typing import Any
 
 from leukemia import __version__
 from leukemia.errors import InputError, exit_readably
-from leukemia.terminal import collects_seldom, emphasised, ends_on_signals
+from leukemia.terminal import collects_seldom, ends_on_signals, show
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -204,9 +204,9 @@ def _check(options: argparse.Namespace) -> int:
 
     result = check(options.folder, reader=options.reader, positive=options.positive)
     if options.json:
-        print(json.dumps(result.to_dict(), indent=2))
+        show(json.dumps(result.to_dict(), indent=2))
     else:
-        print(emphasised("\n".join(result.lines()), sys.stdout))
+        show("\n".join(result.lines()))
     return 0 if result.ok else 1
 
 
@@ -231,7 +231,7 @@ def _demo(options: argparse.Namespace) -> int:
     """
     from leukemia.data.demo import write_demo
 
-    print(write_demo(options.folder, options.images, options.seed, kind=options.kind))
+    show(write_demo(options.folder, options.images, options.seed, kind=options.kind))
     return 0
 
 
@@ -245,10 +245,10 @@ def _report(options: argparse.Namespace) -> int:
     from leukemia.reporting.html import written_report
 
     report = written_report(options.folder)
-    print("\n".join([report.lead, *report.said]))
+    show("\n".join([report.lead, *report.said]))
     if options.checklist:
-        print(write_checklist(options.folder))
-    print(report.page)
+        show(write_checklist(options.folder))
+    show(report.page)
     return 0
 
 
@@ -264,7 +264,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     found = evaluated(
         options.targets, options.against, as_json=options.json, problems=problems, ensemble=options.ensemble
     )
-    print(found if options.json else emphasised(found, sys.stdout))
+    show(found)
     return 1 if problems else 0
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from leukemia.terminal import emphasised
+from leukemia.terminal import show
 
 UNUSABLE_PLACE = {
     errno.EACCES,
@@ -183,7 +183,7 @@ def exit_readably() -> Iterator[None]:
 
 
 def _refuse(problem: str) -> NoReturn:
-    print(emphasised(f"error: {problem}", sys.stderr), file=sys.stderr)
+    show(f"error: {problem}", sys.stderr)
     sys.exit(2)
 
 

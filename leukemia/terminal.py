@@ -1,7 +1,8 @@
-"""Colours in a shell, on a terminal only and not where NO_COLOR is set; and how a command starts and ends."""
+"""Text for people: no control characters of others, colours on a terminal only; and how a command starts and ends."""
 
 import atexit
 import gc
+import logging
 import os
 import re
 import signal
@@ -16,13 +17,29 @@ WORDS = dict.fromkeys(("error", "failed", "not read", "Problem", "LEAKS"), RED)
 WORDS |= dict.fromkeys(("WARNING", "NOTE"), YELLOW)
 COMPLAINING = {"onnx", "triton"}  # they print each of their objects that is not cleared away
 _STARTS = re.compile(rf"(?m)(?:(?<=^)|(?<= ))({'|'.join(WORDS)})(?=:| )")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def emphasised(text: str, stream: TextIO) -> str:
-    """A text with the words coloured that must not be overlooked, if the stream shows colours."""
-    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return text
-    return _STARTS.sub(lambda found: f"\x1b[1;{WORDS[found[1]]}m{found[1]}\x1b[0m", text)
+def show(text: object, stream: TextIO | None = None) -> None:
+    """Print a text, without control characters of names and files in it. If the stream shows colours, the words that
+    must not be overlooked have one."""
+    stream = stream or sys.stdout
+    shown = without_controls(str(text))
+    if stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        shown = _STARTS.sub(lambda found: f"\x1b[1;{WORDS[found[1]]}m{found[1]}\x1b[0m", shown)
+    print(shown, file=stream, flush=True)
+
+
+def without_controls(text: str) -> str:
+    """A text whose control characters are spelled, as `\\x1b`: a terminal would obey them."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+class LineFormatter(logging.Formatter):
+    """Formats the lines of a training run `without_controls`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_controls(super().format(record))
 
 
 @contextmanager

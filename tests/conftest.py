@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-gc.set_threshold(20_000, 20, 50)  # there is much to look through and little garbage
+gc.set_threshold(10_000)  # there is much to look through and little garbage
 torch.set_num_threads(1)  # tiny networks; threads would wait for each other
 settings.register_profile("ci", derandomize=True, deadline=None)  # the same examples in every run
 examples = int(os.environ.get("EXAMPLES", "1000"))

@@ -121,6 +121,49 @@ def test_colours_are_shown_on_a_terminal_and_nowhere_else(tmp_path):
     os.close(theirs)
 
 
+HOSTILE = "\x1b]0;mine\x07\x1b[2J\x9b1m"  # sets a terminal's title and clears it
+SPELLED = r"\x1b]0;mine\x07\x1b[2J\x9b1m"
+
+
+@pytest.fixture
+def hostile_set(tmp_path):
+    """Class folders in which a file's name commands the terminal."""
+    for name in ("HEM/1.bmp", "HEM/2.bmp", f"ALL/{HOSTILE}.bmp", "ALL/4.bmp"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(b"x")
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("data check set --reader class_folders --positive ALL", 1),
+        (f"report {HOSTILE}", 2),
+        (f"evaluate set/ALL/{HOSTILE}.bmp", 2),
+        (f"predict {HOSTILE}.onnx set", 2),
+    ],
+)
+def test_a_name_cannot_command_the_terminal(command, code, hostile_set, monkeypatch, capsys):
+    monkeypatch.chdir(hostile_set.parent)
+    with pytest.raises(SystemExit) as stop:
+        main(command.split())
+    said = "".join(capsys.readouterr())
+    assert stop.value.code == code
+    assert SPELLED in said
+    assert not {"\x1b", "\x07", "\x9b"} & set(said)
+
+
+def test_a_name_cannot_command_the_terminal_of_a_sweep(hostile_set, tmp_path, leukemia_train):
+    code, out, error = leukemia_train(
+        "-m", "data=cells", f"data.root={hostile_set}", "data.positive=ALL", "data.protocol=image",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}", "model.net.weights=none",
+    )  # fmt: skip
+    assert code == 2
+    assert SPELLED in out  # of the log
+    assert SPELLED in error
+    assert not {"\x1b", "\x07", "\x9b"} & set(out + error)
+
+
 def test_demo_check_and_its_exit_codes(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["data", "demo", str(tmp_path / "set"), "--images", "60", "--seed", "3"])

@@ -18,6 +18,7 @@ from leukemia.app.scoring_worker import ScoringWorker
 from leukemia.app.security import is_loopback
 from leukemia.errors import InputError
 from leukemia.runs import Ensemble, Run
+from leukemia.terminal import show
 
 PORT = 8765
 TOKEN = "LEUKEMIA_APP_TOKEN"
@@ -55,14 +56,14 @@ def serve(
         try:
             worker.restore()
             if images is not None and review.root is None:
-                print(f"Scoring {worker.scan(images):,} pictures of {images}.")
+                show(f"Scoring {worker.scan(images):,} pictures of {images}.")
             app = create_app(review, worker, Pictures(review, network), token, port)
             shown = f"[{host}]" if ":" in host else host
-            print(
+            show(
                 f"Review of {review.run.name}: {len(review.cells):,} cells, {len(review.queues['review']):,} to review"
             )
-            print(f"Decisions are saved in {review.folder}")
-            print(f"http://{shown}:{port}/" + (f"?token={token}" if token else ""), flush=True)
+            show(f"Decisions are saved in {review.folder}")
+            show(f"http://{shown}:{port}/" + (f"?token={token}" if token else ""))
             server(app).run(sockets=[listening])
         finally:
             worker.close()

@@ -22,6 +22,7 @@ from leukemia.inference.torch_predictor import TorchPredictor
 from leukemia.reporting.overlays import THUMBNAIL, contact_sheet, side_by_side
 from leukemia.runs import Run
 from leukemia.storage.atomic import atomic_write, write_text
+from leukemia.terminal import show
 
 SAMPLE = 200  # of a run's reported cells
 ON_SHEET = 16  # cells of a class
@@ -106,7 +107,7 @@ def explain(
     _save(folder / "gradcam.png", contact_sheet(sections, f"{run.name}: {about['sample']}"))
     write_text(folder / "gradcam.json", json.dumps(found, indent=2) + "\n")
     problems = [f"not read: {problem}" for problem in unread]
-    print("\n".join([*_summary(found), *problems, str(folder / "gradcam.png")]))
+    show("\n".join([*_summary(found), *problems, str(folder / "gradcam.png")]))
     return 1 if unread else 0
 
 

@@ -16,6 +16,7 @@ from leukemia.reporting.evidence import predictions_of
 from leukemia.reporting.words import count, percent
 from leukemia.runs import Run
 from leukemia.storage.plain_files import read_text
+from leukemia.terminal import show
 
 # Columns of a table of `leukemia predict`, and of decisions of the page.
 PREDICTED = ("path", "logit", "decision", "tta")
@@ -63,9 +64,9 @@ def monitor(run: Run, files: Sequence[Path], on: Path | None = None, as_json: bo
     cells["checked"] = cells["label"].notna().groupby(cells["batch"]).transform("any")
     found = watch(certified, cells, policy)
     if as_json:
-        print(json.dumps({**found.to_json(), "notes": notes}, indent=2))
+        show(json.dumps({**found.to_json(), "notes": notes}, indent=2))
     else:
-        print("\n".join([*_told(found, run), *(f"NOTE: {note}" for note in notes)]))
+        show("\n".join([*_told(found, run), *(f"NOTE: {note}" for note in notes)]))
     return int(found.verdict in (BROKEN, DRIFTING))
 
 

@@ -24,6 +24,7 @@ from leukemia.inference.predictor import NO_GATE, SCORES, Predictor, open_predic
 from leukemia.reporting.words import count
 from leukemia.storage.atomic import write_text
 from leukemia.storage.tables import spreadsheet_csv
+from leukemia.terminal import show
 
 CHALLENGE = "isbi_valid.predict"
 OUTPUT = Path("predictions.csv")
@@ -80,9 +81,9 @@ def predict(
     if output is not None:
         written = _written(output, table, files, predictor, owners is not None, challenge)
     if as_json:
-        print(json.dumps(_as_json(table, predictor), indent=2))
+        show(json.dumps(_as_json(table, predictor), indent=2))
     else:
-        print("\n".join([*_summary(table, predictor), *written]))
+        show("\n".join([*_summary(table, predictor), *written]))
     return int(table["error"].notna().any())
 
 
@@ -232,7 +233,7 @@ def _kept(output: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
         yield keep
     except BaseException as error:
         if count:
-            print(f"{count:,} cells are kept in {partial}", file=sys.stderr)
+            show(f"{count:,} cells are kept in {partial}", sys.stderr)
         if reason := unusable_place(error):
             raise PlaceError(f"cannot write {partial}: {reason}") from None
         raise

@@ -24,6 +24,7 @@ from leukemia.reporting.stress import sentence
 from leukemia.runs import Run
 from leukemia.storage.contents import file_hash
 from leukemia.storage.plain_files import check_inside, read_text
+from leukemia.terminal import show
 
 SCORES = "stress.csv"  # a row a cell, a column a shift and strength, and with a gate a second one
 UNLIKE = " unlike"  # the end of that column's name
@@ -78,8 +79,8 @@ def stress(run: Run, names: Sequence[str] = (), device: str = "auto") -> int:
     }
     result["sentence"] = sentence(result)
     run.write_json("stress.json", result)
-    print(result["sentence"])
-    print(run.folder / "stress.json")
+    show(result["sentence"])
+    show(run.folder / "stress.json")
     return 0
 
 
@@ -190,7 +191,7 @@ class _Scores:
         except FileNotFoundError:
             return fresh
         if "of" not in table or not table["of"].eq(self._key).all():
-            print(f"NOTE: {place} is of another model, version or data: scored again")
+            show(f"NOTE: {place} is of another model, version or data: scored again")
             return fresh
         numbers = table.drop(columns=["path", "of"], errors="ignore")
         names = set(map(str, numbers))

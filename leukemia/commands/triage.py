@@ -13,6 +13,7 @@ from leukemia.reporting import words
 from leukemia.reporting.evidence import predictions_of, setting_results
 from leukemia.reporting.words import percent
 from leukemia.runs import Ensemble, Run, Sweep, open_model
+from leukemia.terminal import show
 
 POOLED = "the pooled folds of a sweep are predictions of several models, and a policy belongs to one: certify a run"
 SEVERAL = (
@@ -63,8 +64,8 @@ def triage(
             )
         table, classes, why_not, said = _of_sweep(Path(target))
     for line in floor_lines(table, **bounds, confidence=confidence, unit=unit, classes=classes):
-        print(f"Floor, {line}.")
-    print(f"Certifying on {said}.")
+        show(f"Floor, {line}.")
+    show(f"Certifying on {said}.")
     policy = choose(table, **bounds, confidence=confidence, unit=unit)
     met = policy.certified
     reasons = [reason for reason in (why_not, policy.why_not) if reason]
@@ -77,19 +78,19 @@ def triage(
     if clustered:
         fitted_on["assumed"] = f"independent cells, although they are of {_subjects(table)} subjects"
     policy = replace(policy, certified=not reasons, why_not="; ".join(reasons) or None, fitted_on=fitted_on)
-    print("\n".join(_told(table, policy, classes, prevalence)))
+    show("\n".join(_told(table, policy, classes, prevalence)))
     if clustered:
-        print(
+        show(
             f"WARNING: unit=cell takes cells as independent, and these {len(table):,} are of {_subjects(table)} "
             "subjects. Cells of a subject are alike, and then these bounds are broken in half of all studies or more "
             "(docs/triage.md): use unit=subject."
         )
     unit_before = before.unit if before is not None and before.certified else None
     if unit_before and (not policy.certified or (clustered and unit_before == "subject")):
-        print(f"Nothing is written: the certified policy in {place.folder / 'triage.json'} stays.")
+        show(f"Nothing is written: the certified policy in {place.folder / 'triage.json'} stays.")
         return 1
     place.write_json("triage.json", policy.to_json())
-    print(place.folder / "triage.json")
+    show(place.folder / "triage.json")
     return 0 if met and (policy.certified or model is None) else 1
 
 
@@ -152,7 +153,7 @@ def _policy_there(place: Run | Ensemble) -> Policy | None:
     try:
         return place.policy
     except InputError as problem:
-        print(f"NOTE: {problem}")
+        show(f"NOTE: {problem}")
         return None
 
 

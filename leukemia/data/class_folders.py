@@ -19,6 +19,7 @@ from leukemia.data.files import (
     is_utf8,
     list_files,
     natural,
+    refuse_doubled,
     spelled,
 )
 from leukemia.data.problems import NOT_UTF8, Kind, Problems, refuse
@@ -171,6 +172,7 @@ def _columns(table: Path) -> tuple[list[str], str]:
             f"{table} is a file, but not a .csv: give a manifest csv or a folder of class folders"
         )
     names, delimiter = csv_header(table)
+    refuse_doubled(names, table)
     if missing := [name for name in ("path", "label") if name not in names]:
         raise InputError(
             f"{table} has no column {' and no column '.join(missing)}; its columns are "

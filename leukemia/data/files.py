@@ -8,7 +8,7 @@ from contextlib import suppress
 from glob import glob
 from pathlib import Path
 
-from leukemia.errors import InputError, PlaceError
+from leukemia.errors import InputError, PlaceError, in_a_line
 from leukemia.storage.plain_files import LARGEST
 
 SUFFIXES = frozenset((".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"))
@@ -116,6 +116,16 @@ def csv_header(path: Path) -> tuple[list[str], str]:
         return [name.strip().lower() for name in next(csv.reader([line], delimiter=delimiter), [])], delimiter
     except csv.Error:
         return [], delimiter
+
+
+def refuse_doubled(names: Sequence[str], path: Path) -> None:
+    """Refuse a table with two columns of one name.
+
+    Raises:
+        InputError: naming them.
+    """
+    if doubled := sorted({name for name in names if name and names.count(name) > 1}):
+        raise InputError(f"{path} has the column {in_a_line(', '.join(doubled))} twice: keep one")
 
 
 def find_pictures(paths: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from leukemia.data.cnmc_labels import CELL, CLASSES, COLUMNS
-from leukemia.data.files import base_name, csv_header, stem
+from leukemia.data.files import base_name, csv_header, refuse_doubled, stem
 from leukemia.errors import InputError, in_a_line, quoted
 from leukemia.evaluation.predictions import refuse_longer_rows
 
@@ -51,6 +51,7 @@ def _of_pattern(pattern: str, files: Sequence[str]) -> pd.DataFrame:
 
 def _of_table(path: Path, files: Sequence[str]) -> pd.DataFrame:
     header, delimiter = csv_header(path)
+    refuse_doubled(header, path)
     try:
         table = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         refuse_longer_rows(table)

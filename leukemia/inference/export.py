@@ -35,6 +35,7 @@ from leukemia.models.network import pixel_outputs
 from leukemia.models.weights import published_state
 from leukemia.runs import Ensemble, Run
 from leukemia.storage.atomic import atomic_write
+from leukemia.terminal import show
 
 FORMATS = {"onnx": ONNX, "state_dict": ".safetensors"}
 IMAGES, TOLERANCE = 64, 1e-4
@@ -71,7 +72,7 @@ def export(model: Run | Ensemble, output: Path | None = None, form: str = "onnx"
     content = _onnx(model) if form == "onnx" else _safetensors(model)
     with atomic_write(output) as file:
         file.write(content)
-    print(output)
+    show(output)
     return output
 
 
@@ -238,7 +239,7 @@ def _onnx(model: Run | Ensemble) -> bytes:
     }
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     onnx.helper.set_model_props(proto, texts)
-    print("\n".join(said))
+    show("\n".join(said))
     return bytes(proto.SerializeToString())
 
 

@@ -16,6 +16,7 @@ from leukemia.evaluation.policy import Policy
 from leukemia.inference.predictor import Outputs, Predictor
 
 FORMAT = "leukemia.onnx.2"
+LARGEST = 2**31  # bytes of a protobuf
 MEMBERS = "member_logits"  # the output of an ensemble, (N, members)
 DISTANCES = "distances"  # of the pooled features, (N, members that have a gate); see `Gate.distance`
 
@@ -41,6 +42,8 @@ class OnnxPredictor(Predictor):
         try:
             if path.exists() and not path.is_file():
                 raise InputError(f"{path} is not a file")
+            if (size := path.stat().st_size) > LARGEST:
+                raise InputError(f"{path} has {size / 1e9:.1f} GB: no exported model is larger than 2.1 GB")
             content = path.read_bytes()
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from None

@@ -48,12 +48,13 @@ def claim(run: Run, settings: dict[str, Any], cells: pd.DataFrame, resume: str =
         `done` (nothing is left to do).
 
     Raises:
-        InputError: if the folder holds something else, or a link to a folder elsewhere; the message says what and the
+        InputError: if the folder holds something else, or a link to a place elsewhere; the message says what and the
             remedy.
     """
     check_one_of("resume", resume, RESUMES)
-    for place in run.folder.glob("*/"):  # of checkpoints and loggers
-        check_inside(place, run.folder)
+    for place in run.folder.rglob("*"):  # W&B links to the files that it saves
+        if place.is_symlink() and run.folder / "wandb" not in place.parents:
+            check_inside(place, run.folder)
     remove_left_behind(run.folder)
     remove_left_behind(run.last_checkpoint.parent)
     if not (run.folder / "status.json").is_file():

@@ -23,7 +23,7 @@ from leukemia.identity import slug
 from leukemia.runs import PLAN, STUDY, Run, Sweep
 from leukemia.storage.atomic import remove_if_empty, remove_left_behind
 from leukemia.storage.locks import exclusive_lock
-from leukemia.terminal import emphasised
+from leukemia.terminal import show
 from leukemia.training import signals
 from leukemia.training.status import record_refusal
 
@@ -122,10 +122,10 @@ def end_sweep(folder: Path, failures: Mapping[Path, Exception], held: ExitStack)
             held.close()
             remove_if_empty(folder)
         raise InputError("; ".join(dict.fromkeys(map(str, errors))))
-    print(finish_sweep(folder))
+    show(finish_sweep(folder))
     for run_folder, error in ended.items():
         if error is not None:
-            print(emphasised(f"failed: {run_folder.name}: {error}", sys.stderr), file=sys.stderr)
+            show(f"failed: {run_folder.name}: {error}", sys.stderr)
     return 1 if errors else 0
 
 
@@ -148,13 +148,13 @@ def finish_sweep(folder: Path) -> Path:
         results = setting_results(folder)
         if any(result.pooled for result in results):
             ranked = ranking(results, results_table(Sweep(folder)))
-            print(ranking_text(ranked) if ranked else evaluated(folder))
+            show(ranking_text(ranked) if ranked else evaluated(folder))
             if len(results) == 1:
                 triage(folder)
     except InputError as problem:  # of pooled folds; the report says what is wrong with runs
         log.warning("pooled folds are not evaluated: %s", problem)
     report = written_report(folder)
-    print("\n".join(report.said))
+    show("\n".join(report.said))
     return report.page
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,17 @@ def test_a_name_that_is_not_utf8_is_scored_and_spelled_in_the_table(run, demo_ro
     assert table["logit"][0] == pytest.approx(table["logit"][1], abs=1e-4)
     assert "c%FE.bmp" in table["error"][2]
     assert "c%FE.bmp" in capsys.readouterr().out
+
+
+def test_a_name_cannot_command_the_terminal(run, demo_root, tmp_path, capsys):
+    shutil.copy(next(demo_root.rglob("*.bmp")), tmp_path / "\x1b[2J.bmp")
+    (tmp_path / "\x1b]0;mine\x07.bmp").write_bytes(b"x")
+    leukemia("predict", run.folder, tmp_path, "-o", tmp_path / "out.csv")
+    said = "".join(capsys.readouterr())
+    assert r"\x1b[2J.bmp: " in said
+    assert r"not read: " in said
+    assert r"\x1b]0;mine\x07.bmp" in said
+    assert not {"\x1b", "\x07"} & set(said)
 
 
 def test_names_do_not_run_as_formulas_in_a_spreadsheet(run, demo_root, tmp_path, monkeypatch):

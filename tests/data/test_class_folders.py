@@ -104,6 +104,7 @@ def test_further_columns_are_kept_and_the_split_has_two_names(tmp_path: Path, na
             "has the column group, and cells.csv has a column of that name already: rename it",
         ),
         ("path,label,pixel_hash", "has the column pixel_hash"),
+        ("path,label,Site,Label,site,,", "has the column label, site twice: keep one"),
     ],
 )
 def test_columns_that_clash_are_refused(tmp_path: Path, head: str, expected: str) -> None:

@@ -617,6 +617,7 @@ SUBJECTS = "path,subject,label\n0.bmp,H3,1\na/1.bmp,7,0\n2,UID_1,\n"
 @quick
 @given(damage=kinds, source=st.sampled_from([SUBJECTS, LABELS]))
 @example(damage=("bytes", [("set", 0.0, 13)]), source=SUBJECTS)
+@example(damage=("bytes", [("repeat", 0.09375, 1)]), source=SUBJECTS)  # the column subject twice
 def test_a_damaged_table_of_subjects_is_read_or_refused(place, damage, source):
     file = place / "subjects.csv"
     file.write_bytes(damaged(source, *damage))

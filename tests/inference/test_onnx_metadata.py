@@ -1,13 +1,15 @@
 """Any metadata of an exported model are typed or refused in a line."""
 
 import json
+import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from leukemia.errors import InputError
-from leukemia.inference.onnx_predictor import FORMAT, _metadata
+from leukemia.inference.onnx_predictor import FORMAT, OnnxPredictor, _metadata
 
 SOUND = {
     "format": FORMAT, "run": "run", "classes": '["HEM", "ALL"]', "image_size": "32", "native_size": "null",
@@ -38,3 +40,12 @@ def test_any_metadata_are_typed_or_refused(changes):
         return
     assert said.startswith("x.onnx")
     assert len(said) < 500
+
+
+def test_a_file_larger_than_a_protobuf_is_refused_unread(tmp_path, monkeypatch):
+    model = tmp_path / "model.onnx"
+    model.touch()
+    os.truncate(model, 2**31 + 1)
+    monkeypatch.delattr(Path, "read_bytes")
+    with pytest.raises(InputError, match=r"model\.onnx has 2\.1 GB"):
+        OnnxPredictor(model)

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import struct
+import time
 from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
@@ -347,6 +348,18 @@ def test_wandb_keeps_its_run_across_interrupted_starts(quiet_wandb, tmp_path):
             values.setdefault(point["trainer/global_step"], set()).add(point["val/loss"])
     assert values == {epoch: {1 / (1 + epoch)} for epoch in range(4)}
     assert any(point.get("final/accuracy") == 0.75 for point in points)
+
+
+def test_wandb_has_an_epoch_on_the_disk_a_moment_after_it_ended(quiet_wandb, tmp_path):
+    folder = tmp_path / "run"
+    (logger,) = build_loggers(WANDB, folder, build)
+    logger.log_metrics({"val/loss": 0.5, "epoch": 0}, step=3)
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    until = time.monotonic() + 10
+    while 0.5 not in (found := [point.get("val/loss") for point in wandb_history(file)]):
+        assert time.monotonic() < until, found  # a SIGKILL would leave these
+        time.sleep(0.1)
+    log_final([logger], SETTINGS, {})
 
 
 def wandb_history(path: Path) -> list[dict]:

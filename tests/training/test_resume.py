@@ -158,6 +158,24 @@ def test_a_link_to_a_folder_elsewhere_is_refused_before_anything_is_written_or_r
     assert [file.name for file in (tmp_path / "mine").iterdir()] == [".thesis.tmp"]
 
 
+@pytest.mark.parametrize("place", ["hparams.yaml", "checkpoints/best.ckpt", "logs/version_0/metrics.csv"])
+def test_a_link_at_any_depth_that_leaves_the_run_is_refused(run, tmp_path, place):
+    link = run.folder / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "bashrc")  # TensorBoard's logger would write hparams.yaml through it
+    with pytest.raises(InputError, match=rf"{place} is a link that leads out of"):
+        claim(run, CONFIG, CELLS)
+
+
+@pytest.mark.parametrize("target", ["run/status.json", "saved by a callback"])
+def test_links_within_the_run_and_those_that_wandb_makes_are_allowed(run, tmp_path, target):
+    inside = target.startswith("run/")
+    link = run.folder / ("checkpoints" if inside else "wandb/latest") / "link"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / target)
+    assert claim(run, CONFIG, CELLS) == "continue"
+
+
 def test_a_status_that_is_a_link_is_not_written_through_on_a_full_disk(run, tmp_path):
     (tmp_path / "mine").write_text("thesis")
     (tmp_path / "link.json").symlink_to(tmp_path / "mine")
