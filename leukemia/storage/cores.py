@@ -19,8 +19,8 @@ def cores() -> int:
 def on_all_cores(
     compute: Callable[[Part], Result], parts: Iterable[Part], ahead: int = AHEAD
 ) -> Generator[Result]:
-    """As `in_order`, on a thread for each core and two that may wait for the disk. It pays where `compute` releases the interpreter's lock most of the
-    time, as reading, hashing, numpy and Pillow do."""
+    """As `in_order`, on a thread for each core and two that may wait for the disk. It pays where `compute` releases the
+    interpreter's lock most of the time, as reading, hashing, numpy and Pillow do."""
     with ThreadPoolExecutor(cores() + 2) as pool:
         yield from in_order(pool, compute, parts, ahead)
 
