@@ -243,12 +243,9 @@ def _report(options: argparse.Namespace) -> int:
     """
     from leukemia.reporting.checklist import write_checklist
     from leukemia.reporting.html import written_report
-    from leukemia.reporting.results import results_table
-    from leukemia.reporting.summary import states
-    from leukemia.runs import Sweep
 
     report = written_report(options.folder)
-    show("\n".join([states(results_table(Sweep(options.folder))), *report.said]))
+    show("\n".join([report.lead, *report.said]))
     if options.checklist:
         show(write_checklist(options.folder))
     show(report.page)

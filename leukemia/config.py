@@ -6,11 +6,10 @@ PyTorch is imported where a part is looked at, so that a mistyped setting is ans
 
 import os
 import re
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from functools import cache, partial
-from inspect import Parameter, signature
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +22,11 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, is_number, is_whole
 from leukemia.evaluation.metrics import direction, monitored_names
 from leukemia.identity import flatten, number_of_devices, slug
-from leukemia.models.targets import (
-    FAMILIES,
-    NAMED,
-    TARGET,
-    check_names,
-    check_settings,
-    did_you_mean,
-    locate,
-    parameters_of,
-    plain_settings,
-)
+from leukemia.models.parts import KINDS, PARTS, build, checked_target, part_of
+from leukemia.models.targets import FAMILIES, TARGET, check_names, did_you_mean, parameters_of, plain_settings
 from leukemia.storage.contents import content_hashes
 
 if TYPE_CHECKING:
@@ -51,16 +41,6 @@ ROOT_KEYS = (
     "seed", "name", "monitor", "mode", "resume", "compile", "cache", "data", "model", "trainer", "callbacks", "logger",
 )  # fmt: skip
 TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "auto"}
-PARTS = ("net", "criterion", "optimizer", "scheduler")  # of the model
-KINDS = {  # of parts by `_target_`: subclasses only
-    "data": "leukemia.data.datamodule.CellDataModule",
-    "model": "leukemia.models.classifier.CellClassifier",
-    "model.optimizer": "torch.optim.Optimizer",
-    "trainer": "pytorch_lightning.Trainer",
-    "callbacks": "pytorch_lightning.Callback",
-    "logger": "pytorch_lightning.loggers.Logger",
-}
-GROUPS = {f"model.{part}": f"model/{part}" for part in PARTS}
 LARGEST_FILE = 2**40  # bytes of weights
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 WHOLE_NUMBERS = (  # key, least, most
@@ -111,8 +91,17 @@ def compose(overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConf
     hydra = GlobalHydra.instance()
     running, hydra.hydra = hydra.hydra, None  # of a job that composes another configuration
     try:
-        with initialize_config_dir(conf_dir(), **VERSION_BASE):
+        with clear_about_overrides(), initialize_config_dir(conf_dir(), **VERSION_BASE):
             return hydra_compose("train", with_appended(overrides), return_hydra_config=with_hydra)
+    finally:
+        hydra.hydra = running
+
+
+@contextmanager
+def clear_about_overrides() -> Iterator[None]:
+    """Turn Hydra's errors while it composes into an InputError of one line."""
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error)) from None
     except ValueError as error:
@@ -121,8 +110,6 @@ def compose(overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConf
         raise InputError(
             "a group takes the name of a YAML file; leave it out with ~GROUP, as ~logger"
         ) from None
-    finally:
-        hydra.hydra = running
 
 
 def with_appended(overrides: Sequence[str]) -> list[str]:
@@ -190,17 +177,22 @@ def checked(config: DictConfig) -> Settings:
     Raises:
         InputError: see `resolve`.
     """
-    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        settings = as_composed(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise InputError(explain(error)) from None
-    assert isinstance(plain, dict)
-    settings: Settings = {str(key): value for key, value in plain.items()}
     _check_keys(settings)
     settings["trainer"] = {**TRAINER_DEFAULTS, **settings["trainer"]}
     _check_values(settings)
     return settings
+
+
+def as_composed(config: DictConfig, **options: bool) -> Settings:
+    """A configuration without Hydra's own settings, as plain values; options of `OmegaConf.to_container`."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain = OmegaConf.to_container(own, **options)  # type: ignore[arg-type]
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def build_data(settings: Settings) -> "CellDataModule":
@@ -210,7 +202,7 @@ def build_data(settings: Settings) -> "CellDataModule":
         InputError: for values that it refuses.
     """
     data = settings["data"]
-    reader = _part(data["reader"], "data.reader")
+    reader = part_of(data["reader"], "data.reader")
     given = {key: value for key, value in data.items() if key not in ("reader", "classes", "native_size")}
     return build(given, "data", reader=reader, seed=settings["seed"], max_gb=settings["cache"]["max_gb"])
 
@@ -228,37 +220,12 @@ def build_model(settings: Settings, classes: Sequence[str] = ("HEM", "ALL")) -> 
     check_input(net, settings["data"]["image_size"])
     if model["net"][TARGET] not in FAMILIES:  # a family records a node that needs no weights
         net.node = dict(model["net"])
-    criterion = _part(model["criterion"], "model.criterion")
-    makers = {key: _part(model[key], f"model.{key}") for key in ("optimizer", "scheduler") if model.get(key)}
+    criterion = part_of(model["criterion"], "model.criterion")
+    makers = {
+        key: part_of(model[key], f"model.{key}") for key in ("optimizer", "scheduler") if model.get(key)
+    }
     given = {key: value for key, value in model.items() if key not in PARTS}
     return build(given, "model", net=net, criterion=criterion, **makers, classes=list(classes))
-
-
-def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
-    """The object that a node's `_target_` names, made of the node's settings and the arguments.
-
-    Args:
-        node: `_target_` and plain settings.
-        key: where it stands in the configuration; it decides which classes may be built, see `KINDS`.
-        arguments: given by code; the node's own settings go before them.
-
-    Raises:
-        InputError: for a target of another kind, an unknown setting, or a value that the constructor refuses.
-    """
-    found = _checked_target(node, key)
-    settings = plain_settings(node, key)
-    name = f"{key} ({node[TARGET]})"
-    try:
-        return found(**{**arguments, **settings})
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # of a constructor that may be a user's own
-        if isinstance(error, ModuleNotFoundError) and error.name:  # a library may raise it without a name
-            raise InputError(f"{name} needs the package {error.name}: pip install {error.name}") from None
-        text = " ".join(str(error).split()) or type(error).__name__
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = "" if last.filename == __file__ else f" ({Path(last.filename).name}, line {last.lineno})"
-        raise InputError(f"{name} refuses its settings: {type(error).__name__}: {text}{place}") from error
 
 
 def asks_for_several_devices(settings: Settings) -> bool:
@@ -278,9 +245,8 @@ def explain(error: Exception) -> str:
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         key = getattr(error, "full_key", None) or missing[1]
         return f"{key} is not given: set {key}=VALUE"
-    if missing := re.search(
-        r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?) Config search", text
-    ):
+    unknown_file = r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?) Config search"
+    if missing := re.search(unknown_file, text):
         group, name, known = missing[1], missing[2], missing[3].split()
         return f"there is no {group}={name}: use one of {', '.join(known)}{did_you_mean(name, known)}"
     found = re.search(r"Could not override '([^']+)'", text)
@@ -294,64 +260,8 @@ def explain(error: Exception) -> str:
         return f"there is no setting {key}: choose a schedule first, as model/scheduler=cosine"
     if key in settings or any(name.startswith(f"{key}.") for name in settings):
         return f"the chosen {key.rpartition('.')[0]} has no setting {key}: leave it out{own}"
-    return (
-        f"there is no setting {key}{did_you_mean(key, [name for name in settings if '._' not in name])}{own}"
-    )
-
-
-def kind_of(key: str) -> type | None:
-    """The class of which a part at this place must be a subclass; None where functions are taken too."""
-    group = key.partition(".")[0]
-    name = KINDS.get(group if group in ("callbacks", "logger") else key)
-    return None if name is None else locate(name, key)
-
-
-def _checked_target(node: Mapping[str, Any], key: str) -> Callable[..., Any]:
-    """The class or function of a node, if it is of the kind that belongs there and takes the node's settings."""
-    if not isinstance(node, Mapping) or not node.get(TARGET):
-        remedy = (
-            f"choose a file of conf/{GROUPS[key]}, as {GROUPS[key]}=own" if key in GROUPS else
-            f"name a class or function, or leave {key} out with ~{key}"
-        )  # fmt: skip
-        raise InputError(f"{key} has no {TARGET}: {remedy}")
-    found = locate(node[TARGET], key)
-    kind = kind_of(key)
-    if kind is not None and not (isinstance(found, type) and issubclass(found, kind)):
-        raise InputError(
-            f"{key}.{TARGET}={node[TARGET]} is not built: it is not a subclass of {kind.__qualname__}"
-        )
-    check_settings(found, plain_settings(node, key), key)
-    return found
-
-
-def _part(node: Mapping[str, Any], key: str) -> Any:
-    """A part that is called later: a class of parts is built, a function is bound to its settings.
-
-    A criterion function that needs no more arguments than its settings gives the criterion; an optimizer is always
-    bound, and so is a scheduler.
-    """
-    found = _checked_target(node, key)
-    settings = plain_settings(node, key)
-    if key in ("model.optimizer", "model.scheduler"):
-        return partial(found, **settings)
-    if isinstance(found, type) or (key == "model.criterion" and _makes_the_criterion(found, settings)):
-        part = build(node, key)
-    else:
-        part = partial(found, **settings) if settings else found
-    if not callable(part):
-        raise InputError(f"{key} ({node[TARGET]}) gives a {type(part).__name__}, which cannot be called")
-    return part
-
-
-def _makes_the_criterion(function: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
-    """Whether a function needs nothing beside its settings, as one that makes a criterion; else it is the criterion."""
-    try:
-        parameters = signature(function).parameters
-    except (TypeError, ValueError):  # a compiled function
-        return False
-    kinds = {parameter.kind for parameter in parameters.values()}
-    required = [name for name, parameter in parameters.items() if parameter.default is Parameter.empty]
-    return kinds <= {*NAMED, Parameter.VAR_KEYWORD} and not {*required} - {*settings, "kwargs"}
+    near = did_you_mean(key, [name for name in settings if "._" not in name])
+    return f"there is no setting {key}{near}{own}"
 
 
 def _check_keys(settings: Settings) -> None:
@@ -385,11 +295,9 @@ def _check_keys(settings: Settings) -> None:
             check_names(name, plain_settings(own, group), known, group)
     for group in ("callbacks", "logger"):
         parts = settings.get(group) or {}
-        settings[group] = parts if not isinstance(parts, Mapping) else {
-            name: node for name, node in parts.items() if node is not None
-        }  # fmt: skip
         if not isinstance(parts, Mapping) or TARGET in parts:
             raise InputError(f"{group} holds named parts: use +{group}.NAME.{TARGET}=PACKAGE.CLASS")
+        settings[group] = {name: node for name, node in parts.items() if node is not None}
     for part in ("net", "criterion", "optimizer"):
         if not settings["model"].get(part):
             raise InputError(
@@ -401,9 +309,7 @@ def _check_values(settings: Settings) -> None:
     flat = flatten(settings)
     for key, least, most in WHOLE_NUMBERS:
         value = flat.get(key)
-        if key in flat and (
-            isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most
-        ):
+        if key in flat and not is_whole(value, least, most):
             raise InputError(f"{key}={value} is out of range: use a whole number from {least} to {most}")
     name = settings["name"]
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
@@ -416,9 +322,7 @@ def _check_values(settings: Settings) -> None:
             f"trainer.precision={precision} is not supported: use one of {', '.join(PRECISIONS)}"
         )
     max_gb = settings["cache"].setdefault("max_gb", None)
-    if max_gb is not None and (
-        isinstance(max_gb, bool) or not isinstance(max_gb, int | float) or not max_gb >= 0
-    ):
+    if max_gb is not None and not (is_number(max_gb) and max_gb >= 0):
         raise InputError(
             f"cache.max_gb={max_gb} is not a number of gigabytes: use a number from 0 up, or null"
         )
@@ -464,7 +368,7 @@ def _check_parts(settings: Settings) -> None:
         **{f"callbacks.{name}": node for name, node in settings["callbacks"].items()},
         **{f"logger.{name}": node for name, node in settings["logger"].items()},
     }
-    found = {key: _checked_target(node, key) for key, node in nodes.items()}
+    found = {key: checked_target(node, key)[0] for key, node in nodes.items()}
     for group in ("data", "model"):  # defaults, for a YAML file of the user's own that does not repeat them
         for name, parameter in parameters_of(found[group]).items():
             given = name in PARTS or f"{group}.{name}" in GIVEN_ELSEWHERE
@@ -477,12 +381,9 @@ def _make_absolute(settings: Settings) -> None:
     data, net = settings["data"], settings["model"]["net"]
     if data.get("root") is not None:
         data["root"] = str(Path(str(data["root"])).expanduser().absolute())
-    named = net.get("weights") in ("imagenet", "none")  # whatever file of that name lies here
-    if (
-        not named
-        and isinstance(net.get("weights"), str)
-        and (path := Path(net["weights"]).expanduser()).is_file()
-    ):
+    weights = net.get("weights")
+    named = weights in ("imagenet", "none")  # whatever file of that name lies here
+    if isinstance(weights, str) and not named and (path := Path(weights).expanduser()).is_file():
         net["weights"] = str(path.absolute())
 
 
@@ -517,10 +418,8 @@ def _choose_hardware(trainer: Settings) -> None:
 @cache
 def _known_settings() -> dict[str, Any]:
     """The default settings by dotted name, and each argument of Lightning's Trainer."""
-    config = OmegaConf.to_container(compose(), resolve=False)
-    assert isinstance(config, dict)
     trainer = {f"trainer.{name}": None for name in TRAINER_ARGUMENTS}
-    return trainer | flatten({str(key): value for key, value in config.items()})
+    return trainer | flatten(as_composed(compose(), resolve=False))
 
 
 def _register(name: str, function: Callable[..., Any]) -> None:
@@ -530,13 +429,11 @@ def _register(name: str, function: Callable[..., Any]) -> None:
 
 def as_written(overrides: Any) -> list[str]:
     """Overrides with interpolations as written, so that a run has one name before and after it is composed."""
-    plain: Any = (
-        OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_list(overrides) else overrides
-    )
-    return [str(override) for override in plain]
+    if OmegaConf.is_list(overrides):
+        overrides = OmegaConf.to_container(overrides, resolve=False)
+    return list(map(str, overrides))
 
 
+# Without annotations, which OmegaConf 2.4 checks.
 _register("leukemia.slug", lambda overrides: slug(as_written(overrides)))
-_register(
-    "leukemia.mode", lambda monitor: direction(monitor)
-)  # without annotations, which OmegaConf 2.4 checks
+_register("leukemia.mode", lambda monitor: direction(monitor))

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import os
 import reprlib
 import select
@@ -9,6 +10,7 @@ import signal
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -69,6 +71,20 @@ def in_a_line(text: str) -> str:
     return " ".join(text[: 10 * QUOTED].split())[:QUOTED]
 
 
+def name_of(part: Any) -> str:
+    """The dotted name of a class or function, also inside a partial; of any other object that of its class."""
+    part = unwrapped(part)
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def unwrapped(part: Any) -> Any:
+    """The class or function inside a partial."""
+    while isinstance(part, partial):
+        part = part.func
+    return part
+
+
 class PlaceError(InputError):
     """A place that a run reads or writes is not usable. Once it is, the same run works."""
 
@@ -89,6 +105,15 @@ def check_one_of(key: str, value: Any, known: Collection[Any]) -> None:
     """
     if value not in known:
         raise InputError(f"{key}={value} is unknown: use one of {', '.join(map(str, known))}")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: Any, least: int, most: float = math.inf) -> bool:
+    """Whether a value is a whole number in a range, its ends included."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def unusable_place(error: BaseException | None, reasons: Collection[int] = UNUSABLE_PLACE) -> str | None:
@@ -119,10 +144,9 @@ def clear_about_limits(place: Path, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:
         text = " ".join(str(error).split())
+        # torch raises RuntimeError, or its own kind of it on a GPU.
         said = isinstance(error, RuntimeError) and any(words in text.lower() for words in OUT_OF_MEMORY)
-        if said or isinstance(
-            error, MemoryError
-        ):  # torch raises RuntimeError, or its own kind of it on a GPU
+        if said or isinstance(error, MemoryError):
             text = text[:200] or type(error).__name__
             raise OutOfMemoryError(f"out of memory ({text}): {remedy}") from None
         if reason := unusable_place(error, FULL):  # of a library, as TensorBoard's

@@ -36,7 +36,6 @@ from leukemia.storage.arrays import file_hash, read_arrays, write_arrays
 from leukemia.storage.atomic import write_text
 from leukemia.storage.plain_files import dump_yaml, parse_json, parse_yaml, read_text
 
-STATES = ("running", "done", "interrupted", "failed")
 PLAN = "sweep.json"
 PRUNED = "pruned.json"  # where a search stopped a run early
 STUDY = "study.db"  # the trials of a search
@@ -117,7 +116,7 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any]:
-        """`status` (one of STATES), and what is known beside it: `error`, times, versions, machine.
+        """`status` (`running`, `done`, `interrupted` or `failed`) and, where known, `error`, times, versions, machine.
 
         Read afresh each time, for it changes while the run goes on.
         """
@@ -399,9 +398,8 @@ class Ensemble:
                 "ensemble: train them on the same data"
             )
         order = cells["split"].map({"train": 0, "val": 1}).fillna(2)
-        return (
-            cells.loc[order.sort_values(kind="stable").index].drop_duplicates("path").reset_index(drop=True)
-        )
+        cells = cells.loc[order.sort_values(kind="stable").index]
+        return cells.drop_duplicates("path").reset_index(drop=True)
 
     @property
     def policy(self) -> Policy | None:

@@ -13,15 +13,8 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 RED, YELLOW = "31", "33"
-WORDS = {
-    "error": RED,
-    "failed": RED,
-    "not read": RED,
-    "Problem": RED,
-    "LEAKS": RED,
-    "WARNING": YELLOW,
-    "NOTE": YELLOW,
-}
+WORDS = dict.fromkeys(("error", "failed", "not read", "Problem", "LEAKS"), RED)
+WORDS |= dict.fromkeys(("WARNING", "NOTE"), YELLOW)
 COMPLAINING = {"onnx", "triton"}  # they print each of their objects that is not cleared away
 _STARTS = re.compile(rf"(?m)(?:(?<=^)|(?<= ))({'|'.join(WORDS)})(?=:| )")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and line breaks

@@ -36,23 +36,15 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its errors instead of exiting with 1
     with collects_seldom(), ends_on_signals(), exit_readably():  # imports below take seconds
         import hydra
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
 
-        from leukemia.config import VERSION_BASE, conf_dir, explain, with_appended
+        from leukemia.config import VERSION_BASE, clear_about_overrides, conf_dir, with_appended
 
         prepare_process()
-        # Hydra 1.4 builds only these targets itself; parts of a run are checked and built in config.py.
+        # Hydra 1.4 builds only these targets itself; parts of a run are built in models/parts.py.
         version = VERSION_BASE or {"execution_whitelist": ["leukemia.training.sweep.SweepCallback"]}
         sys.argv[1:] = _options_last(with_appended(sys.argv[1:]))
-        try:
+        with clear_about_overrides():
             hydra.main(config_path=conf_dir(), config_name="train", **version)(run_hydra_job)()
-        except (HydraException, OmegaConfBaseException) as error:
-            raise InputError(explain(error)) from None
-        except ValueError as error:
-            if not str(error).startswith("Config group override"):
-                raise  # else Hydra's own, of a group that is set to null
-            raise InputError("a group of settings is null: leave it out with ~GROUP, as ~logger") from None
 
 
 def _options_last(words: Sequence[str]) -> list[str]:

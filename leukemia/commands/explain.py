@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from leukemia.commands.predict import decoded
 from leukemia.data.files import find_pictures, spelled
+from leukemia.data.pixels import read_in_batches
 from leukemia.errors import InputError
 from leukemia.evaluation.predictions import checked, sigmoid
 from leukemia.inference.gradcam import background, cell_alone, find_target, heat_maps, on_background
@@ -166,7 +166,7 @@ def _explained(
     predictor: TorchPredictor, places: tuple[int, int], files: Sequence[str], unread: list[str]
 ) -> Iterator[tuple[int, ExplainedCell]]:
     """The readable cells, with their number from 1; the reasons of the others go to `unread`."""
-    for start, items in decoded(predictor.pixels, files, predictor.image_size):
+    for start, items in read_in_batches(files, predictor.pixels, predictor.image_size):
         good = {place: item for place, item in enumerate(items) if not isinstance(item, InputError)}
         unread += [spelled(str(item)) for item in items if isinstance(item, InputError)]
         if not good:
@@ -179,11 +179,8 @@ def _explained(
             logit = float(logits[row])
             decision = predictor.classes[1] if logit >= 0 else predictor.classes[0]
             of_cell = (float(share[row]) for share in shares)
-            number = start + place
-            yield (
-                number + 1,
-                ExplainedCell(spelled(files[number]), pixels[row], heat[row], logit, decision, *of_cell),
-            )
+            name = spelled(files[start + place])
+            yield start + place + 1, ExplainedCell(name, pixels[row], heat[row], logit, decision, *of_cell)
 
 
 def _summary(found: dict[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from leukemia.data.files import base_name
 from leukemia.errors import InputError, quoted
 from leukemia.evaluation.monitor import BROKEN, DRIFTING, Monitoring, Test, spot_check_weights, watch
 from leukemia.evaluation.policy import REVIEW, Policy
@@ -17,18 +18,9 @@ from leukemia.runs import Run
 from leukemia.storage.plain_files import read_text
 from leukemia.terminal import show
 
-PREDICTED = ("path", "logit", "decision", "tta")  # columns of a table of `leukemia predict`
-REVIEWED = (
-    "id",
-    "reviewer",
-    "path",
-    "new_label",
-    "undoes",
-    "model",
-    "triage",
-    "queue",
-    "blind",
-)  # of the page
+# Columns of a table of `leukemia predict`, and of decisions of the page.
+PREDICTED = ("path", "logit", "decision", "tta")
+REVIEWED = ("id", "reviewer", "path", "new_label", "undoes", "model", "triage", "queue", "blind")
 CHECK = "check"  # the page's queue of released cells in random order
 TITLES = {"missed": "missed", "false_alarm": "false alarm", "released": "share released",
           "stopped": "share stopped by the gate", "score": "mean logit"}  # fmt: skip
@@ -51,12 +43,8 @@ def monitor(run: Run, files: Sequence[Path], on: Path | None = None, as_json: bo
     """
     policy = _certified_policy(run)
     certified = _certified_cells(run, policy, on)
-    tables = [_read(file) for file in files]
-    batches = [
-        _batch(table, file, run, policy)
-        for table, file in zip(tables, files, strict=True)
-        if "queue" not in table
-    ]
+    tables = [(_read(file), file) for file in files]
+    batches = [_batch(table, file, run, policy) for table, file in tables if "queue" not in table]
     if not batches:
         raise InputError(
             "decisions of the review page alone do not say which cells came in: add the predictions"
@@ -68,9 +56,7 @@ def monitor(run: Run, files: Sequence[Path], on: Path | None = None, as_json: bo
     cells, notes = cells[~again].reset_index(drop=True), []
     if again.any():
         notes.append(f"{again.sum():,} cells are left out: their subjects came in an earlier table")
-    reviews = [
-        _labels(table, file, run) for table, file in zip(tables, files, strict=True) if "queue" in table
-    ]
+    reviews = [_labels(table, file, run) for table, file in tables if "queue" in table]
     if reviews:
         lost = _add_labels(cells, pd.concat(reviews, ignore_index=True))
         notes += [f"{lost:,} decisions are of cells that are in no predictions table"] * (lost > 0)
@@ -180,12 +166,11 @@ def _add_labels(cells: pd.DataFrame, labels: pd.DataFrame) -> int:
     """Fill in labels by the ends of paths; gives the number of those that have no cell."""
     rows: dict[str, list[int]] = {}
     for row, path in enumerate(cells["path"]):
-        rows.setdefault(_name(path), []).append(row)
+        rows.setdefault(base_name(path), []).append(row)
     lost, known, checked = 0, cells["label"].tolist(), [False] * len(cells)
-    for path, label, sampled in zip(
-        labels["path"].astype(str), labels["label"], labels["sampled"], strict=True
-    ):
-        same = [row for row in rows.get(_name(path), []) if _is_end(path, cells["path"][row])]
+    for path, label, sampled in labels[["path", "label", "sampled"]].itertuples(index=False):
+        path = str(path)
+        same = [row for row in rows.get(base_name(path), []) if _is_end(path, cells["path"][row])]
         if len(same) > 1:
             raise InputError(
                 f"{quoted(path)} is {count(len(same), 'cell')} of the predictions: give each file a name"
@@ -196,10 +181,6 @@ def _add_labels(cells: pd.DataFrame, labels: pd.DataFrame) -> int:
             known[row] = label if np.isnan(known[row]) else known[row]
     cells["label"], cells["sampled"] = known, checked
     return lost
-
-
-def _name(path: str) -> str:
-    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def _is_end(path: str, of: str) -> bool:

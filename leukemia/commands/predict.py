@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from leukemia.data.files import find_pictures, natural, spelled
+from leukemia.data.pixels import read_in_batches
 from leukemia.data.subjects import owners_of
 from leukemia.errors import InputError, PlaceError, unusable_place
 from leukemia.evaluation.policy import REVIEW
@@ -23,13 +23,10 @@ from leukemia.evaluation.subjects import summary_by_subject
 from leukemia.inference.predictor import NO_GATE, SCORES, Predictor, open_predictor
 from leukemia.reporting.words import count
 from leukemia.storage.atomic import write_text
-from leukemia.storage.cores import cores
-from leukemia.storage.memory import keep_freed_memory
 from leukemia.storage.tables import spreadsheet_csv
 from leukemia.terminal import show
 
 CHALLENGE = "isbi_valid.predict"
-AT_ONCE = 64  # cells of up to 512 x 512 pixels, and fewer larger ones; the next ones are decoded meanwhile
 OUTPUT = Path("predictions.csv")
 MOST_TOLD = 10  # decisions on the screen
 
@@ -133,7 +130,7 @@ def score(
     scores = {name: np.full(len(files), np.nan) for name in SCORES}
     errors: list[str | None] = [None] * len(files)
     with tqdm(desc="predicting", total=len(files), unit="cell", disable=None) as bar:
-        for start, items in decoded(predictor.pixels, files, predictor.image_size):
+        for start, items in read_in_batches(files, predictor.pixels, predictor.image_size):
             good, pixels = [], []
             for place, item in enumerate(items, start):
                 if isinstance(item, InputError):
@@ -179,31 +176,6 @@ def _table(
         "tta": predictor.tta,
         "error": problems,
     })  # fmt: skip
-
-
-def decoded(
-    read: Callable[[Path], NDArray[np.uint8]], files: Sequence[str], size: int
-) -> Iterator[tuple[int, list[NDArray[np.uint8] | InputError]]]:
-    """Each AT_ONCE files as pixels, (size, size, 3), or as the reason why one cannot be read, with the number of the
-    first. The next files are read while these are in use.
-    """
-    at_once = max(1, min(AT_ONCE, AT_ONCE * 512**2 // size**2))
-
-    def one(file: str) -> NDArray[np.uint8] | InputError:
-        try:
-            return read(Path(file))
-        except InputError as error:
-            return error
-
-    keep_freed_memory()  # as `decode_all` does
-    with ThreadPoolExecutor(cores()) as pool:
-        starts = range(0, len(files), at_once)
-        following = [pool.submit(one, file) for file in files[:at_once]]
-        for start in starts:
-            waiting = following
-            rest = start + at_once
-            following = [pool.submit(one, file) for file in files[rest : rest + at_once]]
-            yield start, [future.result() for future in waiting]
 
 
 def _named_on_stdin() -> list[str]:

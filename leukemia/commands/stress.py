@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from leukemia import __version__
-from leukemia.commands.predict import decoded
 from leukemia.data import shifts
-from leukemia.data.pixels import at_native_size, decode, fit, pixel_hash
+from leukemia.data.pixels import at_native_size, decode, fit, pixel_hash, read_in_batches
 from leukemia.data.shifts import SHIFTS, Shift
 from leukemia.errors import InputError, check_one_of
 from leukemia.evaluation.policy import Policy
@@ -92,12 +91,11 @@ def _score(
 
     def pixels(file: Path) -> NDArray[np.uint8]:
         picture = pictures.read(file)
-        return fit(
-            picture if shift is None else shift(picture, strength), predictor.image_size, predictor.resize
-        )
+        picture = picture if shift is None else shift(picture, strength)
+        return fit(picture, predictor.image_size, predictor.resize)
 
     parts = []
-    for _, items in decoded(pixels, pictures.files, predictor.image_size):
+    for _, items in read_in_batches(pictures.files, pixels, predictor.image_size):
         pixels_of = []
         for item in items:
             if isinstance(item, InputError):
@@ -198,8 +196,8 @@ class _Scores:
         numbers = table.drop(columns=["path", "of"], errors="ignore")
         names = set(map(str, numbers))
         gated = {name for name in names if name.endswith(UNLIKE)}
-        numeric = all(map(pd.api.types.is_numeric_dtype, numbers.dtypes)) and bool(
-            numbers.notna().all(axis=None)
+        numeric = all(map(pd.api.types.is_numeric_dtype, numbers.dtypes)) and not numbers.isna().any(
+            axis=None
         )
         whole = numeric and gated in (set(), {f"{name}{UNLIKE}" for name in names - gated})
         if not whole or not table.get("path", pd.Series()).equals(paths):

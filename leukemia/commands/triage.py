@@ -124,12 +124,8 @@ def _of_model(
     elif leaks:
         why_not = f"{leaks} of these cells are not independent of training"
     what = f"the mean logit of the {len(members)} runs of {model.name}" if len(members) > 1 else model.name
-    return (
-        table,
-        classes,
-        why_not,
-        f"the {' and '.join(sorted(splits))} split of {what} ({len(table):,} cells)",
-    )
+    said = f"the {' and '.join(sorted(splits))} split of {what} ({len(table):,} cells)"
+    return table, classes, why_not, said
 
 
 def _of_sweep(folder: Path) -> tuple[pd.DataFrame, tuple[str, str], str, str]:

@@ -49,12 +49,10 @@ def on_device(store: ArrayStore, device: torch.device) -> ArrayStore:
 
     On a processor the arrays stay memory maps, because the system keeps their pages in memory.
     """
+    if device.type != "cuda" or isinstance(store.arrays[0], Tensor):
+        return store
     size = sum(array.nbytes for array in store.arrays)
-    if (
-        device.type != "cuda"
-        or isinstance(store.arrays[0], Tensor)
-        or size > ROOM * torch.cuda.mem_get_info(device)[0]
-    ):
+    if size > ROOM * torch.cuda.mem_get_info(device)[0]:
         return store
     log.info("data.keep_on_gpu=auto: %.2f GB of data live on %s", size / 1e9, device)
     moved = [torch.as_tensor(np.ascontiguousarray(array), device=device) for array in store.arrays]

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from leukemia.data.check_result import Check, Count
 from leukemia.data.class_folders import scan_class_folders
 from leukemia.data.cnmc import NATIVE_SIZE, scan_cnmc
 from leukemia.data.duplicates import find_duplicates
-from leukemia.data.pixels import at_native_size, decode_all, pixel_hash
+from leukemia.data.pixels import at_native_size, decode, pixel_hash, read_all
 from leukemia.data.problems import Kind, Problems
 from leukemia.data.reader import PUBLISHED_SPLITS
 from leukemia.errors import InputError
@@ -127,12 +128,14 @@ def _decode(
 ) -> tuple[pd.Series, pd.Series]:
     """The pixel hash and the size (width, height) of each picture; both are missing where it cannot be read."""
 
-    def prepare(image: np.ndarray) -> tuple[str, tuple[int, int]]:
+    def prepare(file: Path) -> tuple[str, tuple[int, int]]:
+        image = decode(file)
         return pixel_hash(at_native_size(image, native_size)), (image.shape[1], image.shape[0])
 
     found: list[tuple[str | None, tuple[int, int] | None]] = []
     files = [os.path.join(folder, path) for path in paths]
-    for result in decode_all(files, prepare, "reading pictures", progress):
+    hidden = None if progress else True
+    for result in tqdm(read_all(files, prepare), "reading pictures", len(files), unit="cell", disable=hidden):
         if isinstance(result, InputError):
             problems.add(UNREADABLE, str(result).removeprefix(f"{folder}{os.sep}"))
         found.append((None, None) if isinstance(result, InputError) else result)

@@ -20,8 +20,8 @@ from leukemia.data.handcrafted import handcrafted_features
 from leukemia.data.loader import Batch, CellLoader
 from leukemia.data.pixels import RESIZES, Pixels, cell_hashes, load_pixels
 from leukemia.data.reader import Classes, Reader, Reading, check_reader, read_cells
-from leukemia.data.run_files import checked_image_size
-from leukemia.data.splits import PROTOCOLS, SPLITS, assign_splits, leaking, splits_table, with_train_subjects
+from leukemia.data.run_files import SPLITS, checked_image_size
+from leukemia.data.splits import PROTOCOLS, assign_splits, leaking, splits_table, with_train_subjects
 from leukemia.data.transforms import AUGMENTATIONS, D4, augment
 from leukemia.errors import InputError, check_one_of
 from leukemia.evaluation.policy import TTA
@@ -121,13 +121,13 @@ class CellDataModule(pl.LightningDataModule):
         """The data folder or file. The synthetic set is written at the first access."""
         if self.given_root is not None:
             return Path(self.given_root).expanduser()
-        images, kind = self.demo_images, self.demo_set
-        folder = cached_folder(
-            f"demo-{kind}-{images}",
-            lambda folder: write_demo(folder / "C-NMC_Leukemia", images, kind=kind),
-            self.max_gb,
-        )
-        return folder / "C-NMC_Leukemia" / MANIFEST if kind == "others" else folder
+        images, kind, name = self.demo_images, self.demo_set, "C-NMC_Leukemia"
+
+        def build(folder: Path) -> None:
+            write_demo(folder / name, images, kind=kind)
+
+        folder = cached_folder(f"demo-{kind}-{images}", build, self.max_gb)
+        return folder / name / MANIFEST if kind == "others" else folder
 
     @cached_property
     def table(self) -> pd.DataFrame:

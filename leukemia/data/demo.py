@@ -5,7 +5,6 @@ import os
 import shutil
 import struct
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import NormalDist
 
@@ -24,7 +23,7 @@ from leukemia.data.synthetic import (
     vary,
 )
 from leukemia.errors import InputError, check_one_of
-from leukemia.storage.cores import cores
+from leukemia.storage.cores import on_all_cores
 
 FEWEST, ALL_IMAGES = 40, 15_114
 SMALLEST = 32  # pixels: below it a cell has no texture
@@ -208,15 +207,9 @@ def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int, shift: Trait
         cell = vary(traits[subjects[drawn]], CELL_SPREAD, rng.standard_normal(6))
         (folder / paths[row]).write_bytes(_bmp(draw_cell(cell, rng, size), splits[row]))
 
-    # Threads: numpy and Pillow release the interpreter's lock most of the time.
-    with ThreadPoolExecutor(cores()) as pool:
-        try:
-            rows = pool.map(write, range(len(cells)))
-            for _ in tqdm(rows, "drawing cells", len(cells), unit="cell", disable=None):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    written = on_all_cores(write, range(len(cells)))
+    for _ in tqdm(written, "drawing cells", len(cells), unit="cell", disable=None):
+        pass
 
 
 def _write_manifest(folder: Path, cells: pd.DataFrame) -> None:

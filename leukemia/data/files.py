@@ -84,6 +84,11 @@ def stem(path: str) -> str:
     return os.path.splitext(path.rpartition("/")[2])[0].lower()
 
 
+def base_name(path: str) -> str:
+    """The name of a file without its folder, also of a path of Windows."""
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
 def natural(text: str) -> list[str | int]:
     """A sort key that compares the numbers in a text as numbers: `2.bmp` before `10.bmp`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text)]

@@ -19,13 +19,10 @@ def handcrafted_features(pixels: Pixels, max_gb: float | None = None) -> NDArray
     """`measure` for every cell of a memory map, (cells, F), computed once and kept in the cache."""
 
     def build(folder: Path) -> None:
-        parts = [
-            measure(np.asarray(pixels.images[start : start + AT_ONCE]))
-            for start in range(0, len(pixels.images), AT_ONCE)
-        ]
-        np.save(
-            folder / "features.npy", np.concatenate(parts) if parts else np.empty((0, len(HANDCRAFTED)), "f4")
-        )
+        parts = [np.empty((0, len(HANDCRAFTED)), np.float32)]
+        for start in range(0, len(pixels.images), AT_ONCE):
+            parts.append(measure(np.asarray(pixels.images[start : start + AT_ONCE])))
+        np.save(folder / "features.npy", np.concatenate(parts))
 
     folder = cached_folder(f"handcrafted-{VERSION}-{pixels.key}", build, max_gb)
     return np.asarray(np.load(folder / "features.npy"), dtype=np.float32)
@@ -106,6 +103,5 @@ def _variance(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[n
     """The variance of the values (N, H, W) within each mask, (N,)."""
     count = np.maximum(mask.sum(axis=(1, 2)), 1)
     mean = (values * mask).sum(axis=(1, 2), dtype=np.float64) / count
-    return ((values - mean[:, None, None].astype(np.float32)) ** 2 * mask).sum(
-        axis=(1, 2), dtype=np.float64
-    ) / count
+    squares = (values - mean[:, None, None].astype(np.float32)) ** 2 * mask
+    return squares.sum(axis=(1, 2), dtype=np.float64) / count

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from leukemia.data.array_store import ArrayStore
+from leukemia.storage.cores import in_order
 
 Batch = dict[str, Any]
 
@@ -64,12 +65,10 @@ class CellLoader:
         starts = self._starts(len(order))
         parts = np.split(order, starts[1:]) if starts else []
         first, self._skipped = self._skipped % max(len(parts), 1), 0
+        numbers = range(first, len(parts))
         with ThreadPoolExecutor(1, "next-batch") as reader:
-            following = [reader.submit(self._read, n, parts[n]) for n in range(first, len(parts))[:1]]
-            for number in range(first, len(parts)):
-                batch = following.pop().result()
-                if number + 1 < len(parts):
-                    following.append(reader.submit(self._read, number + 1, parts[number + 1]))
+            batches = in_order(reader, lambda number: self._read(number, parts[number]), numbers, ahead=2)
+            for number, batch in zip(numbers, batches, strict=True):
                 self._handed_out = number + 1
                 yield batch
 

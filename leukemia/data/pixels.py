@@ -4,11 +4,10 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from leukemia.errors import InputError
 from leukemia.storage.cache import cached_folder, preallocate_npy
 from leukemia.storage.contents import content_hashes
-from leukemia.storage.cores import cores
+from leukemia.storage.cores import AHEAD, Result, on_all_cores
 from leukemia.storage.memory import keep_freed_memory
 
 VERSION = 3  # of the map: raise it when the same files would give other pixels
@@ -26,7 +25,7 @@ RESIZES = ("squash", "crop")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # 8 bits a channel; deeper ones would be clipped
 MAX_PIXELS = 4096 * 4096  # a larger picture is not a single cell; decoding this many takes about 300 MB
 MAX_BYTES = 4 * MAX_PIXELS + ImageFile.SAFEBLOCK  # of a file
-Prepared = TypeVar("Prepared")
+AT_ONCE = 64  # pictures in a batch
 FORMATS = ("BMP", "PNG", "JPEG", "TIFF")  # PIL knows many more, and one of them runs another program
 
 
@@ -70,15 +69,16 @@ def load_pixels(
     contents = content_hashes(root, paths, MAX_BYTES)
     key = _key(contents, size, resize, native_size)
 
-    def prepare(image: np.ndarray) -> tuple[str, np.ndarray]:
-        image = at_native_size(image, native_size)
+    def prepare(file: Path) -> tuple[str, np.ndarray]:
+        image = at_native_size(decode(file), native_size)
         return pixel_hash(image), fit(image, size, resize)
 
     def build(folder: Path) -> None:
         images = preallocate_npy(folder / "images.npy", (len(files), size, size, 3), np.dtype(np.uint8))
         hashes = np.empty(len(files), dtype="U32")
         unreadable = []
-        for row, result in enumerate(decode_all(files, prepare, "decoding pictures")):
+        found = tqdm(read_all(files, prepare), "decoding pictures", len(files), unit="cell", disable=None)
+        for row, result in enumerate(found):
             if isinstance(result, InputError):
                 unreadable.append(str(result))
             else:
@@ -168,35 +168,36 @@ def decode(path: Path) -> np.ndarray:
         raise InputError(f"{path}: not a readable picture ({error})") from None
 
 
-def decode_all(
-    files: Sequence[str], prepare: Callable[[np.ndarray], Prepared], words: str, progress: bool = True
-) -> Iterator[Prepared | InputError]:
-    """The result of `prepare` for the pixels of each file, or the reason why the file cannot be read, in order.
+def read_all(
+    files: Sequence[str], read: Callable[[Path], Result], ahead: int = AHEAD
+) -> Generator[Result | InputError]:
+    """`read` of each picture file, or the reason why it cannot be read, in order.
 
     Args:
         files: the pictures.
-        prepare: from the pixels of one, (height, width, 3).
-        words: for the progress bar.
-        progress: show a bar on a terminal.
+        read: decodes one, and prepares its pixels.
+        ahead: files that are read before their turn.
     """
 
-    def read(file: str) -> Prepared | InputError:
+    def one(file: str) -> Result | InputError:
         try:
-            image = decode(Path(file))
+            return read(Path(file))
         except InputError as error:
             return error
-        return prepare(image)
 
     keep_freed_memory()  # each picture is larger than what glibc keeps; without it the kernel takes half the time
-    # Threads: PIL's resize, hashing and the copy into the map release the interpreter's lock.
-    bar = tqdm(desc=words, total=len(files), unit="cell", disable=None if progress else True)
-    with ThreadPoolExecutor(cores()) as pool, bar:
-        for start in range(
-            0, len(files), 512
-        ):  # bounds the memory of the queue, and the wait after an interrupt
-            for result in pool.map(read, files[start : start + 512]):
-                bar.update()
-                yield result
+    return on_all_cores(one, files, ahead)
+
+
+def read_in_batches(
+    files: Sequence[str], read: Callable[[Path], Result], size: int
+) -> Iterator[tuple[int, list[Result | InputError]]]:
+    """As `read_all`, in lists of AT_ONCE with the number of their first file. The next files are read while these are
+    in use. Pictures of a `size` above 512 x 512 come in shorter lists."""
+    at_once = max(1, min(AT_ONCE, AT_ONCE * 512**2 // size**2))
+    found = read_all(files, read, at_once + 1)
+    for start in range(0, len(files), at_once):
+        yield start, list(islice(found, at_once))
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:

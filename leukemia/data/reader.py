@@ -8,7 +8,6 @@ import inspect
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pandas as pd
 
 from leukemia.data.problems import Problem
 from leukemia.data.run_files import LARGEST_SIDE, class_names
-from leukemia.errors import InputError
+from leukemia.errors import InputError, name_of
 
 TYPES = {"path": "str", "label": "int64", "subject": "str", "published_split": "str", "fold": "int64"}
 COLUMNS = tuple(TYPES)
@@ -51,7 +50,7 @@ def read_cells(reader: Reader, root: Path | str, positive: str | None = None) ->
     Raises:
         InputError: if the reader refuses the data or fails, or returns something else than a reader has to.
     """
-    name = reader_name(reader)
+    name = name_of(reader)
     try:
         result = reader(root) if positive is None else reader(root, positive=positive)
     except Exception as error:
@@ -79,17 +78,9 @@ def check_reader(reader: Any, positive: str | None = None) -> None:
         parameters = []
     if not any(each.name == "positive" or each.kind == each.VAR_KEYWORD for each in parameters):
         raise InputError(
-            f"data.positive={positive}: the reader {reader_name(reader)} does not take it, because it names the "
+            f"data.positive={positive}: the reader {name_of(reader)} does not take it, because it names the "
             "positive class itself. Leave data.positive out"
         )
-
-
-def reader_name(reader: Reader) -> str:
-    """The importable name of a reader, for messages."""
-    while isinstance(reader, partial):
-        reader = reader.func
-    named = reader if hasattr(reader, "__qualname__") else type(reader)
-    return f"{named.__module__}.{named.__qualname__}"
 
 
 def check_reader_result(result: Any, reader: str) -> Reading:

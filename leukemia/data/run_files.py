@@ -1,7 +1,7 @@
 """The structure of a run folder's files, checked once, so that their readers get typed values."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from leukemia.data.pixels import RESIZES
-from leukemia.errors import InputError, quoted
+from leukemia.errors import InputError, is_whole, quoted
+from leukemia.evaluation.policy import TTA
 
 RESERVED = ("unsure", "review", "artefact", "poor quality")  # decisions on a cell that are not a class
-TTA = ("none", "d4")
 ENGINES = ("torch", "openvino")  # of frozen stages, see `leukemia.models.engine`
 SPLITS = ("train", "val", "test")
 LONGEST_PATH = 4096  # of Linux
@@ -74,7 +74,7 @@ def run_data(config: Mapping[str, Any], where: str) -> RunData:
     root, native = data.get("root"), data.get("native_size")
     if not isinstance(root, str) or not 0 < len(root) < LONGEST_PATH or "\0" in root:
         raise _impossible(where, "data.root", root, "a folder")
-    if native is not None and not _is_whole(native, 1, LARGEST_SIDE):
+    if native is not None and not is_whole(native, 1, LARGEST_SIDE):
         raise _impossible(where, "data.native_size", native, "null or a number of pixels")
     return RunData(
         root=Path(root),
@@ -128,7 +128,7 @@ def checked_image_size(value: Any, where: str) -> int:
     Raises:
         InputError: for anything else.
     """
-    if not _is_whole(value, 1, LARGEST_SIDE):
+    if not is_whole(value, 1, LARGEST_SIDE):
         raise InputError(f"{where} is {quoted(value)}: a whole number from 1 to {LARGEST_SIDE:,} is needed")
     return int(value)
 
@@ -146,7 +146,7 @@ def check_metrics(metrics: Mapping[str, Any], where: str) -> None:
     if not isinstance(metrics.get("subjects"), Mapping | None):
         raise _impossible(where, "subjects", metrics["subjects"], "metrics over subjects, or null")
     for name in ("leaks", "best_epoch"):
-        if metrics.get(name) is not None and not _is_whole(metrics[name], 0, 10**12):
+        if metrics.get(name) is not None and not is_whole(metrics[name], 0, 10**12):
             raise _impossible(where, name, metrics[name], "a whole number")
     for name in ("epoch_chosen_here", "synthetic"):
         if not isinstance(metrics.get(name), bool | None):
@@ -204,11 +204,7 @@ def check_cells(table: pd.DataFrame, where: str) -> None:
         raise InputError(f"{where}: the column label has to hold 1, 0, or -1 where the class is unknown")
 
 
-def _is_whole(value: Any, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def _one_of(value: Any, known: Sequence[str], where: str, name: str) -> str:
+def _one_of(value: Any, known: Collection[str], where: str, name: str) -> str:
     if not isinstance(value, str) or value not in known:
         raise _impossible(where, name, value, f"one of {', '.join(known)}")
     return value

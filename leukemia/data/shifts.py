@@ -91,8 +91,9 @@ def _contrast(picture: Picture, factor: float) -> Picture:
 
 def _stain(picture: Picture, degrees: float) -> Picture:
     """Hue and saturation together, as the pH of the stain moves both: redder and paler, or bluer and stronger."""
+    saturation = 1 - degrees / 100
     return _recoloured(
-        picture, lambda cell: F.adjust_saturation(F.adjust_hue(cell, degrees / 360), 1 - degrees / 100)
+        picture, lambda cell: F.adjust_saturation(F.adjust_hue(cell, degrees / 360), saturation)
     )
 
 
@@ -104,8 +105,10 @@ def _jpeg(picture: Picture, quality: float) -> Picture:
 
 
 def _rescaled(picture: Picture, factor: float) -> Picture:
+    planes = torch.from_numpy(picture.copy()).permute(2, 0, 1).contiguous()
     kind = F.InterpolationMode.BILINEAR
-    return _picture(F.affine(_tensor(picture), 0.0, [0, 0], factor, [0.0, 0.0], interpolation=kind))
+    found = F.affine(planes, 0.0, [0, 0], factor, [0.0, 0.0], interpolation=kind)
+    return np.asarray(found.permute(1, 2, 0).contiguous().numpy())
 
 
 def _moved(picture: Picture, pixels: float) -> Picture:
@@ -154,9 +157,8 @@ def _smoothed(
     weight = smooth(inside.astype(np.float32))[inside]
     for colour in range(3):
         plane = found[box][..., colour]
-        plane[inside] = (
-            (smooth(np.where(inside, plane, 0).astype(np.float32))[inside] / weight).round().clip(0, 255)
-        )
+        smoothed = smooth(np.where(inside, plane, 0).astype(np.float32))[inside]
+        plane[inside] = (smoothed / weight).round().clip(0, 255)
     return found
 
 
@@ -172,11 +174,3 @@ def _recoloured(picture: Picture, change: Callable[[Tensor], Tensor]) -> Picture
 
 def _scale_of(picture: Picture) -> float:
     return max(picture.shape[:2]) / WIDTH
-
-
-def _tensor(picture: Picture) -> Tensor:
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1).contiguous()
-
-
-def _picture(tensor: Tensor) -> Picture:
-    return np.asarray(tensor.permute(1, 2, 0).contiguous().numpy())

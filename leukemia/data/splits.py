@@ -7,10 +7,10 @@ import pandas as pd
 
 from leukemia.data.files import natural
 from leukemia.data.reader import further_columns
+from leukemia.data.run_files import SPLITS
 from leukemia.errors import InputError
 
 PROTOCOLS = ("official", "holdout", "subject_kfold", "image")
-SPLITS = ("train", "val", "test")
 
 
 def join_groups(subjects: pd.Series, hashes: pd.Series) -> pd.Series:
@@ -78,11 +78,8 @@ def assign_splits(
     cells = table.assign(pixel_hash=hashes)
     cells = cells[cells["label"] >= 0]
     training, prelim = cells["published_split"] == "train", cells["published_split"] == "prelim"
-    _require(
-        training.any(),
-        "there is no labelled training cell",
-        "check the data folder with `leukemia data check`",
-    )
+    remedy = "check the data folder with `leukemia data check`"
+    _require(training.any(), "there is no labelled training cell", remedy)
     if protocol in ("official", "holdout"):
         _require(
             prelim.any(),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from leukemia.data.cnmc_labels import CELL, CLASSES, COLUMNS
-from leukemia.data.files import csv_header, refuse_doubled, stem
+from leukemia.data.files import base_name, csv_header, refuse_doubled, stem
 from leukemia.errors import InputError, in_a_line, quoted
 from leukemia.evaluation.predictions import refuse_longer_rows
 
@@ -71,16 +71,14 @@ def _of_table(path: Path, files: Sequence[str]) -> pd.DataFrame:
             "needed"
         )
     row_of = {
-        name: row for row, given in enumerate(table["path"]) for name in (stem(given), _base(given), given)
+        name: row
+        for row, given in enumerate(table["path"])
+        for name in (stem(given), base_name(given), given)
     }
-    rows = [row_of.get(file, row_of.get(_base(file), row_of.get(stem(file)))) for file in files]
+    rows = [row_of.get(file, row_of.get(base_name(file), row_of.get(stem(file)))) for file in files]
     columns = [name for name in ("subject", "label") if name in table]
     owners = pd.DataFrame({
         name: pd.Series([None if row is None else table[name][row].strip() or None for row in rows], dtype=object)
         for name in columns
     })  # fmt: skip
     return owners.assign(subject=owners["subject"].str.upper())
-
-
-def _base(path: str) -> str:
-    return path.replace("\\", "/").rpartition("/")[2]

@@ -1,6 +1,6 @@
 """Drawing one synthetic white cell that looks like those of C-NMC. numpy and Pillow only."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from PIL import Image
@@ -72,9 +72,7 @@ def draw_cell(traits: Traits, rng: np.random.Generator, size: int = 450) -> np.n
 
 def vary(mean: Traits, spread: Traits, noise: np.ndarray) -> Traits:
     """The traits at `noise` standard deviations from a mean; noise is (traits,)."""
-    return Traits(
-        *(np.array(list(vars(mean).values())) + np.array(list(vars(spread).values())) * noise).tolist()
-    )
+    return Traits(*(np.array(astuple(mean)) + np.array(astuple(spread)) * noise).tolist())
 
 
 def _outline(radius: float, irregular: float, rng: np.random.Generator) -> np.ndarray:

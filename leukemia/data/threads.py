@@ -6,16 +6,13 @@ interrupted. Parts of a batch meet once.
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TypeVar
 
 import torch
 
-Part = TypeVar("Part")
-Result = TypeVar("Result")
+from leukemia.storage.cores import Part, Result, in_order
 
 
 def side_by_side(compute: Callable[[Part], Result], parts: Iterable[Part]) -> Generator[Result]:
@@ -30,25 +27,8 @@ def side_by_side(compute: Callable[[Part], Result], parts: Iterable[Part]) -> Ge
     threads = torch.get_num_threads()
     if threads == 1:
         yield from map(compute, parts)
-        return
-    pool, begun = _threads(threads), deque[Future[Result]]()
-    try:
-        for part in parts:
-            begun.append(pool.submit(compute, part))
-            if len(begun) == 2 * threads:
-                yield _next(begun)
-        while begun:
-            yield _next(begun)
-    finally:
-        for future in begun:
-            future.cancel()
-        wait(begun)
-
-
-def _next(begun: deque[Future[Result]]) -> Result:
-    result = begun[0].result()  # it stays in the queue until it has ended
-    begun.popleft()
-    return result
+    else:
+        yield from in_order(_threads(threads), compute, parts, 2 * threads)
 
 
 @cache

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from leukemia.errors import InputError
+from leukemia.errors import check_one_of
 from leukemia.evaluation.policy import TTA
 
 AUGMENTATIONS = ("none", "d4", "full")
@@ -46,6 +46,7 @@ def augment(pixels: Tensor, augmentation: str, seed: int) -> Tensor:
     Raises:
         InputError: for another augmentation.
     """
+    check_one_of("data.augment", augmentation, AUGMENTATIONS)
     if augmentation == "none":
         return pixels
     if augmentation == "d4":
@@ -55,10 +56,8 @@ def augment(pixels: Tensor, augmentation: str, seed: int) -> Tensor:
             rows = (drawn == number).nonzero().flatten().to(pixels.device)
             varied[rows] = d4(pixels[rows], number)
         return varied
-    if augmentation == "full":
-        generator = torch.Generator().manual_seed(seed)
-        return _stain(_warp(pixels, generator), generator)
-    raise InputError(f"data.augment={augmentation} is unknown: use one of {', '.join(AUGMENTATIONS)}")
+    generator = torch.Generator().manual_seed(seed)
+    return _stain(_warp(pixels, generator), generator)
 
 
 def draw_d4(count: int, seed: int) -> Tensor:
@@ -82,9 +81,8 @@ def _warp(pixels: Tensor, generator: torch.Generator) -> Tensor:
     cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
     matrix = torch.stack([mirror * cosine, -sine, shift[:, 0], mirror * sine, cosine, shift[:, 1]], dim=1)
     images = pixels.permute(0, 3, 1, 2).float()
-    grid = functional.affine_grid(
-        matrix.view(count, 2, 3).to(pixels.device), list(images.shape), align_corners=False
-    )
+    matrix = matrix.view(count, 2, 3).to(pixels.device)
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False).permute(0, 2, 3, 1)
 
 

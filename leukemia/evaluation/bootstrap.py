@@ -23,6 +23,7 @@ from leukemia.evaluation.weighted import (
 )
 
 DRAWS = 2000
+CONFIDENCE = 0.95  # of intervals
 AT_ONCE = 4_000_000  # weights of units in memory at once, in double precision
 MOST = 200_000_000  # weights of units; with more than 100,000 units there are fewer draws
 SAME = 1e-12  # rounding: draws that differ by less are equal
@@ -34,7 +35,7 @@ Of = Callable[[pd.DataFrame, NDArray[np.intp], int], Weighting]  # see `weighted
 
 
 def evaluate(
-    replicates: Sequence[pd.DataFrame], draws: int = DRAWS, confidence: float = 0.95, seed: int = 0
+    replicates: Sequence[pd.DataFrame], draws: int = DRAWS, confidence: float = CONFIDENCE, seed: int = 0
 ) -> dict[str, Any]:
     """Every metric of a model with its interval.
 
@@ -92,17 +93,15 @@ def evaluate(
     }
 
 
-def accuracy_interval(
-    table: pd.DataFrame, draws: int = DRAWS, confidence: float = 0.95, seed: int = 0
-) -> tuple[str, Ends | None]:
+def accuracy_interval(table: pd.DataFrame) -> tuple[str, Ends | None]:
     """The unit that is drawn and the interval of accuracy, as `evaluate` gives them, without the other metrics.
 
     Raises:
         InputError: as `validate_predictions`.
     """
-    resampling = _Resampling([table], draws, seed)
+    resampling = _Resampling([table])
     rates = resampling.values(table, weighted_rates)
-    found = resampling.summary([rates], confidence, float(arrays(table)[0].mean()))["accuracy"]
+    found = resampling.summary([rates], CONFIDENCE, float(arrays(table)[0].mean()))["accuracy"]
     low, high = found["low"], found["high"]
     return resampling.unit, None if low is None or high is None else (low, high)
 
@@ -111,8 +110,6 @@ def compare(
     first: Sequence[pd.DataFrame],
     second: Sequence[pd.DataFrame],
     draws: int = DRAWS,
-    confidence: float = 0.95,
-    seed: int = 0,
     of: Of = weighted_cell_metrics,
 ) -> dict[str, dict[str, float | None]]:
     """The differences of two models on the same cells, second minus first: `difference`, `low`, `high` for each metric
@@ -128,43 +125,40 @@ def compare(
         pairs = [(first[0], table) for table in [*first[1:], *second]]
     for one, other in pairs:
         _same_cells(one, other)
-    resampling = _Resampling([*first, *second], draws, seed)
+    resampling = _Resampling([*first, *second], draws)
     means = [_mean([resampling.values(table, of) for table in model]) for model in (first, second)]
     apart = {name: means[1][name] - means[0][name] for name in means[0]}
-    differences = resampling.summary([apart], confidence)
+    differences = resampling.summary([apart], CONFIDENCE)
     return {
         name: {"difference": found["value"], "low": found["low"], "high": found["high"]}
         for name, found in differences.items()
     }
 
 
-def paired_rates(
-    tables: Sequence[pd.DataFrame], draws: int = DRAWS, confidence: float = 0.95, seed: int = 0
-) -> tuple[list[Summary], list[Summary]]:
+def paired_rates(tables: Sequence[pd.DataFrame]) -> tuple[list[Summary], list[Summary]]:
     """Sensitivity, specificity and accuracies of several sets of decisions on the same cells, and the differences of
     the later ones to the first, on the same draws.
 
     Args:
         tables: as `metrics` takes them; the sign of a logit is the decision.
-        draws, confidence, seed: as of `evaluate`.
 
     Raises:
         InputError: if their cells or labels are not the same.
     """
     for table in tables[1:]:
         _same_cells(tables[0], table)
-    resampling = _Resampling(tables, draws, seed)
+    resampling = _Resampling(tables)
     share = float(arrays(tables[0])[0].mean())
     found = [resampling.values(table, weighted_rates) for table in tables]
     apart = [{name: values[name] - found[0][name] for name in values} for values in found[1:]]
-    rates = [resampling.summary([values], confidence, share) for values in found]
-    return rates, [resampling.summary([values], confidence) for values in apart]
+    rates = [resampling.summary([values], CONFIDENCE, share) for values in found]
+    return rates, [resampling.summary([values], CONFIDENCE) for values in apart]
 
 
 class _Resampling:
     """Draws of the independent units of some tables, and the metrics of each draw."""
 
-    def __init__(self, tables: Sequence[pd.DataFrame], draws: int, seed: int) -> None:
+    def __init__(self, tables: Sequence[pd.DataFrame], draws: int = DRAWS, seed: int = 0) -> None:
         found = [clusters(table) for table in tables]
         names = {name for name, _ in found}
         if len(names) > 1:  # a common name for all of them

@@ -65,10 +65,8 @@ class Unlike:
         Args:
             share: of the gate.
         """
-        return [
-            _words(number, share) if stop else None
-            for number, stop in zip(self.check.tolist(), self.stopped, strict=True)
-        ]
+        cells = zip(self.check.tolist(), self.stopped, strict=True)
+        return [_words(number, share) if stop else None for number, stop in cells]
 
 
 @dataclass(frozen=True)
@@ -237,8 +235,9 @@ def fit_gate(
         for held, (centre, covariance) in enumerate(without_each_fold(deep, fold)):
             factor = _factor(covariance)
             if held <= fold.max():  # the last ones are of all cells
-                moved = solve_triangular(factor, (deep[fold == held] - centre).T, lower=True)
-                distance[fold == held] = np.linalg.norm(moved, axis=0)
+                of_fold = blocks(deep[fold == held], centre)
+                moved = (solve_triangular(factor, block.T, lower=True) for block in of_fold)
+                distance[fold == held] = np.concatenate([np.linalg.norm(each, axis=0) for each in moved])
         whitening = solve_triangular(factor, np.eye(len(factor)), lower=True).T
     for held in range(fold.max() + 1):
         rest, here = fold != held, fold == held

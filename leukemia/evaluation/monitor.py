@@ -16,12 +16,11 @@ from leukemia.evaluation.predictions import plain_subjects
 from leukemia.evaluation.thresholds import NAMES as BOUNDS
 
 Floats = NDArray[np.float64]
-ERROR = 0.05  # over all tests together
+ERROR = 0.05  # the probability that any test fails while all is as certified
 POWERS = np.linspace(0.1, 1, 10)
 SLOPES = (-1.8, -1.2, -0.6, 0.6, 1.2, 1.8)
-BETS = np.array(
-    [0.02, 0.05, 0.1, 0.2, 0.4, 0.8]
-)  # shares of the largest bet that cannot leave the player in debt
+# Shares of the largest bet that cannot leave the player in debt.
+BETS = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 AS_CERTIFIED, DRIFTING, BROKEN = "as certified", "drifting", "bound broken"
 
 
@@ -72,7 +71,7 @@ class Monitoring:
         return {"verdict": self.verdict, "tests": [asdict(test) for test in self.tests]}
 
 
-def watch(certified: pd.DataFrame, cells: pd.DataFrame, policy: Policy, error: float = ERROR) -> Monitoring:
+def watch(certified: pd.DataFrame, cells: pd.DataFrame, policy: Policy) -> Monitoring:
     """Compare new subjects with those that certified a policy.
 
     Args:
@@ -81,7 +80,6 @@ def watch(certified: pd.DataFrame, cells: pd.DataFrame, policy: Policy, error: f
             missing where unknown), `weight` of a known label (1 / its sampling probability), `checked` (whether any
             cell of its batch has a known label), and `stopped` where a gate is known.
         policy: certified with unit=subject.
-        error: probability that any test fails while all is as certified.
     """
     drifts = {"released": _released(certified, policy), "score": certified["logit"]}
     now = {"released": _released(cells, policy), "score": cells["logit"]}
@@ -89,7 +87,7 @@ def watch(certified: pd.DataFrame, cells: pd.DataFrame, policy: Policy, error: f
         drifts["stopped"], now["stopped"] = certified["stopped"], cells["stopped"]
     checked = cells[cells["checked"].astype(bool)]
     bounds = [bound for bound in BOUNDS if 0 < getattr(policy, bound) < 1 and len(checked)]
-    each = error / (len(drifts) + len(bounds))
+    each = ERROR / (len(drifts) + len(bounds))
     tests = []
     pure = certified.groupby(plain_subjects(certified))["label"].nunique().max() == 1
     for bound in bounds:
@@ -156,14 +154,13 @@ def bet_wealth(losses: ArrayLike, bound: float) -> Floats:
     return _mixture(np.cumsum(np.log1p(BETS[:, None] * relative), axis=1))
 
 
-def conformal_p_values(before: ArrayLike, after: ArrayLike, seed: int = 0) -> Floats:
+def conformal_p_values(before: ArrayLike, after: ArrayLike) -> Floats:
     """Of each new value its rank from above among all that came before it, ties broken at random, (n,). They are
     independent and uniform while all values are exchangeable (Vovk, Gammerman and Shafer 2005, Theorem 8.2)."""
     before, after = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     sofar, found = np.concatenate([before, after]), np.empty(len(after))
-    for number, (value, tie) in enumerate(
-        zip(after, np.random.default_rng(seed).random(len(after)), strict=True)
-    ):
+    ties = np.random.default_rng(0).random(len(after))
+    for number, (value, tie) in enumerate(zip(after, ties, strict=True)):
         past = sofar[: len(before) + number]
         found[number] = ((past > value).sum() + tie * ((past == value).sum() + 1)) / (len(past) + 1)
     return found

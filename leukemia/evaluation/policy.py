@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leukemia.errors import InputError, quoted
+from leukemia.errors import InputError, is_number, quoted
 from leukemia.evaluation.predictions import sigmoid
 
 REVIEW = "review"
@@ -52,10 +52,10 @@ class Policy:
     def __post_init__(self) -> None:
         for name in ("low", "high", "slope", "intercept"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and abs(value) < 1e100):
+            if value is not None and not (is_number(value) and abs(value) < 1e100):
                 raise InputError(f"{name}={quoted(value)} of the triage policy is not a finite number")
         shares = ("max_missed", "max_false_alarm", "confidence", "released")
-        possible = {name: _is_number(share := getattr(self, name)) and 0 <= share <= 1 for name in shares}
+        possible = {name: is_number(share := getattr(self, name)) and 0 <= share <= 1 for name in shares}
         possible["certified"] = isinstance(self.certified, bool)
         possible["why_not"] = isinstance(self.why_not, str | None)
         facts = self.fitted_on
@@ -108,7 +108,3 @@ class Policy:
             raise InputError(
                 f"this is not a triage policy as `leukemia triage` writes it: {quoted(error)}"
             ) from None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -192,9 +192,8 @@ def _onnx(model: Run | Ensemble) -> bytes:
         MEMBERS: np.stack([logit for logit, _ in of_members], axis=1),
     }
     if gates:  # in units of the training cells' own distances
-        pairs = [
-            (gate, features) for gate, (_, features) in zip(predictor.gates, of_members, strict=True) if gate
-        ]
+        members = zip(predictor.gates, of_members, strict=True)
+        pairs = [(gate, features) for gate, (_, features) in members if gate]
         wanted[DISTANCES] = np.stack([gate.network_check(gate.distance(of)) for gate, of in pairs], axis=1)
         given = zip(gates, found[DISTANCES].T, strict=True)
         found[DISTANCES] = np.stack([gate.network_check(far) for gate, far in given], axis=1)

@@ -80,11 +80,8 @@ class OnnxPredictor(Predictor):
                 f"{len(pixels)} cells: export it again"
             )
         far = iter(distances.T)
-        of_members = logits.reshape(len(pixels), -1).T
-        return [
-            (logit, None if gate is None else next(far))
-            for logit, gate in zip(of_members, self.gates, strict=True)
-        ]
+        members = zip(logits.reshape(len(pixels), -1).T, self.gates, strict=True)
+        return [(logit, None if gate is None else next(far)) for logit, gate in members]
 
 
 def needs(name: str) -> Any:
@@ -134,10 +131,5 @@ def _metadata(texts: dict[str, str], path: Path) -> dict[str, Any]:
             "tta": texts["tta"],
             "gates": [_gate(gate) for gate in json.loads(texts.get("gates", "[null]"))],
         }
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:  # InputError and JSONDecodeError among them
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # InputError and JSONDecodeError too
         raise InputError(f"{path}: its metadata are damaged ({quoted(error)}): export it again") from None

@@ -86,9 +86,8 @@ class Predictor(ABC):
         ]
         unlike = strictest([each for _, each in gated])
         known = np.zeros(len(pixels), dtype=bool)
-        known[unlike.stopped] = np.isin(
-            cell_hashes(pixels[unlike.stopped]), np.concatenate([gate.cells for gate, _ in gated])
-        )
+        trained = np.concatenate([gate.cells for gate, _ in gated])
+        known[unlike.stopped] = np.isin(cell_hashes(pixels[unlike.stopped]), trained)
         return {**found, "unlike_by": unlike.by, "unlike_check": unlike.check, "trained_on": known}
 
     def unlike_words(self, scores: Mapping[str, NDArray[np.float64]]) -> list[str | None]:

@@ -12,13 +12,13 @@ from torchmetrics.utilities import dim_zero_cat
 
 from leukemia.data.loader import Batch
 from leukemia.data.transforms import normalise
-from leukemia.errors import DivergedError, InputError, check_one_of
+from leukemia.errors import DivergedError, InputError, check_one_of, name_of
 from leukemia.evaluation.metrics import direction
 from leukemia.models import freezing, optim
 from leukemia.models.engine import Frozen, check_engine, engine_name
 from leukemia.models.metrics import MONITORED, EpochMetrics
 from leukemia.models.network import check_network
-from leukemia.models.targets import name_of, parameters_of
+from leukemia.models.targets import parameters_of
 
 CLASS_WEIGHTS = ("none", "balanced")
 LIBRARIES = ("torch.", "torchvision.", "timm.")  # a criterion of one's own may compare cells of both classes
@@ -133,9 +133,8 @@ class CellClassifier(pl.LightningModule):
         return freezing.prefix_hash(self.net)
 
     def multiply_adds(self, size: int) -> int:
-        return freezing.multiply_adds(
-            freezing.prefix(self.net), torch.zeros(1, 3, size, size, device=self.device)
-        )
+        image = torch.zeros(1, 3, size, size, device=self.device)
+        return freezing.multiply_adds(freezing.prefix(self.net), image)
 
     def compile_parts(self, **options: Any) -> None:
         """Compile the frozen stages and the others, each as a whole."""
@@ -174,17 +173,16 @@ class CellClassifier(pl.LightningModule):
                     "class_weights=balanced counts the cells of a CellDataModule: train with datamodule=..."
                 )
             label = cells.loc[cells["split"] == "train", "label"]
-            counts = {
-                name: int((label == number).sum()) for number, name in enumerate(self.hparams["classes"])
-            }
-            if not all(counts.values()):
-                found = " and ".join(f"{count} of {name}" for name, count in counts.items())
+            counts = [int((label == number).sum()) for number in (0, 1)]
+            if not all(counts):
+                pairs = zip(counts, self.hparams["classes"], strict=True)
+                found = " and ".join(f"{count} of {name}" for count, name in pairs)
                 raise InputError(
                     "model.class_weights=balanced needs training cells of both classes, and the training split has "
                     f"{found}: use model.class_weights=none, another data.fold or data.protocol, or look for the "
                     "missing class with `leukemia data check`"
                 )
-            negative, positive = counts.values()
+            negative, positive = counts
             self.pos_weight = torch.tensor(negative / positive, dtype=torch.float32, device=self.device)
 
     def on_train_start(self) -> None:

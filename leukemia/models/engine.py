@@ -45,9 +45,8 @@ class Frozen:
 
     def __init__(self, prefix: Prefix, engine: str = "torch") -> None:
         self.prefix, self.engine = prefix, check_engine(engine)
-        own = own_classes(prefix) or any(
-            each._forward_hooks or each._forward_pre_hooks for each in prefix.modules()
-        )
+        hooked = any(each._forward_hooks or each._forward_pre_hooks for each in prefix.modules())
+        own = hooked or own_classes(prefix)
         self.many_threads = len(prefix) > 0 and (engine == "openvino" or not own)
         self._compute: Engine = prefix
         self._state: Any = None

@@ -104,13 +104,9 @@ class Suffix(nn.Sequential):
 
 def pooled(values: Tensor) -> Tensor:
     """The values that a head takes as features (N, D): maps (N, D, H, W) and tokens (N, T, D) by their means."""
-    return (
-        values.mean(dim=1)
-        if values.ndim == 3
-        else values.flatten(2).mean(dim=2)
-        if values.ndim > 3
-        else values
-    )
+    if values.ndim == 3:
+        return values.mean(dim=1)
+    return values.flatten(2).mean(dim=2) if values.ndim > 3 else values
 
 
 def multiply_adds(stages: nn.Module, image: Tensor) -> int:

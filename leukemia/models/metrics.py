@@ -10,11 +10,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from leukemia.evaluation.metrics import METRICS
+from leukemia.evaluation.metrics import METRICS, monitored_names
 
-MONITORED = {"loss": METRICS["loss"]} | {
-    name: metric for name, metric in METRICS.items() if metric.monitorable
-}
+MONITORED = {name: METRICS[name] for name in (name.removeprefix("val/") for name in monitored_names())}
 
 
 class EpochMetrics(Metric):

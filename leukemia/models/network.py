@@ -13,10 +13,8 @@ from leukemia.data.transforms import normalise
 from leukemia.errors import InputError
 from leukemia.models.freezing import prefix, suffix
 
-IMAGENET = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # mean and standard deviation of red, green and blue
+# Mean and standard deviation of red, green and blue.
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NORMS = {
     "batch": nn.modules.batchnorm._BatchNorm,
     "layer": nn.LayerNorm,

@@ -10,9 +10,9 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, is_number, name_of, unwrapped
 from leukemia.models.freezing import check_stage, stage_names
-from leukemia.models.targets import name_of, parameters_of, unwrapped
+from leukemia.models.targets import parameters_of
 
 
 def parameter_groups(
@@ -172,8 +172,7 @@ def check_number(key: str, value: Any, positive: bool) -> None:
     Raises:
         InputError: naming the key.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (value > 0 if positive else value >= 0) or not value < math.inf:
+    if not is_number(value) or not (value > 0 if positive else value >= 0) or not value < math.inf:
         raise InputError(
             f"{key}={value} is out of range: use a number {'above 0, as 1e-4' if positive else 'from 0 up'}"
         )

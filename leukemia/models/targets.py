@@ -6,23 +6,20 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from importlib import import_module
 from importlib.machinery import PathFinder
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, name_of, unwrapped
 
 if TYPE_CHECKING:
     from torch import nn
 
 TARGET = "_target_"
 NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-FAMILIES = (  # functions that build a network from plain values
-    "leukemia.models.resnet.resnet",
-    "leukemia.models.timm_nets.timm",
-)
+# Functions that build a network from plain values.
+FAMILIES = ("leukemia.models.resnet.resnet", "leukemia.models.timm_nets.timm")
 LIBRARIES = ("torch", "torchvision", "timm")  # whose `nn.Module` classes a file may name
 OURS = ("leukemia", *LIBRARIES, "pytorch_lightning", "torchmetrics")  # never looked for in the current folder
 PASSED_ON = {  # classes that take any keyword argument, and the function that gets them
@@ -192,20 +189,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near += [by_last[key] for key in difflib.get_close_matches(last, list(by_last), n=2)]
     unique = list(dict.fromkeys(near))[:3]
     return f"; did you mean {' or '.join(unique)}?" if unique else ""
-
-
-def name_of(part: Any) -> str:
-    """The dotted name of a class or function, also inside a partial; of any other object that of its class."""
-    part = unwrapped(part)
-    named = part if hasattr(part, "__qualname__") else type(part)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def unwrapped(part: Any) -> Any:
-    """The class or function inside a partial."""
-    while isinstance(part, partial):
-        part = part.func
-    return part
 
 
 class _CurrentFolder:

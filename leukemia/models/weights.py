@@ -101,11 +101,8 @@ def read_state_dict(path: Path, published: str = "imagenet") -> dict[str, Tensor
     for key in ("state_dict", "model", "teacher"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(v, Tensor) for v in content.values())
-    ):
+    values = list(content.values()) if isinstance(content, dict) else []
+    if not values or not all(isinstance(value, Tensor) for value in values):
         raise InputError(
             f"model.net.weights={path} holds no weights: expected names and tensors, as a state dict"
         )

@@ -13,12 +13,11 @@ import pandas as pd
 
 from leukemia.errors import InputError
 from leukemia.evaluation.metrics import METRICS
-from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.thresholds import choose
 from leukemia.reporting import summary, words
 from leukemia.reporting.blocks import Answer
 from leukemia.reporting.evidence import SettingResult, comparison
-from leukemia.reporting.evidence_page import Evidence
+from leukemia.reporting.evidence_page import Evidence, readable_policy
 from leukemia.reporting.results import combinations
 from leukemia.runs import Sweep
 
@@ -80,9 +79,8 @@ def in_short(found: Sequence[Answer]) -> list[str]:
         (NOT_SHOWN, "not shown to be better", "or"),
         (WORSE, "shown to be worse", "and"),
     ):
-        if names := [
-            name.removeprefix(BETTER).rstrip("?") for name, given in better.items() if given == verdict
-        ]:
+        names = [name.removeprefix(BETTER).rstrip("?") for name, given in better.items() if given == verdict]
+        if names:
             listed = f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
             parts.append(f"it is {said} than {listed}")
     if parts:
@@ -109,10 +107,8 @@ def next_commands(sweep: Sweep, proof: Evidence) -> list[str]:
 
 
 def _best(of: dict[str, Any], proof: Evidence, results: pd.DataFrame) -> Answer:
-    shown = [
-        f"{METRICS[name].title} {_with_interval(of['cells'][name], name)}"
-        for name in ("accuracy", "balanced_accuracy", "auroc")
-    ]
+    names = ("accuracy", "balanced_accuracy", "auroc")
+    shown = [f"{METRICS[name].title} {_with_interval(of['cells'][name], name)}" for name in names]
     of_run = results.set_index("run")
     said = f"{', '.join(shown)}, on {_cells(of)} (split {of_run.loc[of['runs'][0], 'split']})."
     settings = len(proof.settings)
@@ -183,11 +179,8 @@ def _fixed(settings: dict[str, Any]) -> dict[str, str]:
 
 def _paired(question: str, differences: dict[str, Any], said: str) -> Answer:
     """An answer from the paired differences of two models."""
-    accuracy, auroc = differences["accuracy"], differences["auroc"]
-    texts = [
-        f"{METRICS[name].title} {_difference(found, name)}"
-        for name, found in (("accuracy", accuracy), ("auroc", auroc))
-    ]
+    accuracy, names = differences["accuracy"], ("accuracy", "auroc")
+    texts = [f"{METRICS[name].title} {_difference(differences[name], name)}" for name in names]
     said = f"{', '.join(texts)}, paired on the same cells. {said}"
     if accuracy["low"] is None:
         return Answer(question, NOT_SHOWN, f"{said} There is no interval.", "doubt")
@@ -218,7 +211,9 @@ def _epoch(results: pd.DataFrame) -> Answer:
 
 def _triage(sweep: Sweep, model: SettingResult, of: dict[str, Any]) -> Answer:
     """What a triage policy releases: the certified one beside the run, or one at the default bounds."""
-    table, policy = model.replicates[0], _policy(sweep, model)
+    # The page lists those that cannot be read.
+    found = (readable_policy(run, []) for run in sweep.begun if run.name in model.runs)
+    table, policy = model.replicates[0], next(filter(None, found), None)
     reasons = [mark for mark in model.marks if mark.startswith((words.CHOSEN_HERE, words.LEAKS))]
     reasons += ["the pooled folds are of several models"] * model.pooled
     if policy is None and not reasons:
@@ -238,17 +233,6 @@ def _triage(sweep: Sweep, model: SettingResult, of: dict[str, Any]) -> Answer:
     return Answer(TRIAGE, f"{100 * policy.released:.1f} % of the cells", bounds, "fine")
 
 
-def _policy(sweep: Sweep, model: SettingResult) -> Policy | None:
-    for run in sweep.begun:
-        if run.name in model.runs:
-            try:
-                if (policy := run.policy) is not None:
-                    return policy
-            except InputError:  # the page lists it
-                continue
-    return None
-
-
 def _gate(of: dict[str, Any]) -> list[Answer]:
     """The reported cells that the gate stops; nothing where there is no gate."""
     if (unlike := of["unlike"]) is None:
@@ -257,30 +241,17 @@ def _gate(of: dict[str, Any]) -> list[Answer]:
     if not unlike["stopped"]:
         return [Answer(question, "No cell", "The gate stops none of the reported cells.")]
     share, subjects = 100 * unlike["stopped"] / unlike["n_cells"], unlike["subjects"]
-    of_subjects = (
-        f"Of {words.count(len(subjects), 'subject')}: {', '.join(words.stopped_of(subjects))}. "
-        if subjects
-        else ""
-    )
-    return [Answer(question, f"{share:.1f} % of the cells", f"{of_subjects}They go to review.")]
+    said = "They go to review."
+    if subjects:
+        said = f"Of {words.count(len(subjects), 'subject')}: {', '.join(words.stopped_of(subjects))}. {said}"
+    return [Answer(question, f"{share:.1f} % of the cells", said)]
 
 
 def _with_interval(found: dict[str, Any], name: str) -> str:
-    form = words.form(METRICS[name])
-    return _between(form(found["value"]) + _unit(name), found, form)
+    unit = " %" * (METRICS[name].format == "percent")
+    return words.between(found, "value", words.form(METRICS[name]), unit, " (no interval)")
 
 
 def _difference(found: dict[str, Any], name: str) -> str:
-    form = words.difference_form(METRICS[name])
-    unit = " points" if METRICS[name].format == "percent" else ""
-    return _between(form(found["difference"]) + unit, found, form)
-
-
-def _unit(name: str) -> str:
-    return " %" if METRICS[name].format == "percent" else ""
-
-
-def _between(value: str, found: dict[str, Any], form: Any) -> str:
-    if found["low"] is None:
-        return f"{value} (no interval)"
-    return f"{value} ({form(found['low'])} to {form(found['high'])})"
+    unit = " points" * (METRICS[name].format == "percent")
+    return words.between(found, "difference", words.difference_form(METRICS[name]), unit, " (no interval)")

@@ -18,6 +18,7 @@ from leukemia.storage.atomic import write_text
 
 ONLY_YOU = "only you know this"
 FILE = "tripod-ai.md"
+HETEROGENEITY = "Metrics by subject, and by the further columns of the table of cells (results.md)"
 
 
 class Facts:
@@ -49,11 +50,18 @@ class Facts:
         if found:
             yield f"{', '.join(found)} ({self.file('config.yaml')})"
 
+    @property
     def cells(self) -> pd.DataFrame | None:
         return self.run.cells if self.run and (self.run.folder / "cells.csv").is_file() else None
 
+    def by_split(self, say: Callable[[pd.DataFrame], str]) -> str:
+        """What to say of the cells of each split, in the order of the table; empty without a table."""
+        if self.cells is None:
+            return ""
+        return ", ".join(f"{split} {say(rows)}" for split, rows in self.cells.groupby("split", sort=False))
 
-Answered = Callable[[Facts], Iterator[str]]
+
+Answered = Callable[[Facts], Iterator[str]] | str
 
 
 def write_checklist(folder: Path) -> Path:
@@ -66,7 +74,9 @@ def write_checklist(folder: Path) -> Path:
     printed = Printed(["Item", "To report", "Answer"], 3)
     known = 0
     for number, item, answer in ITEMS:
-        found = list(answer(facts)) if answer and facts.run else []
+        found = []
+        if answer and facts.run:
+            found = [answer] if isinstance(answer, str) else list(answer(facts))
         known += bool(found)
         printed.add([number, item, ". ".join(found) or ONLY_YOU], [])
     lines = [
@@ -84,10 +94,6 @@ def _title(of: Facts) -> Iterator[str]:
     if of.proof.settings:
         classes = "/".join(of.proof.settings[0].classes)
         yield f"Development and evaluation of {of.proof.settings[0].name} for {classes} (results.md)"
-
-
-def _summary(of: Facts) -> Iterator[str]:
-    yield "See the answers at the top of report.html"
 
 
 def _source(of: Facts) -> Iterator[str]:
@@ -108,24 +114,14 @@ def _predictors(of: Facts) -> Iterator[str]:
     yield from of.setting("data.image_size", "data.native_size")
 
 
-def _by_split(cells: pd.DataFrame, say: Callable[[pd.DataFrame], str]) -> str:
-    """What to say of the cells of each split, in the order of the table."""
-    return ", ".join(f"{split} {say(rows)}" for split, rows in cells.groupby("split", sort=False))
-
-
 def _size(of: Facts) -> Iterator[str]:
-    cells = of.cells()
-    if cells is not None:
-        sizes = _by_split(
-            cells, lambda rows: f"{len(rows):,} cells of {rows['subject'].nunique():,} subjects"
-        )
+    if sizes := of.by_split(lambda rows: f"{len(rows):,} cells of {rows['subject'].nunique():,} subjects"):
         yield f"{sizes} ({of.file('cells.csv')}). Why so many: {ONLY_YOU}"
 
 
 def _missing(of: Facts) -> Iterator[str]:
-    cells = of.cells()
-    if cells is not None:
-        unknown = words.count(int(cells["subject"].isna().sum()), "cell")
+    if of.cells is not None:
+        unknown = words.count(int(of.cells["subject"].isna().sum()), "cell")
         yield f"{unknown} without a subject ({of.file('cells.csv')}). Unreadable pictures end a run"
 
 
@@ -144,10 +140,6 @@ def _model(of: Facts) -> Iterator[str]:
     )  # fmt: skip
     yield of.card["Chosen on"].rstrip(".")
     yield f"{words.count(len(combinations(of.results)), 'setting')} compared (results.csv)"
-
-
-def _heterogeneity(of: Facts) -> Iterator[str]:
-    yield "Metrics by subject, and by the further columns of the table of cells (results.md)"
 
 
 def _measures(of: Facts) -> Iterator[str]:
@@ -172,9 +164,7 @@ def _output(of: Facts) -> Iterator[str]:
 
 
 def _shift(of: Facts) -> Iterator[str]:
-    cells = of.cells()
-    if cells is not None:
-        shares = _by_split(cells, lambda rows: f"{words.percent(rows['label'].mean())} %")
+    if shares := of.by_split(lambda rows: f"{words.percent(rows['label'].mean())} %"):
         yield f"Share of the positive class: {shares} ({of.file('cells.csv')})"
 
 
@@ -196,13 +186,8 @@ def _flow(of: Facts) -> Iterator[str]:
 
 
 def _events(of: Facts) -> Iterator[str]:
-    cells = of.cells()
-    if cells is not None:
-        parts = [
-            f"{split} {int(rows['label'].sum()):,} of {len(rows):,}"
-            for split, rows in cells.groupby("split", sort=False)
-        ]
-        yield f"Positive cells: {', '.join(parts)} ({of.file('cells.csv')})"
+    if counts := of.by_split(lambda rows: f"{int(rows['label'].sum()):,} of {len(rows):,}"):
+        yield f"Positive cells: {counts} ({of.file('cells.csv')})"
 
 
 def _specification(of: Facts) -> Iterator[str]:
@@ -213,9 +198,9 @@ def _performance(of: Facts) -> Iterator[str]:
     if of.proof.metrics:
         found = of.proof.metrics[0]["cells"]
         for name in ("accuracy", "auroc", "sensitivity", "specificity"):
-            form, value = words.form(METRICS[name]), found[name]
-            ends = "no interval" if value["low"] is None else f"{form(value['low'])} to {form(value['high'])}"
-            yield f"{words.heading(METRICS[name])} {form(value['value'])} ({ends})"
+            form = words.form(METRICS[name])
+            value = words.between(found[name], "value", form, without=" (no interval)")
+            yield f"{words.heading(METRICS[name])} {value}"
         yield "All metrics: results.md"
 
 
@@ -232,17 +217,13 @@ def _limits(of: Facts) -> Iterator[str]:
     yield of.card["Known limits"]
 
 
-def _poor_input(of: Facts) -> Iterator[str]:
-    yield "Unreadable pictures are refused by name (leukemia predict)"
-
-
 def _users(of: Facts) -> Iterator[str]:
     yield f"{of.card['Intended use']}. Cells under review are decided on the page of leukemia app"
 
 
 ITEMS: tuple[tuple[str, str, Answered | None], ...] = (
     ("1", "Title: a prediction model, its population and outcome", _title),
-    ("2", "Abstract, by TRIPOD+AI for Abstracts", _summary),
+    ("2", "Abstract, by TRIPOD+AI for Abstracts", "See the answers at the top of report.html"),
     ("3a", "Healthcare context and why the model is needed", None),
     ("3b", "Target population, purpose and users in the care pathway", _users),
     ("3c", "Known health inequalities between groups", None),
@@ -264,7 +245,7 @@ ITEMS: tuple[tuple[str, str, Answered | None], ...] = (
     ("12a", "How data were divided for development and evaluation", _partition),
     ("12b", "Handling of predictors", _preparation),
     ("12c", "Type of model, all steps of building it, tuning, internal validation", _model),
-    ("12d", "Heterogeneity between clusters", _heterogeneity),
+    ("12d", "Heterogeneity between clusters", HETEROGENEITY),
     ("12e", "Measures of performance, and why", _measures),
     ("12f", "Updating of the model", None),
     ("12g", "How predictions are computed at evaluation", _prediction),
@@ -290,7 +271,7 @@ ITEMS: tuple[tuple[str, str, Answered | None], ...] = (
     ("24", "Results of updating", None),
     ("25", "Interpretation, fairness included", None),
     ("26", "Limitations", _limits),
-    ("27a", "Poor or missing input at use", _poor_input),
+    ("27a", "Poor or missing input at use", "Unreadable pictures are refused by name (leukemia predict)"),
     ("27b", "Interaction with users, and their expertise", _users),
     ("27c", "Next steps", None),
 )

@@ -27,6 +27,12 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def new_plot(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """A figure of one plot."""
+    figure = new_figure(width, height)
+    return figure, figure.subplots()
+
+
 def style(ax: Axes, x: str, y: str) -> None:
     """Axis labels, quiet grid, no box."""
     ax.set_xlabel(x, fontsize=TEXT)
@@ -45,9 +51,9 @@ def ink(colours: str, shade: float) -> str:
     return "white" if luminance < 0.179 else "black"
 
 
-def set_title(figure: Figure, ax: Axes, title: str, marks: list[str]) -> None:
-    """The title in bold, and the marks below it, so that a figure that is taken out of the report keeps them. The
-    figure grows by their lines."""
+def titled(figure: Figure, title: str, marks: list[str]) -> Figure:
+    """A figure with its title in bold and the marks below it, which it keeps where it is taken out of the report. It
+    grows by their lines."""
     characters = int(figure.get_figwidth() * 14)
     bold = textwrap.wrap(title, characters - 5)
     figure.suptitle(plain("\n".join(bold)), fontsize=TEXT, weight="bold")
@@ -55,14 +61,16 @@ def set_title(figure: Figure, ax: Axes, title: str, marks: list[str]) -> None:
     if below:
         loud = below[0].startswith(LEAKS)
         text, weight = plain("\n".join(below)), "bold" if loud else "normal"
-        ax.set_title(text, fontsize=SMALL, color="#B00020" if loud else "#8A4B00", weight=weight)
+        figure.axes[0].set_title(text, fontsize=SMALL, color="#B00020" if loud else "#8A4B00", weight=weight)
     figure.set_figheight(figure.get_figheight() + LINE * (len(bold) + len(below)))
+    return figure
 
 
-def legend_below(figure: Figure, *axes: Axes) -> None:
-    """One legend under the axes, each label once. The figure grows by its rows."""
+def with_legend(figure: Figure, title: str, marks: list[str]) -> Figure:
+    """As `titled`, with one legend under the axes, each label once. The figure grows by its rows."""
+    titled(figure, title, marks)
     entries: dict[str, Any] = {}
-    for ax in axes:
+    for ax in figure.axes:
         handles, labels = ax.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     columns = 2 if len(entries) > 3 else 1
@@ -71,6 +79,7 @@ def legend_below(figure: Figure, *axes: Axes) -> None:
         list(entries.values()), list(entries), loc="outside lower center",
         ncols=columns, fontsize=SMALL, frameon=False, handlelength=3,
     )  # fmt: skip
+    return figure
 
 
 def plain(text: object) -> str:

@@ -232,11 +232,9 @@ def predictions_of(model: Run | Ensemble) -> pd.DataFrame:
     Raises:
         InputError: if they cannot be used.
     """
-    tables = [_checked(run, run.predictions, "predictions.csv") for run in model.members]
-    if isinstance(model, Run):
-        return tables[0]
-    _ = model.data, model.cells  # which refuse members that do not fit together
-    return mean_predictions(tables)
+    if isinstance(model, Ensemble):
+        _ = model.data, model.cells  # which refuse members that do not fit together
+    return _checked(model.members[0], model.predictions, "predictions.csv")
 
 
 def _missing_folds(rows: pd.DataFrame, runs: Sequence[Run]) -> list[str]:

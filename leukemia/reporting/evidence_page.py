@@ -87,8 +87,8 @@ def evidence(sweep: Sweep, results: pd.DataFrame) -> Evidence:
     found.by_train_subjects = evidence_plots.curves_by_train_subjects(ranked)
     found.tables = {
         "ranking": evidence_tables.ranking_table(ranked),
-        "intervals": evidence_tables.intervals_table(metrics),
-        "subject-intervals": evidence_tables.subject_intervals_table(metrics),
+        "intervals": evidence_tables.intervals_table(metrics, "cells"),
+        "subject-intervals": evidence_tables.intervals_table(metrics, "subjects"),
         "seeds": evidence_tables.seeds_table(metrics),
         "baselines": evidence_tables.baselines_table(metrics),
         "differences": evidence_tables.differences_table(pairs[:MOST_PAIRS]),
@@ -192,17 +192,18 @@ def _policies(
     for model in models:
         runs = [run for run in sweep.begun if run.name in model.runs]
         for run in runs:
-            if (policy := _policy(run, problems)) is not None:
+            if (policy := readable_policy(run, problems)) is not None:
                 name = model.name if len(runs) == 1 else f"{model.name}, {run.name}"
                 found.append((name, policy, model, predictions_of(run)))
     is_run = (sweep.folder / "status.json").is_file()
-    policy = None if is_run else _policy(Run(sweep.folder), problems)
+    policy = None if is_run else readable_policy(Run(sweep.folder), problems)
     if policy is not None and len(models) == 1:
         found.append((models[0].name, policy, models[0], models[0].replicates[0]))
     return found
 
 
-def _policy(run: Run, problems: list[str]) -> Policy | None:
+def readable_policy(run: Run, problems: list[str]) -> Policy | None:
+    """The policy beside a run; None where there is none, or it cannot be read: `problems` takes the reason."""
     try:
         return run.policy
     except InputError as problem:
@@ -237,4 +238,4 @@ def _triaged(name: str, policy: Policy, table: pd.DataFrame, classes: tuple[str,
         said.append(
             f"Thresholds were chosen on {policy.fitted_on['what']}; the table is of the reported cells."
         )
-    return Triaged(name, policy, evidence_tables.triage_table(name, table, policy, classes), said)
+    return Triaged(name, policy, evidence_tables.triage_table(table, policy, classes), said)

@@ -55,8 +55,7 @@ def subject_bars(
     axes[-1].set_xlim(0, 100)
     axes[-1].set_xlabel("Cells called correctly, % (95 % interval)", fontsize=drawing.TEXT)
     what = f"The {len(rows) - left_out} worst called of {len(rows)} subjects" if left_out else "Subjects"
-    drawing.set_title(figure, axes[0], f"{what} (cells), {title}", marks)
-    return figure
+    return drawing.titled(figure, f"{what} (cells), {title}", marks)
 
 
 def curves_by_train_subjects(ranked: Sequence[dict[str, Any]]) -> list[Figure]:
@@ -70,8 +69,7 @@ def curves_by_train_subjects(ranked: Sequence[dict[str, Any]]) -> list[Figure]:
     stages = dict.fromkeys(s for of in lines if (s := of["settings"].get("trainable_from")) is not None)
     figures = []
     for stage in stages:
-        figure = drawing.new_figure(drawing.WIDTH, 3.0)
-        ax = figure.subplots()
+        figure, ax = drawing.new_plot(3.0)
         drawn = [of for of in lines if of["settings"].get("trainable_from", stage) == stage]
         for place, of in enumerate(drawn):
             metrics = [cells["accuracy"] for _, cells in of["curve"]]
@@ -91,9 +89,7 @@ def curves_by_train_subjects(ranked: Sequence[dict[str, Any]]) -> list[Figure]:
         ax.xaxis.set_major_formatter("{x:g}")
         drawing.style(ax, "Training subjects", "Accuracy, % (95 % interval)")
         marks = list(dict.fromkeys(mark for of in drawn for mark in of["marks"]))
-        drawing.set_title(figure, ax, f"Accuracy by training subjects, from {stage}", marks)
-        drawing.legend_below(figure, ax)
-        figures.append(figure)
+        figures.append(drawing.with_legend(figure, f"Accuracy by training subjects, from {stage}", marks))
     return figures
 
 
@@ -125,9 +121,7 @@ def reliability_diagram(table: pd.DataFrame, title: str, marks: list[str]) -> Fi
     drawing.style(upper, "", "Accuracy, %")
     drawing.style(lower, "Confidence of the decision, %", "Cells")
     upper.set(xlim=(49, 101), ylim=(min(45.0, upper.get_ylim()[0]), 101))
-    drawing.set_title(figure, upper, f"Reliability, {title}", marks)
-    drawing.legend_below(figure, upper)
-    return figure
+    return drawing.with_legend(figure, f"Reliability, {title}", marks)
 
 
 def risk_coverage_plot(table: pd.DataFrame, policy: Policy | None, title: str, marks: list[str]) -> Figure:
@@ -136,8 +130,7 @@ def risk_coverage_plot(table: pd.DataFrame, policy: Policy | None, title: str, m
     curve = curve_of(table)
     kept = curve[curve["whole"]]
     kept = kept.iloc[np.unique(np.linspace(0, len(kept) - 1, MOST_STEPS).round().astype(int))]
-    figure = drawing.new_figure(drawing.WIDTH, 3.0)
-    ax = figure.subplots()
+    figure, ax = drawing.new_plot(3.0)
     ax.plot(
         100 * kept["coverage"], 100 * kept["risk"], drawstyle="steps-post", color=drawing.BLUE, lw=1.4,
         label="most certain first",
@@ -152,9 +145,7 @@ def risk_coverage_plot(table: pd.DataFrame, policy: Policy | None, title: str, m
             )  # fmt: skip
     drawing.style(ax, "Coverage: cells decided without review, %", "Risk: wrong among them, %")
     ax.set(xlim=(0, 101), ylim=(0, None))
-    drawing.set_title(figure, ax, f"Risk and coverage, {title}", marks)
-    drawing.legend_below(figure, ax)
-    return figure
+    return drawing.with_legend(figure, f"Risk and coverage, {title}", marks)
 
 
 def decision_curves(tables: Sequence[tuple[str, pd.DataFrame]], marks: list[str]) -> Figure:
@@ -163,8 +154,7 @@ def decision_curves(tables: Sequence[tuple[str, pd.DataFrame]], marks: list[str]
     Args:
         tables: name and predictions of each setting, of the same cells.
     """
-    figure = drawing.new_figure(drawing.WIDTH, 3.0)
-    ax = figure.subplots()
+    figure, ax = drawing.new_plot(3.0)
     ax.axhline(0, color=drawing.GREY, lw=0.9, label="none called positive")
     for place, (name, table) in enumerate(tables):
         curve = decision_curve(table)
@@ -176,9 +166,7 @@ def decision_curves(tables: Sequence[tuple[str, pd.DataFrame]], marks: list[str]
     top = float(tables[0][1]["label"].mean())
     drawing.style(ax, "Threshold probability of the positive class, %", "Net benefit")
     ax.set(xlim=(0, 100), ylim=(-0.1 * top, 1.05 * top))
-    drawing.set_title(figure, ax, "Decision curves", marks)
-    drawing.legend_below(figure, ax)
-    return figure
+    return drawing.with_legend(figure, "Decision curves", marks)
 
 
 def operating_point(table: pd.DataFrame, policy: Policy) -> tuple[float, float]:

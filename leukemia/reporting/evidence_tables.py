@@ -18,14 +18,16 @@ COMPARED = [metric for name, metric in METRICS.items() if name in SUBJECT_METRIC
 BASELINE = [METRICS[name] for name in ("accuracy", "auroc")]  # of the handcrafted baseline
 
 
-def intervals_table(found: Found) -> Printed:
-    """A row a setting: metrics over its cells with their intervals."""
-    return _with_intervals(found, "cells", METRICS)
-
-
-def subject_intervals_table(found: Found) -> Printed:
-    """A row a setting whose cells have subjects: metrics over subjects with their intervals."""
-    return _with_intervals([of for of in found if of["subjects"]], "subjects", SUBJECT_METRICS)
+def intervals_table(found: Found, over: str) -> Printed:
+    """A row a setting: metrics over its `cells`, or over its `subjects` where they are known, with their intervals."""
+    metrics = METRICS if over == "cells" else SUBJECT_METRICS
+    table = Printed(["Setting", *map(words.heading, metrics.values()), over.capitalize()], 1)
+    for of in found:
+        if of[over]:
+            n = of["n_images"] if over == "cells" else of["subjects"]["n"]
+            values = [_interval(of[over][name], metric) for name, metric in metrics.items()]
+            table.add([of["name"], *values, whole(n)], of["marks"])
+    return table
 
 
 def seeds_table(found: Found) -> Printed:
@@ -77,13 +79,8 @@ def ranking_table(ranked: Found) -> Printed:
     accuracy = METRICS["accuracy"]
     fewer = sorted({n for of in ranked for n, _ in of["curve"][:-1]})
     columns = ["Network", "Trains from", *map(words.setting, others), "Norm"]
-    numbers = [
-        *map(words.heading, BASELINE),
-        "Minus the first, points",
-        "Its difference",
-        "Minus handcrafted, points",
-    ]
-    numbers += ["Training subjects", "ms a cell", "MB"]
+    numbers = [*map(words.heading, BASELINE), "Minus the first, points", "Its difference"]
+    numbers += ["Minus handcrafted, points", "Training subjects", "ms a cell", "MB"]
     numbers += [f"{words.heading(accuracy)} of {n:g} subjects" for n in fewer]
     table = Printed([*columns, *numbers], len(columns))
     for of in ranked:
@@ -131,7 +128,7 @@ def selective_table(found: Found) -> Printed:
     return table
 
 
-def triage_table(name: str, table: pd.DataFrame, policy: Policy, classes: tuple[str, str]) -> Printed:
+def triage_table(table: pd.DataFrame, policy: Policy, classes: tuple[str, str]) -> Printed:
     """The outcome of a policy on the reported cells: a row a true class, and one for all."""
     negative, positive = classes
     columns = [f"Released as {negative}", f"Released as {positive}", "Reviewed", "Reviewed %"]
@@ -139,16 +136,15 @@ def triage_table(name: str, table: pd.DataFrame, policy: Policy, classes: tuple[
     printed = Printed(["True class", "Cells", *columns], 1)
     rows = outcome(table, policy, classes)
     for row in rows.to_dict("records"):
-        printed.rows.append([
+        printed.add([
             f"{row['class']} ({'missed' if row['class'] == positive else 'false alarm'} where wrong)",
             *(whole(row[key]) for key in ("cells", "as_negative", "as_positive", "review")),
             percent(row["review"] / row["cells"] if row["cells"] else None),
             percent(row["wrong"]), percent(row["wrong_by_subject"]), whole(row["subjects"]),
-        ])  # fmt: skip
+        ], [])  # fmt: skip
     sums = rows[["cells", "as_negative", "as_positive", "review"]].sum()
     share = percent(sums["review"] / sums["cells"])
-    printed.rows.append(["all", *(whole(number) for number in sums), share, "–", "–", "–"])
-    printed.marks = [[] for _ in printed.rows]
+    printed.add(["all", *(whole(number) for number in sums), share, "–", "–", "–"], [])
     return printed
 
 
@@ -171,9 +167,8 @@ def covariates_table(found: Mapping[str, Mapping[str, dict[str, Any]]], marks: l
     Args:
         found: for each column, what `leukemia.evaluation.covariates.by_covariate` gives.
     """
-    metrics = [
-        METRICS[name] for name in ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity")
-    ]
+    names = ("accuracy", "balanced_accuracy", "auroc", "sensitivity", "specificity")
+    metrics = [METRICS[name] for name in names]
     table = Printed(["Column", "Value", *map(words.heading, metrics), "Cells", "Subjects"], 2)
     for column, values in found.items():
         for value, of in values.items():
@@ -198,24 +193,9 @@ def gradcam_table(found: list[tuple[str, dict[str, Any]]]) -> Printed:
     return table
 
 
-def _with_intervals(found: Found, of_what: str, metrics: Mapping[str, Metric]) -> Printed:
-    table = Printed(["Setting", *map(words.heading, metrics.values()), of_what.capitalize()], 1)
-    for of in found:
-        n = of["n_images"] if of_what == "cells" else of["subjects"]["n"]
-        values = [_interval(of[of_what][name], metric) for name, metric in metrics.items()]
-        table.add([of["name"], *values, whole(n)], of["marks"])
-    return table
-
-
 def _interval(found: dict[str, Any], metric: Metric) -> str:
-    return _between(found["value"], found, words.form(metric))
+    return words.between(found, "value", words.form(metric))
 
 
 def _difference(found: dict[str, Any], metric: Metric) -> str:
-    return _between(found["difference"], found, words.difference_form(metric))
-
-
-def _between(value: float | None, found: dict[str, Any], form: Any) -> str:
-    if found["low"] is None:
-        return str(form(value))
-    return f"{form(value)} ({form(found['low'])} to {form(found['high'])})"
+    return words.between(found, "difference", words.difference_form(metric))

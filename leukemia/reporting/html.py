@@ -22,9 +22,10 @@ from leukemia.storage.tables import spreadsheet_csv
 
 @dataclass(frozen=True)
 class Written:
-    """A report that was written: the path of report.html, and its last words on a command line."""
+    """A report that was written: the path of report.html, its first sentence, and its last words on a command line."""
 
     page: Path
+    lead: str
     said: list[str]
 
 
@@ -49,22 +50,21 @@ def written_report(folder: Path) -> Written:
     proof = evidence(sweep, results)
     predictions, unread = _predictions(sweep.begun)
     material = Material(sweep, results, proof, predictions, [read_settings(run) for run in sweep.begun])
-    title = _title(folder, material)
+    title = f"{folder.resolve().name}: {'one run' if material.is_single else 'networks and freezing'}"
+    lead = summary.states(results)
     first_screen, parts = answers(sweep, results, proof), sections(material)
     write_text(folder / "results.csv", spreadsheet_csv(results))
-    write_text(folder / "results.md", results_md(title, summary.states(results), first_screen, parts))
-    page = report_html(title, results, first_screen, parts, [*unread, *proof.problems])
+    write_text(folder / "results.md", results_md(title, lead, first_screen, parts))
+    page = report_html(title, lead, results, first_screen, parts, [*unread, *proof.problems])
     write_text(folder / "report.html", page)
-    commands = next_commands(sweep, proof)
-    said = [
-        *in_short(first_screen),
-        *(f"{'Next:' if not n else '     '} {line}" for n, line in enumerate(commands)),
-    ]
-    return Written(folder / "report.html", said)
+    said = in_short(first_screen)
+    said += [f"{'     ' if n else 'Next:'} {line}" for n, line in enumerate(next_commands(sweep, proof))]
+    return Written(folder / "report.html", lead, said)
 
 
 def report_html(
     title: str,
+    lead: str,
     results: pd.DataFrame,
     first_screen: Sequence[Answer],
     parts: Sequence[Section],
@@ -77,18 +77,13 @@ def report_html(
     )  # fmt: skip
     return environment.get_template("report.html.j2").render(
         title=title,
-        lead=f"{summary.states(results)}.",
+        lead=f"{lead}.",
         failures=int(results["accuracy"].isna().sum()),
         answers=first_screen,
         sections=parts,
         unread=unread,
         loud=words.LEAKS,
     )
-
-
-def _title(folder: Path, of: Material) -> str:
-    name = folder.resolve().name
-    return f"{name}: {'one run' if of.is_single else 'networks and freezing'}"
 
 
 def _predictions(runs: Sequence[Run]) -> tuple[dict[str, pd.DataFrame], list[str]]:

@@ -73,7 +73,7 @@ def learning_curves(history: pd.DataFrame, title: str, run: Mapping[Any, Any], m
         run: `best_epoch`, `train_accuracy` and `train_val_gap` of the run, missing where unknown.
     """
     figure = drawing.new_figure(drawing.WIDTH, 3.9)
-    axes = list(figure.subplots(2, 1, sharex=True))
+    axes = figure.subplots(2, 1, sharex=True)
     best, accuracy, gap = (run.get(name) for name in ("best_epoch", "train_accuracy", "train_val_gap"))
     for ax, name in zip(axes, CURVES, strict=True):
         scale, unit = (100, ", %") if METRICS[name].format == "percent" else (1, "")
@@ -94,17 +94,14 @@ def learning_curves(history: pd.DataFrame, title: str, run: Mapping[Any, Any], m
     axes[1].set_xlabel("Epoch", fontsize=drawing.TEXT)
     axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[1].set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
-    drawing.set_title(figure, axes[0], title, marks)
-    drawing.legend_below(figure, *axes)
-    return figure
+    return drawing.with_legend(figure, title, marks)
 
 
 def _heat_map(others: str, cells: list[Combination], low: float, high: float) -> Figure:
     networks = list(dict.fromkeys(settings["network"] for settings, _ in cells))
     stages = _stages(cells)
     height, width = len(networks), len(stages)
-    figure = drawing.new_figure(max(drawing.WIDTH, 1 + 0.95 * width), 1 + 0.62 * height)
-    ax = figure.subplots()
+    figure, ax = drawing.new_plot(1 + 0.62 * height, max(drawing.WIDTH, 1 + 0.95 * width))
     shades = np.full((height, width), np.nan)
     for settings, runs in cells:
         row, column = networks.index(settings["network"]), stages.index(settings["trainable_from"])
@@ -121,8 +118,7 @@ def _heat_map(others: str, cells: list[Combination], low: float, high: float) ->
     marks = words.marks(pd.concat([runs for _, runs in cells]))
     marks = [f"* {mark}" if mark.startswith(words.NOT_BETTER) else mark for mark in marks]
     title = f"{METRICS['accuracy'].title}, %"
-    drawing.set_title(figure, ax, ", ".join(filter(None, (title, others))), marks)
-    return figure
+    return drawing.titled(figure, ", ".join(filter(None, (title, others))), marks)
 
 
 def _roc(
@@ -130,8 +126,7 @@ def _roc(
 ) -> Figure:
     from sklearn.metrics import roc_curve
 
-    figure = drawing.new_figure(drawing.WIDTH, 3.6)
-    ax = figure.subplots()
+    figure, ax = drawing.new_plot(3.6)
     ax.plot([0, 1], [0, 1], color="#999999", lw=0.8)
     for settings, runs in lines:
         stage = settings["trainable_from"]
@@ -147,15 +142,12 @@ def _roc(
             )  # fmt: skip
     drawing.style(ax, "False alarms (1 − specificity)", "Sensitivity")
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    drawing.set_title(figure, ax, f"ROC, {title}", words.marks(pd.concat([runs for _, runs in lines])))
-    drawing.legend_below(figure, ax)
-    return figure
+    return drawing.with_legend(figure, f"ROC, {title}", words.marks(pd.concat([runs for _, runs in lines])))
 
 
 def _confusion(title: str, runs: pd.DataFrame, counts: np.ndarray) -> Figure:
     names = [words.short(name) for name in class_names(runs)]
-    figure = drawing.new_figure(2.9, 2.9)
-    ax = figure.subplots()
+    figure, ax = drawing.new_plot(2.9, 2.9)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ax.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", lw=2)
     for row, column in np.ndindex(2, 2):
@@ -166,8 +158,7 @@ def _confusion(title: str, runs: pd.DataFrame, counts: np.ndarray) -> Figure:
     ax.set_xlabel("Called", fontsize=drawing.TEXT)
     ax.set_ylabel("True class", fontsize=drawing.TEXT)
     title += f" ({len(runs)} runs)" if len(runs) > 1 else ""
-    drawing.set_title(figure, ax, title, words.marks(runs))
-    return figure
+    return drawing.titled(figure, title, words.marks(runs))
 
 
 def _grid_of_cells(ax: Any, columns: list[str], rows: list[str]) -> None:

@@ -68,23 +68,17 @@ def ranking_text(ranked: Sequence[dict[str, Any]]) -> str:
     lines = [f"ranked by {BY.title.lower()} (95 % intervals; paired difference to the first)"]
     lines += [f"NOTE: {mark}" for mark in dict.fromkeys(mark for entry in ranked for mark in entry["marks"])]
     for place, entry in enumerate(ranked, start=1):
-        value = between(entry["cells"][BY.name], "value", words.percent)
+        value = words.between(entry["cells"][BY.name], "value", words.percent)
         line = f"{place:3}. {entry['name']}: {value} %"
         if entry["minus_best"]:
             apart = entry["minus_best"][BY.name]
-            line += f", {between(apart, 'difference', words.points)} points, {shown(apart)}"
+            line += f", {words.between(apart, 'difference', words.points)} points, {shown(apart)}"
         if entry["embed_seconds"] is not None:
             line += (
                 f"; {milliseconds(entry['embed_seconds'])} ms a cell, {words.whole(entry['megabytes'])} MB"
             )
         lines.append(line)
     return "\n".join(lines)
-
-
-def between(found: dict[str, Any], key: str, form: Any) -> str:
-    """A value with the ends of its interval, where it has one."""
-    ends = "" if found["low"] is None else f" ({form(found['low'])} to {form(found['high'])})"
-    return f"{form(found[key])}{ends}"
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, is_number
 from leukemia.evaluation.metrics import METRICS, SUBJECT_METRICS
 from leukemia.identity import flatten, is_identity, network_name
 from leukemia.runs import Ensemble, OldRunError, Run, Sweep
@@ -138,8 +138,6 @@ def read_status(run: Run) -> dict[str, Any]:
         status = run.status
     except InputError as problem:
         return {"status": "unreadable", "error": str(problem)}
-    if not isinstance(status, dict) or "status" not in status:
-        return {"status": "unreadable", "error": f"{run.folder / 'status.json'} names no status"}
     if status["status"] == "running" and not run.is_held():
         return {**status, "status": "interrupted", "error": GONE}
     return status
@@ -174,13 +172,14 @@ def _once(runs: pd.DataFrame) -> pd.DataFrame:
 def _follows(finished: pd.DataFrame, name: str) -> bool:
     """Whether the network's name tells this part of it, or a path its file; weights are always shown."""
     if name.startswith("files."):
-        path = name.removeprefix("files.")
-        return path in finished and bool(
-            finished[name].map(repr).groupby(finished[path]).nunique().max() == 1
-        )
-    if not name.startswith(NET) or name == "model.net.weights":
+        told_by = name.removeprefix("files.")
+    elif name.startswith(NET) and name != "model.net.weights":
+        told_by = "network"
+    else:
         return False
-    return bool(finished[name].map(repr).groupby(finished["network"]).nunique().max() == 1)
+    return told_by in finished and bool(
+        finished[name].map(repr).groupby(finished[told_by]).nunique().max() == 1
+    )
 
 
 def _order(settings: dict[str, Any]) -> tuple[Any, ...]:
@@ -211,13 +210,8 @@ def _reported(metrics: dict[str, Any], embedding: dict[str, Any]) -> dict[str, A
     found = {name: metrics.get(name) for name in REPORTED} | {"accuracy_low": low, "accuracy_high": high}
     found["classes"] = "/".join(map(str, classes)) if isinstance(classes, list) else classes
     network = metrics.get("network") or {}
-    whole = embedding.get("stage") == "head"
-    costs = (
-        network.get("norm"),
-        network.get("megabytes"),
-        embedding.get("seconds_per_cell") if whole else None,
-    )
-    found |= dict(zip(COSTS, costs, strict=True))
+    seconds = embedding.get("seconds_per_cell") if embedding.get("stage") == "head" else None
+    found |= dict(zip(COSTS, (network.get("norm"), network.get("megabytes"), seconds), strict=True))
     return found | {f"subjects.{name}": subjects.get(name) for name in BY_SUBJECT}
 
 
@@ -231,5 +225,5 @@ def _typed(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _number(value: Any, whole: bool) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = is_number(value) and math.isfinite(value)
     return value if number and not (whole and value != int(value)) else None

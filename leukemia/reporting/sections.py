@@ -17,6 +17,7 @@ from leukemia.runs import Run, Sweep
 MOST_CURVES = 8  # of a kind: a page with more plots is neither read nor small
 MOST_PANELS = 6
 SPREAD = "Mean ± standard deviation over seeds and folds"
+OVER_CELLS = "Over cells, with 95 % intervals."
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ def sections(material: Material) -> list[Section]:
     return found
 
 
+def _evidence(of: Material, name: str, caption: str = "") -> list[Block]:
+    """A table of the evidence, where there is one and it has a row."""
+    found = of.proof.tables.get(name)
+    return tables(Table(name, found, caption)) if found else []
+
+
 def _grid(of: Material) -> list[Block]:
     if of.is_single or not of.is_finished:
         return []
@@ -67,15 +74,9 @@ def _one_run(of: Material) -> list[Block]:
     """Of a single run, in place of a grid: its metrics, and how its training went."""
     if not of.is_single:
         return []
-    found = (
-        tables(Table("intervals", of.proof.tables["intervals"], "Over cells, with 95 % intervals."))
-        if of.proof.tables
-        else []
-    )
-    figures = plots.confusion_matrices(of.results, of.predictions) + plots.roc_curves(
-        of.results, of.predictions
-    )
-    return [*found, *pictures(figures, MOST_PANELS), *_training(of)]
+    figures = plots.confusion_matrices(of.results, of.predictions)
+    figures += plots.roc_curves(of.results, of.predictions)
+    return [*_evidence(of, "intervals", OVER_CELLS), *pictures(figures, MOST_PANELS), *_training(of)]
 
 
 def _failures(of: Material) -> list[Block]:
@@ -89,35 +90,26 @@ def _other_metrics(of: Material) -> list[Block]:
 
 
 def _intervals(of: Material) -> list[Block]:
-    found = of.proof.tables
-    if not found:
+    if not of.proof.tables:
         return []
-    over_cells = Table("intervals", found["intervals"], "Over cells, with 95 % intervals.")
+    of_seeds = "Mean ± standard deviation over the runs that differ by seed or fold alone, and their range."
     return [
         *map(Text, of.proof.notes),
-        *([] if of.is_single else [over_cells]),
-        *tables(
-            Table("subject-intervals", found["subject-intervals"], "Over subjects, each counting once."),
-            Table(
-                "seeds",
-                found["seeds"],
-                "Mean ± standard deviation over the runs that differ by seed or fold alone, and their range.",
-            ),
-        ),
+        *([] if of.is_single else _evidence(of, "intervals", OVER_CELLS)),
+        *_evidence(of, "subject-intervals", "Over subjects, each counting once."),
+        *_evidence(of, "seeds", of_seeds),
     ]
 
 
 def _ranking(of: Material) -> list[Block]:
-    if not of.proof.tables or not of.proof.tables["ranking"].rows:
-        return []
     caption = (
         "By accuracy, with 95 % intervals and paired differences on the same cells. The first is the best of many on "
         "these cells, so it is biased upwards; differences are not corrected for their number. Handcrafted: logistic "
         "regression on cell area, mean colour and roundness. ms a cell: from stored pixels to stored features, on the "
         "machine that computed them."
     )
-    ranked = Table("ranking", of.proof.tables["ranking"], caption)
-    return [ranked, *pictures(of.proof.by_train_subjects, MOST_PANELS)]
+    ranked = _evidence(of, "ranking", caption)
+    return [*ranked, *pictures(of.proof.by_train_subjects, MOST_PANELS)] if ranked else []
 
 
 def _differences(of: Material) -> list[Block]:
@@ -125,7 +117,7 @@ def _differences(of: Material) -> list[Block]:
         "Paired: both are evaluated on the same draws. Differences whose interval excludes zero come first. "
         "Not corrected for the number of comparisons."
     )
-    return tables(Table("differences", of.proof.tables["differences"], caption)) if of.proof.tables else []
+    return _evidence(of, "differences", caption)
 
 
 def _baselines(of: Material) -> list[Block]:
@@ -133,7 +125,7 @@ def _baselines(of: Material) -> list[Block]:
         "Handcrafted: logistic regression on cell area, mean colour and roundness, with the same splits. A network "
         "that does not beat it may have learned the size of the mask."
     )
-    return tables(Table("baselines", of.proof.tables["baselines"], caption)) if of.proof.tables else []
+    return _evidence(of, "baselines", caption)
 
 
 def _subjects(of: Material) -> list[Block]:
@@ -157,7 +149,7 @@ def _calibration(of: Material) -> list[Block]:
     caption = "Brier score = miscalibration − discrimination + uncertainty."
     return [
         Text(said),
-        Table("calibration", of.proof.tables["calibration"], caption),
+        *_evidence(of, "calibration", caption),
         *pictures(of.proof.reliability, MOST_PANELS),
     ]
 
@@ -172,28 +164,27 @@ def _decision(of: Material) -> list[Block]:
 
 
 def _covariates(of: Material) -> list[Block]:
-    if not of.proof.tables or not of.proof.tables["covariates"].rows:
+    if not (table := _evidence(of, "covariates")):
         return []
     said = (
         f"Of {of.proof.settings[0].name}, by the further columns of the table of cells. Groups were not compared: two "
         "intervals that overlap do not show that groups are alike."
     )
-    return [Text(said), Table("covariates", of.proof.tables["covariates"])]
+    return [Text(said), *table]
 
 
 def _gate(of: Material) -> list[Block]:
     said = "Cells that the gate sends to review, because they are unlike the training cells. The metrics count them."
-    return tables(Table("gate", of.proof.tables["gate"], said)) if of.proof.tables else []
+    return _evidence(of, "gate", said)
 
 
 def _gradcam(of: Material) -> list[Block]:
-    if not of.proof.tables or not of.proof.tables["gradcam"].rows:
-        return []
     said = (
         "The share of the Grad-CAM maps that lies on the black background. A share above that of an even map means "
         "that the network looks at the mask rather than at the cell."
     )
-    return [Text(said), Table("gradcam", of.proof.tables["gradcam"])]
+    table = _evidence(of, "gradcam")
+    return [Text(said), *table] if table else []
 
 
 def _review(of: Material) -> list[Block]:
@@ -204,7 +195,7 @@ def _review(of: Material) -> list[Block]:
         "are not a guarantee."
     )
     found: list[Block] = [
-        Table("selective", of.proof.tables["selective"], caption),
+        *_evidence(of, "selective", caption),
         *pictures(of.proof.risk_coverage, MOST_PANELS),
     ]
     for number, triaged in enumerate(of.proof.triaged, start=1):

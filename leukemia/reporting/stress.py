@@ -67,9 +67,8 @@ def sentence(results: Results) -> str:
             nowhere.append(_within(shift["title"]))
         else:
             ends = [shift["none"] if end is None else end for end in (below, above)]
-            said = " to ".join(
-                f"{end:g}" for end in (ends if len(shift["until"]) > 1 else {below, above} - {None})
-            )
+            kept = ends if len(shift["until"]) > 1 else {below, above} - {None}
+            said = " to ".join(f"{end:g}" for end in kept)
             reached.append(f"{_within(shift['title'])} {said} ({shift['unit']})")
     ranges = f"up to {', '.join(reached)}" if reached else "under no shift"
     rest = f"; at no tried strength of {', '.join(nowhere)}" if reached and nowhere else ""
@@ -102,9 +101,8 @@ def stress_table(results: Results) -> Printed:
     columns += [f"{RATES[name]} without the gate %" for name in gated]
     table = Printed([*columns, *(["Bounds"] if results["certified"] else [])], 2)
     none = {"strength": None, **results["none"]}
-    for shift, entry in [(None, none)] + [
-        (of, entry) for of in results["shifts"] for entry in of["strengths"]
-    ]:
+    rows = [(of, entry) for of in results["shifts"] for entry in of["strengths"]]
+    for shift, entry in [(None, none), *rows]:
         row = ["none" if shift is None else shift["title"]]
         row += ["–" if shift is None else f"{entry['strength']:g} ({shift['unit']})"]
         row += [percent(entry["accuracy"]["value"]), _apart(entry["accuracy"], points)]
@@ -140,9 +138,7 @@ def stress_figure(results: Results, title: str) -> Figure:
         ax.set_visible(False)
     axes[0].set_ylim(-3, 103)
     safe = "bounds hold" if results["certified"] else "accuracy not shown to fall"
-    drawing.set_title(figure, axes[0], f"Shifts, {title} (shaded: {safe}; dotted: bounds)", [])
-    drawing.legend_below(figure, axes[0])
-    return figure
+    return drawing.with_legend(figure, f"Shifts, {title} (shaded: {safe}; dotted: bounds)", [])
 
 
 def _panel(
@@ -160,15 +156,13 @@ def _panel(
         values = [100 * entry[name]["value"] for entry in entries]
         ax.plot(place, values, color=colour, ls=dash, marker=marker, ms=3, lw=1.1, label=label)
         ends = [_interval(entry[name], results["none"][name]["value"]) for entry in entries]
-        ax.fill_between(
-            place, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.15, lw=0
-        )
+        low, high = zip(*ends, strict=True)
+        ax.fill_between(place, low, high, color=colour, alpha=0.15, lw=0)
         if name in entries[0].get("without_gate", {}):
             values = [100 * entry["without_gate"][name]["value"] for entry in entries]
             ax.plot(place, values, color=colour, ls=":", lw=0.9, label=f"{label} without the gate")
-    ax.set_xticks(
-        list(place), ["none" if at == middle else f"{value:g}" for at, value in enumerate(strengths)]
-    )
+    ticks = ["none" if at == middle else f"{value:g}" for at, value in enumerate(strengths)]
+    ax.set_xticks(list(place), ticks)
     drawing.style(ax, "", "%")
     ax.set_xlabel(f"{shift['title']}: {shift['unit']}", fontsize=drawing.SMALL)
 

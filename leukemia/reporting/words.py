@@ -38,9 +38,8 @@ def marks(runs: pd.DataFrame) -> list[str]:
     hold for all of them."""
     image = runs["protocol"] == "image"
     leaky = image | (runs["leaks"].fillna(0) > 0)
-    seen = (
-        runs["pretrained_on"].astype("string").str.contains("c-?nmc", case=False).fillna(False).astype(bool)
-    )
+    origin = runs["pretrained_on"].astype("string")
+    seen = origin.str.contains("c-?nmc", case=False).fillna(False).astype(bool)
     chosen = runs["epoch_chosen_here"].eq(True)
     not_better = runs["better_than_majority"].eq(False)
     pruned = runs["pruned_after"].notna()
@@ -129,6 +128,14 @@ def value(of: Any, name: str = "") -> str:
     if name.endswith("_target_"):
         return str(of).rpartition(".")[2]
     return f"{of:g}" if isinstance(of, float) else str(of)
+
+
+def between(
+    found: Mapping[str, Any], key: str, form: Callable[[Any], str], unit: str = "", without: str = ""
+) -> str:
+    """A number, its unit and the ends of its interval; `without` where it has none."""
+    ends = without if found["low"] is None else f" ({form(found['low'])} to {form(found['high'])})"
+    return f"{form(found[key])}{unit}{ends}"
 
 
 def heading(metric: Metric) -> str:

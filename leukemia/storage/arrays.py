@@ -51,13 +51,22 @@ def read_arrays(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
         if hashlib.sha256(content).hexdigest() != sha256:
             raise ValueError("it differs from what was written")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:  # a stranger can write the checksum too
-            entries = archive.infolist()
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
-                sum(entry.file_size for entry in entries) > len(content)
-            ):
-                raise ValueError("its arrays are larger than the file")
+            check_stored(archive, len(content))
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except UNREADABLE as error:
         reason = str(error).splitlines() or [type(error).__name__]
         raise InputError(f"{path} cannot be read: {reason[0][:200]}") from None
+
+
+def check_stored(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse an archive whose entries together are larger than the file, of `size` bytes.
+
+    Raises:
+        ValueError: if so, or if they are compressed.
+    """
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("it is compressed, which no file written here is")
+    if sum(entry.file_size for entry in entries) > size:
+        raise ValueError("its entries are larger than the file")

@@ -82,14 +82,12 @@ def preallocate_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.n
 def _locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         log.info("waiting for another process to write %s", folder)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def _is_whole(folder: Path) -> bool:

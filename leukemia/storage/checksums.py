@@ -3,12 +3,11 @@
 import json
 import os
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from leukemia.storage.cores import cores
+from leukemia.storage.cores import cores, in_order
 
 NAME = "checksums.json"
 BLOCK = 4 << 20  # bytes: large enough to read fast, small enough to bound the memory
@@ -17,7 +16,7 @@ BLOCK = 4 << 20  # bytes: large enough to read fast, small enough to bound the m
 def write_checksums(folder: Path) -> None:
     """Write checksums.json beside the files of a folder: the size of each, and the CRC-32 of each of its blocks."""
     files: dict[str, Any] = {name: {"size": (folder / name).stat().st_size} for name in _files(folder)}
-    for name, sums in _sums(folder, files):
+    for name, sums in _sums(folder, files).items():
         files[name]["crc32"] = sums
     (folder / NAME).write_text(json.dumps(files), encoding="utf-8")
 
@@ -41,13 +40,10 @@ def damage(folder: Path, contents: bool = True) -> str | None:
                 return f"{name} has {size:,} bytes and not {files[name]['size']:,}"
         if not contents:
             return None
-        for name, sums in _sums(folder, files):
+        for name, sums in _sums(folder, files).items():
             expected = files[name]["crc32"]
-            wrong = [
-                block for block, (one, other) in enumerate(zip(sums, expected, strict=True)) if one != other
-            ]
-            if wrong:
-                return f"{len(wrong)} of {len(sums)} blocks of {name} differ from what was written"
+            if wrong := sum(one != other for one, other in zip(sums, expected, strict=True)):
+                return f"{wrong} of {len(sums)} blocks of {name} differ from what was written"
     except FileNotFoundError:
         return f"{NAME} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -61,8 +57,8 @@ def _files(folder: Path) -> list[str]:
     return sorted(name for name in below if name != NAME)
 
 
-def _sums(folder: Path, files: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
-    """The CRC-32 of each block of each file. Threads help: reading and summing release the lock."""
+def _sums(folder: Path, files: dict[str, Any]) -> dict[str, list[int]]:
+    """The CRC-32 of each block of each file."""
     parts = [(name, start) for name, file in files.items() for start in range(0, max(file["size"], 1), BLOCK)]
 
     def checksum(part: tuple[str, int]) -> int:
@@ -70,10 +66,8 @@ def _sums(folder: Path, files: dict[str, Any]) -> Iterator[tuple[str, list[int]]
             file.seek(part[1])
             return zlib.crc32(file.read(BLOCK))
 
-    with ThreadPoolExecutor(min(8, cores())) as pool:
-        sums: dict[str, list[int]] = {name: [] for name in files}
-        for first in range(0, len(parts), 256):  # bounds the queue
-            some = parts[first : first + 256]
-            for (name, _), value in zip(some, pool.map(checksum, some), strict=True):
-                sums[name].append(value)
-    yield from sums.items()
+    sums: dict[str, list[int]] = {name: [] for name in files}
+    with ThreadPoolExecutor(min(8, cores())) as pool:  # they release the lock
+        for (name, _), value in zip(parts, in_order(pool, checksum, parts, 256), strict=True):
+            sums[name].append(value)
+    return sums

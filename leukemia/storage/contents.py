@@ -7,7 +7,6 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,14 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from leukemia.errors import InputError
+from leukemia.storage import arrays
 from leukemia.storage.atomic import write_text
 from leukemia.storage.cache import cache_dir
-from leukemia.storage.cores import cores
+from leukemia.storage.cores import on_all_cores
 
 log = logging.getLogger(__name__)
-SETTLED = (
-    2e9  # nanoseconds: the coarsest time stamp of a file system; a younger file may change within it unseen
-)
-CHUNK = 512  # files that wait for a thread
+# Nanoseconds: the coarsest time stamp of a file system. A younger file may change within it unseen.
+SETTLED = 2e9
 
 
 def content_hashes(root: Path, paths: Sequence[str], most: int) -> list[str]:
@@ -77,9 +75,8 @@ def content_hashes(root: Path, paths: Sequence[str], most: int) -> list[str]:
 
 
 def file_hash(path: Path | str) -> str:
-    """A hash of a file's bytes, 32 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    """A hash of a file's bytes, 32 hexadecimal digits; empty where there is no file."""
+    return arrays.file_hash(Path(path))[:32]
 
 
 def _identity(file: str) -> list[int]:
@@ -99,16 +96,8 @@ def _hash_all(root: Path, paths: list[str], most: int) -> dict[str, str]:
         except OSError:
             return ""  # whoever decodes it says why
 
-    hashes: dict[str, str] = {}
-    with (
-        ThreadPoolExecutor(cores()) as pool,
-        tqdm(desc="comparing files", total=len(paths), unit="file", disable=None) as bar,
-    ):
-        for start in range(0, len(paths), CHUNK):
-            some = paths[start : start + CHUNK]
-            hashes |= zip(some, pool.map(read, some), strict=True)
-            bar.update(len(some))
-    return hashes
+    hashes = tqdm(on_all_cores(read, paths), "comparing files", len(paths), unit="file", disable=None)
+    return dict(zip(paths, hashes, strict=True))
 
 
 def _read_index(index: Path, root: Path) -> dict[str, list[Any]]:

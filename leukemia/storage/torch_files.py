@@ -4,7 +4,6 @@ import pickle
 import re
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from leukemia.errors import InputError
+from leukemia.storage import arrays
 
-UNREADABLE = (
-    OSError,
-    RuntimeError,  # RecursionError and NotImplementedError among them
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    zlib.error,
-    SafetensorError,
-)
+UNREADABLE = (*arrays.UNREADABLE, IndexError, AttributeError, pickle.UnpicklingError, SafetensorError)
 
 
 def read_torch_file(path: Path) -> Any:
@@ -75,10 +60,6 @@ def reason_of(error: Exception) -> str:
 
 def _compare_checksums(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("it is compressed, which torch.save never does")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("its entries are larger than the file")
+        arrays.check_stored(archive, path.stat().st_size)
         if wrong := archive.testzip():
             raise ValueError(f"it is damaged: {wrong} differs from what was written")

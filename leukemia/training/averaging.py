@@ -147,11 +147,8 @@ class _AverageOfTrained(AveragedModel):
 
 def _statistics(model: nn.Module, training: bool = False) -> set[int]:
     """The ids of the running statistics of BatchNorm layers; with `training` without those of frozen stages."""
-    layers = [module for module in model.modules() if isinstance(module, _NormBase)]
-    found = [
-        statistic
-        for layer in layers
-        if layer.training or not training
-        for statistic in (layer.running_mean, layer.running_var)
-    ]
-    return {id(statistic) for statistic in found if statistic is not None}
+    found: set[int] = set()
+    for layer in model.modules():
+        if isinstance(layer, _NormBase) and (layer.training or not training):
+            found |= {id(layer.running_mean), id(layer.running_var)}
+    return found

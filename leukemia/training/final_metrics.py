@@ -41,10 +41,10 @@ def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, t
 
     model.to(device).eval()
     split = data.reported_split
-    table, features = predictions(split, data.tta)
-    of_train, of_training = predictions("train")
-    gate = gate_of(data, of_training)
+    of_train, features = predictions("train")
+    gate = gate_of(data, features)
     run.write_gate(gate)
+    table, features = predictions(split, data.tta)  # those of training are not held any more
     unlike = gate.unlike(data.handcrafted(split), features)
     why = pd.Series(unlike.words(gate.share), table.index, dtype=object)
     run.write_table("predictions.csv", table.assign(unlike=why, unlike_by=unlike.by))
@@ -83,10 +83,8 @@ def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, t
 
 def logged_settings(settings: Settings) -> dict[str, Any]:
     """The settings that loggers show, flat, the network and its freezing first."""
-    first = {
-        "network": network_name(settings["model"]["net"]),
-        "trainable_from": settings["model"]["trainable_from"],
-    }
+    model = settings["model"]
+    first = {"network": network_name(model["net"]), "trainable_from": model["trainable_from"]}
     return first | {
         key: value if isinstance(value, int | float) else str(value)
         for key, value in flatten(settings).items()

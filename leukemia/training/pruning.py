@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from leukemia.errors import InputError
+from leukemia.errors import InputError, is_whole
 from leukemia.evaluation.metrics import monitored_names
 from leukemia.models.classifier import CellClassifier
 from leukemia.runs import PRUNED, Run, Sweep
@@ -41,7 +41,7 @@ class MedianPruning(pl.Callback):
         warmup_epochs: int = 3,
     ) -> None:
         for name, number in (("startup_runs", startup_runs), ("warmup_epochs", warmup_epochs)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            if not is_whole(number, 0):
                 raise ValueError(f"{name}={number}: use a whole number from 0 up")
         if monitor not in monitored_names():
             raise ValueError(f"monitor={monitor} does not exist: use one of {', '.join(monitored_names())}")
@@ -77,13 +77,8 @@ class MedianPruning(pl.Callback):
                 "pruned after epoch %d: %s was %.4f at best, worse than the median of the finished runs at this epoch",
                 epoch, self.monitor, best,
             )  # fmt: skip
-            told = {
-                "epoch": epoch,
-                "monitor": self.monitor,
-                "best": best,
-                "compared_with": list(self.finished),
-            }
-            self.run.write_json(PRUNED, told)
+            told = {"monitor": self.monitor, "best": best, "compared_with": list(self.finished)}
+            self.run.write_json(PRUNED, {"epoch": epoch, **told})
             self.stopped_epoch = epoch
             trainer.should_stop = True
 

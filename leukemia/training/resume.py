@@ -15,14 +15,8 @@ from leukemia.storage.plain_files import check_inside
 
 log = logging.getLogger(__name__)
 WRITTEN_FIRST = {"config.yaml", "cells.csv"}
-RESULTS = (
-    "history.csv",
-    "predictions.csv",
-    "baseline.csv",
-    "gate.json",
-    "gate.npz",
-    "metrics.json",
-)  # of a finished run
+# Of a finished run.
+RESULTS = ("history.csv", "predictions.csv", "baseline.csv", "gate.json", "gate.npz", "metrics.json")
 RESUMES = ("auto", "never", "restart", "extend")
 REMEDY = "choose another folder (hydra.run.dir=DIR or name=NAME), or move it aside with resume=restart"
 

@@ -13,11 +13,12 @@ from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from leukemia.config import Settings, build, build_data, build_model, compose, resolve
+from leukemia.config import Settings, build_data, build_model, compose, resolve
 from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import InputError, clear_about_limits
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.optim import depends_on_epochs
+from leukemia.models.parts import build
 from leukemia.runs import Run
 from leukemia.storage.locks import exclusive_lock
 from leukemia.storage.memory import give_freed_memory_back, keep_freed_memory
@@ -185,8 +186,8 @@ def _decide(
             "classes": list(data.classes),
             "native_size": data.native_size,
         }
-        written = {**settings["data"], **found, "cache_features": decision["cache_features"]}
-        run.write_config({**settings, "data": written})
+        found["cache_features"] = decision["cache_features"]
+        run.write_config({**settings, "data": {**settings["data"], **found}})
     if state == "start":
         run.write_table("cells.csv", data.cells)
     return decision

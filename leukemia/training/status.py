@@ -41,9 +41,8 @@ def recorded(run: Run, hardware: dict[str, Any]) -> Iterator[None]:
 
     def write(status: str, error: str | None = None) -> None:
         seconds = time.time() - started
-        ended = (
-            None if status == "running" else time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        )  # a killed session has none
+        # A killed session has no end.
+        ended = None if status == "running" else time.strftime("%Y-%m-%dT%H:%M:%S%z")
         this = {**session, "ended": ended, "seconds": ended and round(seconds, 1)}
         told = {"status": status, "error": error, "finished": ended, "seconds": round(before + seconds, 1),
                 "sessions": [*sessions, this]}  # fmt: skip

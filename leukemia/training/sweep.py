@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from leukemia.config import as_written
+from leukemia.config import as_composed, as_written
 from leukemia.errors import DivergedError, InputError, OutOfMemoryError, exit_readably
 from leukemia.identity import slug
 from leukemia.runs import PLAN, STUDY, Run, Sweep
@@ -75,12 +75,8 @@ class SweepCallback(Callback):
             sys.exit(end_sweep(Path(config.hydra.sweep.dir).absolute(), self.failures, self.held))
 
     def _note(self, error: Exception, folder: Path, config: DictConfig) -> None:
-        settings = OmegaConf.to_container(
-            OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        )
-        assert isinstance(settings, dict)
         with suppress(InputError):  # of a full disk
-            record_refusal(Run(folder), {str(key): value for key, value in settings.items()}, error)
+            record_refusal(Run(folder), as_composed(config), error)
         log.error("%s failed: %s", folder.name, error)
         if not isinstance(error, InputError):
             traceback.print_exception(error)
@@ -117,10 +113,8 @@ def end_sweep(folder: Path, failures: Mapping[Path, Exception], held: ExitStack)
     errors = [error for error in ended.values() if error is not None]
     if errors and len(errors) == len(ended) and all(_is_refusal(error) for error in errors):
         for run_folder in ended:
-            if run_folder.is_dir() and {path.name for path in run_folder.iterdir()} == {
-                "config.yaml",
-                "status.json",
-            }:
+            names = {path.name for path in run_folder.glob("*")}
+            if names == {"config.yaml", "status.json"}:
                 shutil.rmtree(run_folder)
         if not any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
             for about_nothing in ("multirun.yaml", PLAN, STUDY):

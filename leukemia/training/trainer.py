@@ -8,8 +8,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 
-from leukemia.config import Settings, build
+from leukemia.config import Settings
 from leukemia.errors import InputError
+from leukemia.models.parts import build
 from leukemia.models.targets import TARGET, locate
 from leukemia.runs import Run
 from leukemia.training.averaging import adapted, check_callbacks
@@ -38,12 +39,8 @@ def build_trainer(settings: Settings, run: Run) -> pl.Trainer:
     if not settings["logger"] or trainer.get("fast_dev_run"):
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     if not trainer.get("fast_dev_run"):
-        callbacks = [
-            HistoryFile(run),
-            Pictures(),
-            *callbacks,
-            LeaveWithCheckpoint(run, "last" in settings["callbacks"]),
-        ]
+        last = LeaveWithCheckpoint(run, "last" in settings["callbacks"])
+        callbacks = [HistoryFile(run), Pictures(), *callbacks, last]
     given = {key: value for key, value in trainer.items() if key != "enable_progress_bar"}
     return build(
         given,

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from leukemia.cli import main
-from leukemia.commands.predict import decoded
 from leukemia.evaluation.policy import Policy
 from leukemia.evaluation.subjects import summary_by_subject
 from leukemia.inference.torch_predictor import TorchPredictor
@@ -138,18 +137,8 @@ def test_names_do_not_run_as_formulas_in_a_spreadsheet(run, demo_root, tmp_path,
         assert {row["subject"][0] for row in csv.DictReader(file)} == {"'"}
 
 
-def test_fewer_large_cells_are_held_at_once():
-    """A stranger's run or model says how large its cells are."""
-    files = [str(number) for number in range(70)]
-    for size, at_once in ((32, 64), (512, 64), (1024, 16), (4096, 1)):
-        (start, items), *_ = decoded(lambda path: path, files, size)
-        assert (start, len(items)) == (0, at_once)
-
-
 def test_cells_are_kept_when_predict_dies(run, demo_root, tmp_path, monkeypatch, capsys):
-    from leukemia.commands import predict
-
-    monkeypatch.setattr(predict, "AT_ONCE", 8)
+    monkeypatch.setattr("leukemia.data.pixels.AT_ONCE", 8)
     calls = []
 
     def member_outputs(self, pixels):

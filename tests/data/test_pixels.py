@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leukemia.data import pixels
-from leukemia.data.pixels import centre_crop, decode, fit, load_pixels, pixel_hash
+from leukemia.data.pixels import centre_crop, decode, fit, load_pixels, pixel_hash, read_all, read_in_batches
 from leukemia.errors import InputError
 from leukemia.storage.cache import cache_dir
 
@@ -161,6 +161,33 @@ def test_unreadable_pictures_are_named_and_nothing_is_kept(tmp_path):
     with pytest.raises(InputError, match=r"1 of 4 pictures cannot be read .*\n.*2\.bmp"):
         load_pixels(tmp_path / "cells", names, size=32)
     assert not list(cache_dir().glob(".pixels-*.tmp-*"))
+
+
+def test_files_are_read_in_order_ahead_of_their_turn_and_an_unreadable_one_tells_why(tmp_path):
+    names, noise = write_cells(tmp_path / "cells", count=9)
+    files = [str(tmp_path / "cells" / name) for name in [*names[:4], "none.bmp", *names[4:]]]
+    begun = []
+    found = read_all(files, lambda file: begun.append(file) or decode(file), ahead=3)
+    first = next(found)
+    np.testing.assert_array_equal(first, noise[0])
+    others = list(found)
+    assert str(others.pop(3)) == f"{files[4]}: no such file"
+    np.testing.assert_array_equal(others, noise[1:])
+    assert len(begun) == 10
+    begun.clear()
+    found = read_all(files, lambda file: begun.append(file) or decode(file), ahead=3)
+    next(found)
+    found.close()
+    assert len(begun) <= 3
+
+
+def test_fewer_large_cells_are_held_at_once():
+    """A stranger's run or model says how large its cells are."""
+    files = [str(number) for number in range(70)]
+    for size, at_once in ((32, 64), (512, 64), (1024, 16), (4096, 1)):
+        batches = list(read_in_batches(files, str, size))
+        assert [start for start, _ in batches] == list(range(0, 70, at_once))
+        assert [item for _, items in batches for item in items] == files
 
 
 def test_the_final_sets_600_is_cut_to_the_centre_450_and_then_squashed():

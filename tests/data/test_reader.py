@@ -5,8 +5,8 @@ import functools
 import pandas as pd
 import pytest
 
-from leukemia.data.reader import COLUMNS, check_reader, check_reader_result, read_cells, reader_name
-from leukemia.errors import InputError
+from leukemia.data.reader import COLUMNS, check_reader, check_reader_result, read_cells
+from leukemia.errors import InputError, name_of
 
 PATHS = ["a.png", "b.png", "c.png"]
 
@@ -108,7 +108,7 @@ class Layout:
     ],
 )
 def test_a_reader_is_a_function_a_partial_or_an_object_and_has_a_name(reader, name):
-    assert reader_name(reader) == f"{__name__}.{name}"
+    assert name_of(reader) == f"{__name__}.{name}"
     check_reader(reader)
 
 

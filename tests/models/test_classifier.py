@@ -16,7 +16,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from leukemia.data.datamodule import CellDataModule
 from leukemia.data.feature_cache import FrozenPrefix
-from leukemia.errors import DivergedError, InputError
+from leukemia.errors import DivergedError, InputError, name_of
 from leukemia.models import optim
 from leukemia.models.checkpoint import load_classifier, load_network, read_checkpoint
 from leukemia.models.classifier import CellClassifier
@@ -24,7 +24,6 @@ from leukemia.models.engine import Frozen
 from leukemia.models.freezing import prefix
 from leukemia.models.network import pixel_outputs
 from leukemia.models.resnet import resnet
-from leukemia.models.targets import name_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*dataloader' does not have many workers",
