@@ -35,11 +35,11 @@ def without_controls(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-class LineFormatter(logging.Formatter):
-    """Formats the lines of a training run `without_controls`."""
+class PlainRecord(logging.LogRecord):
+    """A message for a log, `without_controls`."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return without_controls(super().format(record))
+    def getMessage(self) -> str:
+        return without_controls(super().getMessage())
 
 
 @contextmanager

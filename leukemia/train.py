@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leukemia.errors import InputError, exit_readably
-from leukemia.terminal import collects_seldom, ends_on_signals
+from leukemia.terminal import PlainRecord, collects_seldom, ends_on_signals
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -64,6 +64,7 @@ def prepare_process() -> None:
     from leukemia.training import signals
 
     signals.install()
+    logging.setLogRecordFactory(PlainRecord)
     for expected in (
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
         "The number of training batches .* is smaller than the logging interval",
