@@ -43,6 +43,7 @@ def main() -> None:
             finally:
                 app.terminate()
         browser.close()
+    print("docs/report.png and docs/review.png are written")  # the page said "interrupted" last
 
 
 if __name__ == "__main__":

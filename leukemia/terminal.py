@@ -17,7 +17,7 @@ WORDS = dict.fromkeys(("error", "failed", "not read", "Problem", "LEAKS"), RED)
 WORDS |= dict.fromkeys(("WARNING", "NOTE"), YELLOW)
 COMPLAINING = {"onnx", "triton"}  # they print each of their objects that is not cleared away
 _STARTS = re.compile(rf"(?m)(?:(?<=^)|(?<= ))({'|'.join(WORDS)})(?=:| )")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and line breaks
 
 
 def show(text: object, stream: TextIO | None = None) -> None:

@@ -32,6 +32,7 @@ TRAINING = (
     "callbacks",
 )
 SHOWN, NOT_SHOWN, WORSE = "Shown", "Not shown", "Shown to be worse"
+ITSELF = "The best setting is the frozen baseline itself"
 UNKNOWN, NOTHING = "Not known", "Nothing with a guarantee"
 LEAKS = "Leaks?"
 TRIAGE = "What would triage release?"
@@ -73,11 +74,15 @@ def in_short(found: Sequence[Answer]) -> list[str]:
     ]
     better = {name: of.verdict for name, of in asked.items() if name.startswith(BETTER)}
     parts = []
-    words_of = {SHOWN: "shown to be better", NOT_SHOWN: "not shown to be better", WORSE: "shown to be worse"}
-    for verdict, said in words_of.items():
+    for verdict, said, word in (
+        (SHOWN, "shown to be better", "and"),
+        (NOT_SHOWN, "not shown to be better", "or"),
+        (WORSE, "shown to be worse", "and"),
+    ):
         names = [name.removeprefix(BETTER).rstrip("?") for name, given in better.items() if given == verdict]
         if names:
-            parts.append(f"it is {said} than {' and '.join(names)}")
+            listed = f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            parts.append(f"it is {said} than {listed}")
     if parts:
         lines.append(f"{parts[0].capitalize()}{''.join(f'; {part}' for part in parts[1:])}.")
     if TRIAGE in asked:
@@ -150,8 +155,8 @@ def _frozen(best: SettingResult, results: pd.DataFrame, models: Sequence[Setting
     settings = {name: of for of, rows in combinations(results) for name in rows["run"]}
     ours = settings[best.runs[0]]
     if ours["trainable_from"] == FROZEN:
-        itself = "The best setting is the frozen baseline itself."
-        return [Answer(question, NOT_SHOWN, itself, "doubt")] if len(models) > 1 else []
+        itself = Answer(question, ITSELF, "No other setting has a higher accuracy.", "doubt")
+        return [itself] if len(models) > 1 else []
     for model in models:  # the best first
         theirs = settings[model.runs[0]]
         if theirs["trainable_from"] == FROZEN and _fixed(theirs) == _fixed(ours):

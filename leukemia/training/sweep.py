@@ -4,8 +4,8 @@ import logging
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ class SweepCallback(Callback):
         if config.hydra.mode != RunMode.MULTIRUN:
             remove_if_empty(folder)  # of a refused run, or of fast_dev_run
             if error is not None:
-                self._end_with(error)
+                with _ends():
+                    raise error
         if error is not None:
             self._note(error, folder, config)
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
@@ -71,7 +72,7 @@ class SweepCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if sys.exc_info()[0] is not None:
             return  # Hydra 1.4 calls this after an error too
-        with exit_readably():
+        with _ends():
             sys.exit(end_sweep(Path(config.hydra.sweep.dir).absolute(), self.failures, self.held))
 
     def _note(self, error: Exception, folder: Path, config: DictConfig) -> None:
@@ -83,15 +84,16 @@ class SweepCallback(Callback):
         error.__traceback__ = error.__context__ = error.__cause__ = None  # they hold what the run held
         self.failures[folder] = error
 
-    def _end_with(self, error: Exception) -> None:
+
+@contextmanager
+def _ends() -> Iterator[None]:
+    """End the program also after a bug: Hydra makes a warning of a callback's exception, and goes on to exit code 0."""
+    try:
         with exit_readably():
-            try:
-                raise error
-            except (InputError, OSError):
-                raise
-            except Exception:
-                traceback.print_exc()
-                sys.exit(1)
+            yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
 
 
 def end_sweep(folder: Path, failures: Mapping[Path, Exception], held: ExitStack) -> int:

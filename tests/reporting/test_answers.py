@@ -7,7 +7,7 @@ import pytest
 
 from leukemia.evaluation.bootstrap import compare, evaluate
 from leukemia.evaluation.thresholds import choose
-from leukemia.reporting.answers import answers, next_commands
+from leukemia.reporting.answers import Answer, answers, in_short, next_commands
 from leukemia.reporting.evidence_page import evidence
 from leukemia.reporting.results import results_table
 from leukemia.runs import Sweep
@@ -109,6 +109,28 @@ def test_a_single_run_is_not_asked_for_a_frozen_baseline(make_run, tmp_path):
     found = asked(tmp_path)
     assert "Setting" in found
     assert "Better than the frozen baseline?" not in found
+
+
+def test_a_best_setting_that_is_the_frozen_baseline_is_not_compared_with_itself(make_run, tmp_path):
+    write(make_run, tmp_path, "head", 0.1)
+    write(make_run, tmp_path, "layer4", 0.0)
+    assert asked(tmp_path)["Better than the frozen baseline?"].verdict.endswith(
+        "is the frozen baseline itself"
+    )
+    said = in_short(list(asked(tmp_path).values()))
+    assert (
+        "It is not shown to be better than the majority class; it is shown to be worse than handcrafted features."
+        in said
+    )
+
+
+def test_what_is_not_shown_is_listed_with_or():
+    questions = ("the majority class", "handcrafted features", "the frozen baseline")
+    found = [Answer(f"Better than {name}?", "Not shown", "", "doubt") for name in questions]
+    assert in_short(found) == [
+        "It is not shown to be better than the majority class, handcrafted features or the frozen baseline."
+    ]
+    assert in_short(found[:1]) == ["It is not shown to be better than the majority class."]
 
 
 def test_the_best_setting_says_how_many_share_its_accuracy(make_run, tmp_path):

@@ -102,6 +102,21 @@ def test_a_single_run_ends_with_the_code_of_its_failure(tmp_path, capsys, error,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError("unknown to us")])
+def test_a_sweep_whose_report_fails_does_not_end_with_0(tmp_path, monkeypatch, capsys, error):
+    def fails(folder):
+        raise error
+
+    monkeypatch.setattr(module, "finish_sweep", fails)
+    config = SimpleNamespace(
+        hydra=SimpleNamespace(sweep=SimpleNamespace(dir=str(ended(tmp_path, a=("done", None)))))
+    )
+    with pytest.raises(SystemExit) as stop:  # Hydra would make a warning of any other exception
+        SweepCallback().on_multirun_end(config)
+    assert stop.value.code == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_a_single_job_that_wrote_nothing_leaves_no_folder(tmp_path):
     (tmp_path / "run").mkdir()  # by Hydra, as under debug=fast
     result = JobReturn()
