@@ -6,10 +6,12 @@ PyTorch is imported where a part is looked at, so that a mistyped setting is ans
 
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +27,17 @@ from omegaconf.errors import OmegaConfBaseException
 from leukemia.errors import InputError, is_number, is_whole
 from leukemia.evaluation.metrics import direction, monitored_names
 from leukemia.identity import flatten, number_of_devices, slug
-from leukemia.models.parts import KINDS, PARTS, build, checked_target, part_of
-from leukemia.models.targets import FAMILIES, TARGET, check_names, did_you_mean, parameters_of, plain_settings
+from leukemia.models.targets import (
+    FAMILIES,
+    NAMED,
+    TARGET,
+    check_names,
+    check_settings,
+    did_you_mean,
+    locate,
+    parameters_of,
+    plain_settings,
+)
 from leukemia.storage.contents import content_hashes
 
 if TYPE_CHECKING:
@@ -41,6 +52,16 @@ ROOT_KEYS = (
     "seed", "name", "monitor", "mode", "resume", "compile", "cache", "data", "model", "trainer", "callbacks", "logger",
 )  # fmt: skip
 TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "auto"}
+PARTS = ("net", "criterion", "optimizer", "scheduler")  # of the model
+KINDS = {  # of parts by `_target_`: subclasses only
+    "data": "leukemia.data.datamodule.CellDataModule",
+    "model": "leukemia.models.classifier.CellClassifier",
+    "model.optimizer": "torch.optim.Optimizer",
+    "trainer": "pytorch_lightning.Trainer",
+    "callbacks": "pytorch_lightning.Callback",
+    "logger": "pytorch_lightning.loggers.Logger",
+}
+GROUPS = {f"model.{part}": f"model/{part}" for part in PARTS}
 LARGEST_FILE = 2**40  # bytes of weights
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 WHOLE_NUMBERS = (  # key, least, most
@@ -202,7 +223,7 @@ def build_data(settings: Settings) -> "CellDataModule":
         InputError: for values that it refuses.
     """
     data = settings["data"]
-    reader = part_of(data["reader"], "data.reader")
+    reader = _part(data["reader"], "data.reader")
     given = {key: value for key, value in data.items() if key not in ("reader", "classes", "native_size")}
     return build(given, "data", reader=reader, seed=settings["seed"], max_gb=settings["cache"]["max_gb"])
 
@@ -220,12 +241,36 @@ def build_model(settings: Settings, classes: Sequence[str] = ("HEM", "ALL")) -> 
     check_input(net, settings["data"]["image_size"])
     if model["net"][TARGET] not in FAMILIES:  # a family records a node that needs no weights
         net.node = dict(model["net"])
-    criterion = part_of(model["criterion"], "model.criterion")
-    makers = {
-        key: part_of(model[key], f"model.{key}") for key in ("optimizer", "scheduler") if model.get(key)
-    }
+    criterion = _part(model["criterion"], "model.criterion")
+    makers = {key: _part(model[key], f"model.{key}") for key in ("optimizer", "scheduler") if model.get(key)}
     given = {key: value for key, value in model.items() if key not in PARTS}
     return build(given, "model", net=net, criterion=criterion, **makers, classes=list(classes))
+
+
+def build(node: Mapping[str, Any], key: str, **arguments: Any) -> Any:
+    """The object that a node's `_target_` names, made of the node's settings and the arguments.
+
+    Args:
+        node: `_target_` and plain settings.
+        key: where it stands in the configuration; it decides which classes may be built, see `KINDS`.
+        arguments: given by code; the node's own settings go before them.
+
+    Raises:
+        InputError: for a target of another kind, an unknown setting, or a value that the constructor refuses.
+    """
+    found, settings = _checked_target(node, key)
+    name = f"{key} ({node[TARGET]})"
+    try:
+        return found(**{**arguments, **settings})
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # of a constructor that may be a user's own
+        if isinstance(error, ModuleNotFoundError) and error.name:  # a library may raise it without a name
+            raise InputError(f"{name} needs the package {error.name}: pip install {error.name}") from None
+        text = " ".join(str(error).split()) or type(error).__name__
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = "" if last.filename == __file__ else f" ({Path(last.filename).name}, line {last.lineno})"
+        raise InputError(f"{name} refuses its settings: {type(error).__name__}: {text}{place}") from error
 
 
 def asks_for_several_devices(settings: Settings) -> bool:
@@ -262,6 +307,61 @@ def explain(error: Exception) -> str:
         return f"the chosen {key.rpartition('.')[0]} has no setting {key}: leave it out{own}"
     near = did_you_mean(key, [name for name in settings if "._" not in name])
     return f"there is no setting {key}{near}{own}"
+
+
+def kind_of(key: str) -> type | None:
+    """The class of which a part at this place must be a subclass; None where functions are taken too."""
+    group = key.partition(".")[0]
+    name = KINDS.get(group if group in ("callbacks", "logger") else key)
+    return None if name is None else locate(name, key)
+
+
+def _checked_target(node: Mapping[str, Any], key: str) -> tuple[Callable[..., Any], Settings]:
+    """The class or function of a node, if it is of the kind that belongs there, and its settings, if it takes them."""
+    if not isinstance(node, Mapping) or not node.get(TARGET):
+        remedy = (
+            f"choose a file of conf/{GROUPS[key]}, as {GROUPS[key]}=own" if key in GROUPS else
+            f"name a class or function, or leave {key} out with ~{key}"
+        )  # fmt: skip
+        raise InputError(f"{key} has no {TARGET}: {remedy}")
+    found = locate(node[TARGET], key)
+    kind = kind_of(key)
+    if kind is not None and not (isinstance(found, type) and issubclass(found, kind)):
+        raise InputError(
+            f"{key}.{TARGET}={node[TARGET]} is not built: it is not a subclass of {kind.__qualname__}"
+        )
+    settings = plain_settings(node, key)
+    check_settings(found, settings, key)
+    return found, settings
+
+
+def _part(node: Mapping[str, Any], key: str) -> Any:
+    """A part that is called later: a class of parts is built, a function is bound to its settings.
+
+    A criterion function that needs no more arguments than its settings gives the criterion; an optimizer is always
+    bound, and so is a scheduler.
+    """
+    found, settings = _checked_target(node, key)
+    if key in ("model.optimizer", "model.scheduler"):
+        return partial(found, **settings)
+    if isinstance(found, type) or (key == "model.criterion" and _makes_the_criterion(found, settings)):
+        part = build(node, key)
+    else:
+        part = partial(found, **settings) if settings else found
+    if not callable(part):
+        raise InputError(f"{key} ({node[TARGET]}) gives a {type(part).__name__}, which cannot be called")
+    return part
+
+
+def _makes_the_criterion(function: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a function needs nothing beside its settings, as one that makes a criterion; else it is the criterion."""
+    try:
+        parameters = signature(function).parameters
+    except (TypeError, ValueError):  # a compiled function
+        return False
+    kinds = {parameter.kind for parameter in parameters.values()}
+    required = [name for name, parameter in parameters.items() if parameter.default is Parameter.empty]
+    return kinds <= {*NAMED, Parameter.VAR_KEYWORD} and not {*required} - {*settings, "kwargs"}
 
 
 def _check_keys(settings: Settings) -> None:
@@ -368,7 +468,7 @@ def _check_parts(settings: Settings) -> None:
         **{f"callbacks.{name}": node for name, node in settings["callbacks"].items()},
         **{f"logger.{name}": node for name, node in settings["logger"].items()},
     }
-    found = {key: checked_target(node, key)[0] for key, node in nodes.items()}
+    found = {key: _checked_target(node, key)[0] for key, node in nodes.items()}
     for group in ("data", "model"):  # defaults, for a YAML file of the user's own that does not repeat them
         for name, parameter in parameters_of(found[group]).items():
             given = name in PARTS or f"{group}.{name}" in GIVEN_ELSEWHERE

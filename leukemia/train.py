@@ -40,7 +40,7 @@ def main() -> None:
         from leukemia.config import VERSION_BASE, clear_about_overrides, conf_dir, with_appended
 
         prepare_process()
-        # Hydra 1.4 builds only these targets itself; parts of a run are built in models/parts.py.
+        # Hydra 1.4 builds only these targets itself; parts of a run are checked and built in config.py.
         version = VERSION_BASE or {"execution_whitelist": ["leukemia.training.sweep.SweepCallback"]}
         sys.argv[1:] = _options_last(with_appended(sys.argv[1:]))
         with clear_about_overrides():

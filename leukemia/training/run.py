@@ -13,12 +13,11 @@ from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from leukemia.config import Settings, build_data, build_model, compose, resolve
+from leukemia.config import Settings, build, build_data, build_model, compose, resolve
 from leukemia.data.datamodule import CellDataModule
 from leukemia.errors import InputError, clear_about_limits
 from leukemia.models.classifier import CellClassifier
 from leukemia.models.optim import depends_on_epochs
-from leukemia.models.parts import build
 from leukemia.runs import Run
 from leukemia.storage.locks import exclusive_lock
 from leukemia.storage.memory import give_freed_memory_back, keep_freed_memory

@@ -8,9 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 
-from leukemia.config import Settings
+from leukemia.config import Settings, build
 from leukemia.errors import InputError
-from leukemia.models.parts import build
 from leukemia.models.targets import TARGET, locate
 from leukemia.runs import Run
 from leukemia.training.averaging import adapted, check_callbacks

@@ -255,7 +255,7 @@ def test_a_family_builds_a_network_of_a_file_with_random_weights():
     [
         *PYTHONS,
         "", "print", "leukemia", "leukemia.", "leukemia..config", "os;leukemia.x", "leukemia.x\n.y",
-        "leukemia/../os.system", "leukemia.models.parts.build", "leukemia.config.compose", "leukemia.train.main",
+        "leukemia/../os.system", "leukemia.config.build", "leukemia.config.compose", "leukemia.train.main",
         "leukemia.training.run.train", "leukemia.models.resnet.load_weights", "leukemia.models.network.StagedNetwork",
         "leukemia.models.classifier.CellClassifier", "leukemia.models.resnet.resnet.x",
         "torch.hub.load", "torch.load", "torch.package.PackageImporter", "torch.utils.cpp_extension.load",
