@@ -204,7 +204,7 @@ def _check(options: argparse.Namespace) -> int:
 
     result = check(options.folder, reader=options.reader, positive=options.positive)
     if options.json:
-        show(json.dumps(result.to_dict(), indent=2))
+        show(json.dumps(result.to_dict(), indent=2), coloured=False)
     else:
         show("\n".join(result.lines()))
     return 0 if result.ok else 1
@@ -264,7 +264,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     found = evaluated(
         options.targets, options.against, as_json=options.json, problems=problems, ensemble=options.ensemble
     )
-    show(found)
+    show(found, coloured=not options.json)
     return 1 if problems else 0
 
 

@@ -15,19 +15,19 @@ from typing import NoReturn, TextIO
 RED, YELLOW = "31", "33"
 WORDS = dict.fromkeys(("error", "failed", "not read", "Problem", "LEAKS"), RED)
 WORDS |= dict.fromkeys(("WARNING", "NOTE"), YELLOW)
-COMPLAINING = {"onnx", "triton"}  # they print each of their objects that is not cleared away
+COMPLAINING = {"onnx", "triton"}  # they report objects that are still alive at the end
 _STARTS = re.compile(rf"(?m)(?:(?<=^)|(?<= ))({'|'.join(WORDS)})(?=:| )")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and line breaks
 
 
-def show(text: object, stream: TextIO | None = None) -> None:
-    """Print a text, without control characters of names and files in it. If the stream shows colours, the words that
-    must not be overlooked have one."""
+def show(text: object, stream: TextIO | None = None, coloured: bool = True) -> None:
+    """Print a text, without control characters of names and files in it. If the stream shows colours and `coloured`, as
+    for all but JSON, the words that must not be overlooked have one."""
     stream = stream or sys.stdout
     shown = without_controls(str(text))
-    if stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+    if coloured and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         shown = _STARTS.sub(lambda found: f"\x1b[1;{WORDS[found[1]]}m{found[1]}\x1b[0m", shown)
-    print(shown, file=stream, flush=True)
+    print(shown, file=stream)
 
 
 def without_controls(text: str) -> str:
@@ -67,13 +67,13 @@ def _skip_the_last_look() -> None:
 def ends_on_signals() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a command in one line, with 130 and 143. Only a process's main thread may call it."""
     before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
-    show = sys.unraisablehook
+    hook = sys.unraisablehook
     # An exit that is raised while Python clears away an object is lost: it needs no traceback.
-    sys.unraisablehook = lambda lost: None if lost.exc_type is SystemExit else show(lost)
+    sys.unraisablehook = lambda lost: None if lost.exc_type is SystemExit else hook(lost)
     try:
         yield
     finally:
-        sys.unraisablehook = show
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -1,5 +1,6 @@
 """The `leukemia` command: exits, messages, and a start that does not keep people waiting."""
 
+import io
 import json
 import os
 import pty
@@ -119,6 +120,24 @@ def test_colours_are_shown_on_a_terminal_and_nowhere_else(tmp_path):
     assert piped.stderr.startswith("error: ")
     os.close(ours)
     os.close(theirs)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_json_has_no_colours_on_a_terminal(as_json, tmp_path, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    (tmp_path / "an error here.csv").write_text("path,subject,label,logit\na,1,1,2\nb,2,0,1\n")
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(tmp_path / "an error here.csv"), *["--json"] * as_json])
+    assert ("\x1b[1;31merror" in screen.getvalue()) is not as_json
+    assert "error" in screen.getvalue()
 
 
 HOSTILE = "\x1b]0;mine\x07\x1b[2J\x9b1m"  # sets a terminal's title and clears it

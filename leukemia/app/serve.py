@@ -3,6 +3,7 @@
 import os
 import secrets
 import socket
+import sys
 from pathlib import Path
 
 import uvicorn
@@ -64,6 +65,7 @@ def serve(
             )
             show(f"Decisions are saved in {review.folder}")
             show(f"http://{shown}:{port}/" + (f"?token={token}" if token else ""))
+            sys.stdout.flush()  # a browser may be waiting for the address
             server(app).run(sockets=[listening])
         finally:
             worker.close()

@@ -64,7 +64,7 @@ def monitor(run: Run, files: Sequence[Path], on: Path | None = None, as_json: bo
     cells["checked"] = cells["label"].notna().groupby(cells["batch"]).transform("any")
     found = watch(certified, cells, policy)
     if as_json:
-        show(json.dumps({**found.to_json(), "notes": notes}, indent=2))
+        show(json.dumps({**found.to_json(), "notes": notes}, indent=2), coloured=False)
     else:
         show("\n".join([*_told(found, run), *(f"NOTE: {note}" for note in notes)]))
     return int(found.verdict in (BROKEN, DRIFTING))

@@ -81,7 +81,7 @@ def predict(
     if output is not None:
         written = _written(output, table, files, predictor, owners is not None, challenge)
     if as_json:
-        show(json.dumps(_as_json(table, predictor), indent=2))
+        show(json.dumps(_as_json(table, predictor), indent=2), coloured=False)
     else:
         show("\n".join([*_summary(table, predictor), *written]))
     return int(table["error"].notna().any())

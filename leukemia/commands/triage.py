@@ -63,9 +63,7 @@ def triage(
                 f"--on needs one model, and {target} is a sweep of several: name one run, or add --ensemble"
             )
         table, classes, why_not, said = _of_sweep(Path(target))
-    for line in floor_lines(table, **bounds, confidence=confidence, unit=unit, classes=classes):
-        show(f"Floor, {line}.")
-    show(f"Certifying on {said}.")
+    floors = floor_lines(table, **bounds, confidence=confidence, unit=unit, classes=classes)
     policy = choose(table, **bounds, confidence=confidence, unit=unit)
     met = policy.certified
     reasons = [reason for reason in (why_not, policy.why_not) if reason]
@@ -78,18 +76,22 @@ def triage(
     if clustered:
         fitted_on["assumed"] = f"independent cells, although they are of {_subjects(table)} subjects"
     policy = replace(policy, certified=not reasons, why_not="; ".join(reasons) or None, fitted_on=fitted_on)
-    show("\n".join(_told(table, policy, classes, prevalence)))
+    told = [*(f"Floor, {line}." for line in floors), f"Certifying on {said}."]
+    told += _told(table, policy, classes, prevalence)
+    unit_before = before.unit if before is not None and before.certified else None
+    kept = unit_before and (not policy.certified or (clustered and unit_before == "subject"))
+    if not kept:
+        place.write_json("triage.json", policy.to_json())  # first: whoever reads the lines may leave
+    show("\n".join(told))
     if clustered:
         show(
             f"WARNING: unit=cell takes cells as independent, and these {len(table):,} are of {_subjects(table)} "
             "subjects. Cells of a subject are alike, and then these bounds are broken in half of all studies or more "
             "(docs/triage.md): use unit=subject."
         )
-    unit_before = before.unit if before is not None and before.certified else None
-    if unit_before and (not policy.certified or (clustered and unit_before == "subject")):
+    if kept:
         show(f"Nothing is written: the certified policy in {place.folder / 'triage.json'} stays.")
         return 1
-    place.write_json("triage.json", policy.to_json())
     show(place.folder / "triage.json")
     return 0 if met and (policy.certified or model is None) else 1
 

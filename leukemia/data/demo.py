@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import uuid
+from contextlib import closing
 from pathlib import Path
 from statistics import NormalDist
 
@@ -207,9 +208,9 @@ def _write(folder: Path, cells: pd.DataFrame, seed: int, size: int, shift: Trait
         cell = vary(traits[subjects[drawn]], CELL_SPREAD, rng.standard_normal(6))
         (folder / paths[row]).write_bytes(_bmp(draw_cell(cell, rng, size), splits[row]))
 
-    written = on_all_cores(write, range(len(cells)))
-    for _ in tqdm(written, "drawing cells", len(cells), unit="cell", disable=None):
-        pass
+    with closing(on_all_cores(write, range(len(cells)))) as written:
+        for _ in tqdm(written, "drawing cells", len(cells), unit="cell", disable=None):
+            pass
 
 
 def _write_manifest(folder: Path, cells: pd.DataFrame) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -77,12 +78,13 @@ def load_pixels(
         images = preallocate_npy(folder / "images.npy", (len(files), size, size, 3), np.dtype(np.uint8))
         hashes = np.empty(len(files), dtype="U32")
         unreadable = []
-        found = tqdm(read_all(files, prepare), "decoding pictures", len(files), unit="cell", disable=None)
-        for row, result in enumerate(found):
-            if isinstance(result, InputError):
-                unreadable.append(str(result))
-            else:
-                hashes[row], images[row] = result
+        with closing(read_all(files, prepare)) as found:
+            bar = tqdm(found, "decoding pictures", len(files), unit="cell", disable=None)
+            for row, result in enumerate(bar):
+                if isinstance(result, InputError):
+                    unreadable.append(str(result))
+                else:
+                    hashes[row], images[row] = result
         if unreadable:
             listed = "\n  ".join(unreadable[:5]) + ("\n  ..." if len(unreadable) > 5 else "")
             raise InputError(

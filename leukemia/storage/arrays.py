@@ -67,6 +67,6 @@ def check_stored(archive: zipfile.ZipFile, size: int) -> None:
     """
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ValueError("it is compressed, which no file written here is")
+        raise ValueError("it is compressed, which torch.save and numpy.savez never do")
     if sum(entry.file_size for entry in entries) > size:
         raise ValueError("its entries are larger than the file")

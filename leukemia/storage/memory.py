@@ -22,6 +22,6 @@ def keep_freed_memory() -> bool:
 
 
 def give_freed_memory_back() -> None:
-    """Let glibc return what it kept to the kernel: what training needed is little use for what comes after it."""
+    """Return freed memory to the system, on glibc: after training, later steps need less."""
     with suppress(OSError, AttributeError, TypeError):  # as above
         ctypes.CDLL(None).malloc_trim(0)

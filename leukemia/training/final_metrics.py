@@ -44,7 +44,8 @@ def write_final_metrics(run: Run, data: CellDataModule, model: CellClassifier, t
     of_train, features = predictions("train")
     gate = gate_of(data, features)
     run.write_gate(gate)
-    table, features = predictions(split, data.tta)  # those of training are not held any more
+    del features  # of all training cells
+    table, features = predictions(split, data.tta)
     unlike = gate.unlike(data.handcrafted(split), features)
     why = pd.Series(unlike.words(gate.share), table.index, dtype=object)
     run.write_table("predictions.csv", table.assign(unlike=why, unlike_by=unlike.by))

@@ -185,8 +185,9 @@ class _RowsByStep(ExperimentWriter):
         self._written, self._due = time.monotonic(), False
         path = Path(self.metrics_file_path)
         if path.is_file():
+            text = read_text(path)
             try:
-                for row in csv.DictReader(io.StringIO(read_text(path))):
+                for row in csv.DictReader(io.StringIO(text)):
                     self.rows[int(row["step"])] = {name: value for name, value in row.items() if value}
             except (KeyError, ValueError, TypeError):
                 raise InputError(f"{path} is not a table of metrics by step: move it aside") from None
@@ -287,9 +288,8 @@ def _arguments(found: Any, node: Mapping[str, Any], folder: Path, remembered: st
             given["tracking_uri"] = f"sqlite:///{sweep / 'mlflow.db'}"
             given["artifact_location"] = str(sweep / "mlartifacts")
     elif issubclass(found, WandbLogger):
-        os.environ.setdefault(
-            "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "0.2"
-        )  # SIGKILL loses 15 s of points by default
+        # By default SIGKILL loses 15 s of points.
+        os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "0.2")
         given |= {"project": sweep.name, "name": folder.name, "id": remembered, "resume": "allow"}
     return given
 

@@ -52,12 +52,15 @@ def claim(run: Run, settings: dict[str, Any], cells: pd.DataFrame, resume: str =
             remedy.
     """
     check_one_of("resume", resume, RESUMES)
-    for place in run.folder.rglob("*"):  # W&B links to the files that it saves
-        if place.is_symlink() and run.folder / "wandb" not in place.parents:
+    is_run = (run.folder / "status.json").is_file()  # another folder may be a home with all that is in it
+    for place in run.folder.rglob("*") if is_run else run.folder.glob("*"):
+        if (
+            place.is_symlink() and run.folder / "wandb" not in place.parents
+        ):  # W&B links to the files that it saves
             check_inside(place, run.folder)
     remove_left_behind(run.folder)
     remove_left_behind(run.last_checkpoint.parent)
-    if not (run.folder / "status.json").is_file():
+    if not is_run:
         found = sorted(path.name for path in run.folder.glob("*")) if run.folder.exists() else []
         if not set(found) <= WRITTEN_FIRST:  # else a run was killed before it wrote its status
             raise InputError(

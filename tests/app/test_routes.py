@@ -260,7 +260,7 @@ def many_cells(folder, count=2000, large=40):
     return run
 
 
-def test_of_2000_cells_the_next_comes_in_under_a_tenth_of_a_second(serve, tmp_path):
+def test_of_2000_cells_the_next_comes_in_under_a_tenth_of_a_second_of_processor_time(serve, tmp_path):
     page = serve(many_cells(tmp_path))
     cell = page.ask("GET", "/api/cell")[1]["cell"]
     assert cell["of"] == 2000

@@ -167,6 +167,13 @@ def test_a_link_at_any_depth_that_leaves_the_run_is_refused(run, tmp_path, place
         claim(run, CONFIG, CELLS)
 
 
+def test_a_folder_of_other_things_is_refused_for_that_and_not_for_links_deep_in_it(tmp_path):
+    (tmp_path / "project" / ".venv").mkdir(parents=True)
+    (tmp_path / "project" / ".venv" / "python").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="choose an empty output folder"):
+        claim(Run(tmp_path / "project"), CONFIG, CELLS)
+
+
 @pytest.mark.parametrize("target", ["run/status.json", "saved by a callback"])
 def test_links_within_the_run_and_those_that_wandb_makes_are_allowed(run, tmp_path, target):
     inside = target.startswith("run/")
