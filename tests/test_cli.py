@@ -13,6 +13,7 @@ import pytest
 
 from leukemia.cli import _parser, main
 from leukemia.train import _options_last
+from tests.processor import started
 
 
 def run(*arguments):
@@ -23,15 +24,9 @@ def run(*arguments):
 
 def seconds_of_processor(code: str) -> float:
     """The least of three, of a process that runs this code."""
-    spent = []
-    for _ in range(3):
-        before = os.times()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        after = os.times()
-        spent.append(
-            after.children_user + after.children_system - before.children_user - before.children_system
-        )
-    return min(spent)
+    tries = [started(code) for _ in range(3)]
+    assert [done.returncode for done, _ in tries] == [0] * 3, tries[0][0].stderr
+    return min(seconds for _, seconds in tries)
 
 
 def test_importing_the_package_takes_under_a_fifth_of_a_second():

@@ -1,11 +1,10 @@
 """How much of the machine a command takes before it works: processor time, and the libraries that it loads."""
 
 import os
-import resource
-import subprocess
-import sys
 
 import pytest
+
+from tests.processor import started
 
 TRAIN = "from leukemia.train import main; main()"
 REFUSED = (
@@ -14,14 +13,6 @@ REFUSED = (
     ["trainer.max_epochs=0"],
     ["model.lr=1"],
 )
-
-
-def started(code: str, *arguments: str) -> tuple[subprocess.CompletedProcess, float]:
-    """A Python program, and the seconds of processor time that it took."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def loaded_by(code: str) -> set[str]:

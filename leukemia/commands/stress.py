@@ -196,9 +196,7 @@ class _Scores:
         numbers = table.drop(columns=["path", "of"], errors="ignore")
         names = set(map(str, numbers))
         gated = {name for name in names if name.endswith(UNLIKE)}
-        numeric = all(map(pd.api.types.is_numeric_dtype, numbers.dtypes)) and not numbers.isna().any(
-            axis=None
-        )
+        numeric = all(map(pd.api.types.is_numeric_dtype, numbers.dtypes)) and numbers.notna().all(axis=None)
         whole = numeric and gated in (set(), {f"{name}{UNLIKE}" for name in names - gated})
         if not whole or not table.get("path", pd.Series()).equals(paths):
             raise InputError(f"{place} is damaged: remove it, and the cells are scored again")

@@ -81,7 +81,8 @@ def in_short(found: Sequence[Answer]) -> list[str]:
     ):
         names = [name.removeprefix(BETTER).rstrip("?") for name, given in better.items() if given == verdict]
         if names:
-            listed = f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            *others, last = names
+            listed = f"{', '.join(others)} {word} {last}" if others else last
             parts.append(f"it is {said} than {listed}")
     if parts:
         lines.append(f"{parts[0].capitalize()}{''.join(f'; {part}' for part in parts[1:])}.")

@@ -53,10 +53,9 @@ def claim(run: Run, settings: dict[str, Any], cells: pd.DataFrame, resume: str =
     """
     check_one_of("resume", resume, RESUMES)
     is_run = (run.folder / "status.json").is_file()  # another folder may be a home with all that is in it
+    of_wandb = run.folder / "wandb"  # it links to the files that it saves
     for place in run.folder.rglob("*") if is_run else run.folder.glob("*"):
-        if (
-            place.is_symlink() and run.folder / "wandb" not in place.parents
-        ):  # W&B links to the files that it saves
+        if place.is_symlink() and of_wandb not in place.parents:
             check_inside(place, run.folder)
     remove_left_behind(run.folder)
     remove_left_behind(run.last_checkpoint.parent)

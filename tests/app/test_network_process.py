@@ -9,7 +9,6 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
@@ -18,6 +17,7 @@ from leukemia.app.network_process import NetworkProcess, coloured
 from leukemia.app.review import Review
 from leukemia.errors import InputError
 from leukemia.runs import Run
+from tests.processor import seconds_of
 
 
 def test_logits_are_those_of_the_run_and_overlays_are_pngs(leukemia_train, small, tmp_path):
@@ -37,10 +37,9 @@ def test_logits_are_those_of_the_run_and_overlays_are_pngs(leukemia_train, small
     try:
         network.prepare()
         [child] = network._pool._processes
-        before = psutil.Process(child).cpu_times()
+        before = seconds_of(child)
         overlay = np.asarray(Image.open(io.BytesIO(network.overlay(pixels[0], True))))
-        after = psutil.Process(child).cpu_times()
-        seconds = after.user + after.system - before.user - before.system
+        seconds = seconds_of(child) - before
         print(f"first heat map: {seconds:.2f} s of processor time")
         assert overlay.shape == (2, 2, 4)  # a pixel for each place
         assert seconds < 2

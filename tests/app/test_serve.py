@@ -11,7 +11,6 @@ import urllib.error
 import urllib.request
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
@@ -19,6 +18,7 @@ from leukemia.app.png import png_bytes
 from leukemia.app.serve import chosen_token
 from leukemia.cli import main
 from leukemia.errors import InputError
+from tests.processor import seconds_of
 
 
 class Started:
@@ -43,11 +43,10 @@ class Started:
 
 def test_the_first_page_comes_in_under_a_second_of_processor_time_and_ctrl_c_ends_it(run):
     page = Started(run.folder, "--port", "0")
-    before = psutil.Process(page.process.pid).cpu_times()
+    before = seconds_of(page.process.pid)
     with urllib.request.urlopen(page.url, timeout=10) as answer:
         text = answer.read().decode()
-    after = psutil.Process(page.process.pid).cpu_times()
-    seconds = after.user + after.system - before.user - before.system
+    seconds = seconds_of(page.process.pid) - before
     print(f"first page: {1000 * seconds:.0f} ms of processor time")
     code, said = page.end()  # before any assertion: a page that is left would go on
     assert "At most 10 % of ALL cells released as HEM" in text

@@ -43,6 +43,7 @@ def test_the_answers_fit_one_screen_and_the_rest_is_collapsed(window):
 def test_it_prints_whole_though_sections_are_collapsed(window):
     window.emulate_media(media="print")
     window.wait_for_function(f"({HIDDEN})() === 0")  # pictures load when they are first shown
+    assert window.evaluate(HIDDEN) == 0
     window.emulate_media(media="screen")
 
 
